@@ -1,0 +1,35 @@
+"""AutoMixSearch: which mixup policy should I train with, how much does it matter, and how sure are we?
+
+The public names load on first use, so `import automixsearch` costs nothing; `open_study` needs neither torch
+nor ray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["SearchSpace", "Study", "TrialConfig", "__version__", "open_study", "search", "train"]
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study, open_study
+    from automixsearch.search.driver import search
+    from automixsearch.spec import SearchSpace, TrialConfig
+    from automixsearch.training.loop import train
+
+_HOMES = {
+    "SearchSpace": "automixsearch.spec",
+    "TrialConfig": "automixsearch.spec",
+    "Study": "automixsearch.results.study",
+    "open_study": "automixsearch.results.study",
+    "search": "automixsearch.search.driver",
+    "train": "automixsearch.training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'automixsearch' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,58 @@
+"""Everything that AutoMixSearch raises on purpose.
+
+    AutoMixError
+    ├── SpecError        a space, config or override is wrong (file, key, rule, what arrived, what to do)
+    ├── DataError        a data set is missing, corrupt or unfit (file, rule, what to do)
+    ├── StudyError       a study cannot be opened, continued or queried
+    │   └── StudyBusy    another driver holds the study
+    ├── TrainingError    a training run cannot go on
+    │   └── NonFiniteLoss   the loss became NaN or infinite
+    └── ResourceError    the cluster cannot run what was asked
+
+The command line prints these without a traceback and exits with status 2; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutoMixError(Exception):
+    """Base of the tree: the message says what is wrong and what to do."""
+
+
+class SpecError(AutoMixError):
+    """A space, a config or an override breaks a rule."""
+
+
+class DataError(AutoMixError):
+    """A data set is missing, corrupt or unfit for training."""
+
+
+class StudyError(AutoMixError):
+    """A study cannot be opened, continued or queried."""
+
+
+class StudyBusy(StudyError):
+    """Another driver holds the study."""
+
+
+class TrainingError(AutoMixError):
+    """A training run cannot go on."""
+
+
+class NonFiniteLoss(TrainingError):
+    """The training loss became NaN or infinite."""
+
+
+class ResourceError(AutoMixError):
+    """The cluster cannot run what was asked."""
+
+
+def unknown(kind: str, name: object, choices: Iterable[object]) -> str:
+    """Say that `name` is no known `kind`, list the choices and the nearest one."""
+    names = sorted(str(choice) for choice in choices)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} (choices: {', '.join(names)})"

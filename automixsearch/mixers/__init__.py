@@ -1,0 +1,13 @@
+"""The mixing methods: one file each, and the only list of them."""
+
+from __future__ import annotations
+
+from automixsearch.mixers.base import Draw, Mixed, Mixer
+from automixsearch.mixers.cutmix import CutMix
+from automixsearch.mixers.mixup import MixUp
+from automixsearch.mixers.resizemix import ResizeMix
+from automixsearch.mixers.vanilla import Vanilla
+
+MIXERS: dict[str, type[Mixer]] = {mixer.name: mixer for mixer in (Vanilla, MixUp, CutMix, ResizeMix)}
+
+__all__ = ["MIXERS", "Draw", "Mixed", "Mixer"]

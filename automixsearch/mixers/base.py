@@ -1,0 +1,139 @@
+"""What every mixing method is: knobs, a random draw, and a pure function of batch and draw."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from automixsearch.knobs import Knobbed, Scalar
+from automixsearch.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Draw(ABC):
+    """The randomness of one mixed batch, and nothing else.
+
+    partner: int64 [B] on the CPU; sample i is mixed with sample partner[i].
+    """
+
+    partner: Tensor
+
+    @abstractmethod
+    def with_lam(self, lam: float) -> Self:
+        """The same draw at another own-sample share `lam` in [0, 1]; every other random value stays."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A mixed batch, in the one form that losses understand.
+
+    x: float [B, C, H, W]. partner: int64 [B]. lam: float64 [B], the share of the sample's own label.
+    All three are on the device of the batch.
+    """
+
+    x: Tensor
+    partner: Tensor
+    lam: Tensor
+
+
+@dataclass(frozen=True)
+class Mixer(Knobbed, ABC):
+    """A mixing method: a frozen dataclass whose fields are its hyperparameters, each declared with `knob`.
+
+    Randomness and arithmetic are apart. `draw` consumes an explicit CPU generator; `apply` is pure and never
+    touches its input, so any published result can be replayed by handing over the draw.
+    """
+
+    name: ClassVar[str]
+    mixes: ClassVar[bool] = True
+    """False where the method never changes a label (then the loss knobs have no effect and are not searched)."""
+    published: ClassVar[Mapping[str, Mapping[str, Scalar]]] = {}
+    """Knob values used for published tables, by data set family (cifar, tiny, imagenet, fine_grained)."""
+    source: ClassVar[str] = ""
+    """Paper, arXiv id."""
+
+    @abstractmethod
+    def draw(self, shape: Shape, generator: Generator) -> Draw:
+        """Draw the randomness for a batch of `shape` [B, C, H, W] from a CPU generator."""
+
+    @abstractmethod
+    def apply(self, x: Tensor, draw: Any) -> Mixed:
+        """Mix the float batch `x` [B, C, H, W] as `draw` says; `x` is not changed."""
+
+    def __call__(self, x: Tensor, generator: Generator) -> Mixed:
+        """Draw and apply."""
+        return self.apply(x, self.draw(tuple(x.shape), generator))
+
+
+def draw_beta(alpha: float, generator: Generator) -> float:
+    """One sample of Beta(alpha, alpha), by inverting the distribution function at one uniform draw.
+
+    Inversion uses exactly one random number whatever alpha is, so that runs with the same seed and another alpha
+    see the same ranks (common random numbers).
+    """
+    from scipy.special import betaincinv
+
+    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
+    return float(betaincinv(alpha, alpha, uniform))
+
+
+def mixed(x: Tensor, partner: Tensor, lam: float) -> Mixed:
+    """Put `x` into a `Mixed` with one `lam` for the whole batch."""
+    weights = torch.full((x.shape[0],), lam, dtype=torch.float64, device=x.device)
+    return Mixed(x, partner.to(x.device), weights)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels: rows top..bottom, columns left..right, the ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+
+def clipped_box(size: tuple[int, int], side: float, centre: tuple[int, int]) -> Box:
+    """The box of relative side `side` in [0, 1] around `centre` (row, column), clipped to `size` (H, W).
+
+    Sides are truncated to whole pixels and halved with integer division, so an odd side loses one pixel
+    (as in the CutMix authors' code).
+    """
+
+    def span(length: int, middle: int) -> tuple[int, int]:
+        half = int(length * side) // 2
+        return min(max(middle - half, 0), length), min(max(middle + half, 0), length)
+
+    (top, bottom), (left, right) = span(size[0], centre[0]), span(size[1], centre[1])
+    return Box(top, bottom, left, right)
+
+
+def draw_centre(size: tuple[int, int], generator: Generator) -> tuple[int, int]:
+    """A pixel (row, column), uniform over `size` (H, W)."""
+    row = torch.randint(size[0], (), generator=generator).item()
+    column = torch.randint(size[1], (), generator=generator).item()
+    return int(row), int(column)
+
+
+def own_share(box: Box, size: tuple[int, int]) -> float:
+    """The share of the image outside `box`: the label weight of the sample that receives the box."""
+    return 1.0 - box.area / (size[0] * size[1])

@@ -1,0 +1,58 @@
+"""MixUp: a convex combination of two images."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from automixsearch.knobs import knob
+from automixsearch.lazy import torch
+from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, draw_beta, mixed
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class MixUpDraw(Draw):
+    """lam: the own share, in [0, 1]."""
+
+    lam: float
+
+    def with_lam(self, lam: float) -> MixUpDraw:
+        return dataclasses.replace(self, lam=lam)
+
+
+@dataclass(frozen=True)
+class MixUp(Mixer):
+    """Blend every image with its partner: x <- lam x + (1 - lam) x[partner], lam ~ Beta(alpha, alpha).
+
+    One lam and one permutation per batch; lam is not folded to max(lam, 1 - lam).
+
+    Source: Zhang et al., arXiv 1710.09412, eq. 1; authors' code mixup-cifar10 at eaff31a.
+    Differs: nothing.
+    """
+
+    name: ClassVar[str] = "mixup"
+    source: ClassVar[str] = "arXiv 1710.09412"
+    published: ClassVar = {
+        "cifar": {"alpha": 1.0},
+        "tiny": {"alpha": 1.0},
+        "imagenet": {"alpha": 0.2},
+        "fine_grained": {"alpha": 0.2},
+    }
+
+    alpha: float = knob(
+        1.0, "Beta(alpha, alpha) of the own share", low=0, high=100, open_low=True, search=(0.1, 4.0), log=True
+    )
+
+    def draw(self, shape: Shape, generator: Generator) -> MixUpDraw:
+        """Draw the permutation, then lam."""
+        partner = torch.randperm(shape[0], generator=generator)
+        return MixUpDraw(partner, draw_beta(self.alpha, generator))
+
+    def apply(self, x: Tensor, draw: MixUpDraw) -> Mixed:
+        """Return lam x + (1 - lam) x[partner]."""
+        partner = draw.partner.to(x.device)
+        return mixed(x * draw.lam + x[partner] * (1.0 - draw.lam), partner, draw.lam)

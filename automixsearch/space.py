@@ -1,0 +1,283 @@
+"""From knobs as people write them to dimensions, and from dimensions to suggested values.
+
+Neither ray nor optuna is imported here: `suggest` talks to anything that has optuna's three suggest methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from automixsearch.errors import SpecError, unknown
+from automixsearch.knobs import Knob, Scalar
+from automixsearch.mixers import MIXERS
+from automixsearch.spec import Entry, catalogue, complete, is_active
+
+if TYPE_CHECKING:
+    from automixsearch.spec import SearchSpace
+
+When = tuple[tuple[str, tuple[Scalar, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One knob of a space: a range (low, high), a list of choices, or a single value.
+
+    `when` lists further conditions: knob name and the values under which this dimension is active.
+    """
+
+    name: str
+    entry: Entry
+    choices: tuple[Scalar, ...] | None = None
+    low: float = 0
+    high: float = 0
+    log: bool = False
+    when: When = ()
+
+    @property
+    def fixed(self) -> bool:
+        return self.choices is not None and len(self.choices) == 1
+
+    def active(self, values: Mapping[str, Scalar]) -> bool:
+        """Whether the dimension matters, given the values chosen before it."""
+        return is_active(self.entry, values) and all(values.get(name) in allowed for name, allowed in self.when)
+
+    def holds(self, value: object) -> bool:
+        """Whether `value` can come out of this dimension."""
+        if self.choices is not None:
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.choices is not None:
+            return ", ".join(str(choice) for choice in self.choices)
+        return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
+
+
+class Suggester(Protocol):
+    """The part of an optuna trial that `suggest` uses."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int: ...
+    def suggest_categorical(self, name: str, choices: tuple[Scalar, ...]) -> Scalar: ...
+
+
+def suggest(space: SearchSpace, trial: Suggester) -> dict[str, Scalar]:
+    """Ask `trial` for every active knob that is not fixed, and return all given and chosen values by full name."""
+    values: dict[str, Scalar] = {}
+    for dimension in space.dimensions:
+        if dimension.name not in ("method", "loss") and not dimension.active(values):
+            continue
+        if dimension.name == "loss" and not MIXERS[str(values["method"])].mixes:
+            values["loss"] = "mce"
+        elif dimension.choices is not None and dimension.fixed:
+            values[dimension.name] = dimension.choices[0]
+        elif dimension.choices is not None:
+            values[dimension.name] = trial.suggest_categorical(dimension.name, dimension.choices)
+        elif dimension.entry.knob.kind is int:
+            low, high = int(dimension.low), int(dimension.high)
+            values[dimension.name] = trial.suggest_int(dimension.name, low, high, log=dimension.log)
+        else:
+            low, high = dimension.low, dimension.high
+            values[dimension.name] = trial.suggest_float(dimension.name, low, high, log=dimension.log)
+    return values
+
+
+def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
+    """Turn the `knobs` of a space into checked dimensions, method and loss first, conditional ones last.
+
+    A short name such as `alpha` stands for that knob of every chosen method and loss that has it; a full name
+    such as `cutmix.alpha` wins over it. Knobs that are not mentioned keep their default.
+
+    Raises:
+        SpecError: with key, rule, value and remedy.
+    """
+    known = catalogue()
+    if "epochs" in knobs:
+        raise SpecError("knobs.epochs is the budget, not a knob to search; use budget.epochs")
+    found: dict[str, Dimension] = {}
+    for name in ("method", "loss"):
+        written = knobs.get(name, "vanilla" if name == "method" else "mce")
+        found[name] = _dimension(name, known[name], written)
+        if found[name].when:
+            raise SpecError(f"{name}.when: method and loss have no conditions; drop it")
+    chosen = {name: found[name].choices or () for name in found}
+    used = set()
+    for name, entry in known.items():
+        short = name.rpartition(".")[2]
+        owner_chosen = entry.method in (None, *chosen["method"]) and entry.loss in (None, *chosen["loss"])
+        key = name if name in knobs else short if short in knobs else None
+        if key is None or name in found:
+            continue
+        if owner_chosen:
+            used.add(key)
+            found[name] = _dimension(name, entry, knobs[key], key)
+    for key in knobs:
+        if key not in found and key not in used:
+            _refuse(key, known, chosen)
+    found["epochs"] = Dimension("epochs", known["epochs"], (known["epochs"].knob.check(epochs, "budget.epochs"),))
+    _check_conditions(found)
+    return tuple(sorted(found.values(), key=lambda d: (d.name != "method", d.name != "loss", bool(d.when))))
+
+
+def _refuse(key: str, known: Mapping[str, Entry], chosen: Mapping[str, tuple[Scalar, ...]]) -> None:
+    shorts = {name.rpartition(".")[2] for name in known}
+    if key in known or key in shorts:
+        owners = [e.method or e.loss for n, e in known.items() if key in (n, n.rpartition(".")[2])]
+        kind = "method" if any(e.method for n, e in known.items() if key in (n, n.rpartition(".")[2])) else "loss"
+        raise SpecError(
+            f"{key} belongs to {kind} {' or '.join(map(str, owners))}, which knobs.{kind} = "
+            f"{', '.join(map(str, chosen[kind]))} does not include; add it there or drop {key}"
+        )
+    raise SpecError(unknown("knob", key, set(known) | shorts))
+
+
+def _dimension(name: str, entry: Entry, written: object, key: str | None = None) -> Dimension:
+    key, knob = key or name, entry.knob
+    if written == "all" and knob.choices is not None and "all" not in knob.choices:
+        return Dimension(name, entry, knob.choices)
+    if written == "auto" and "auto" not in (knob.choices or ()):
+        if knob.search is None:
+            raise SpecError(f"{key}: auto stands for a declared search range, and {name} has none; give a value")
+        if knob.choices is not None:
+            return Dimension(name, entry, knob.search)
+        low, high = knob.search
+        return Dimension(name, entry, None, float(low), float(high), knob.log)
+    if isinstance(written, list):
+        return Dimension(name, entry, _choices(knob, written, key))
+    if isinstance(written, dict):
+        return _mapping(name, entry, written, key)
+    return Dimension(name, entry, (knob.check(written, key),))
+
+
+def _choices(knob: Knob, written: list[Any], key: str) -> tuple[Scalar, ...]:
+    if not written:
+        raise SpecError(f"{key} = [] must list at least one value ({knob.legal})")
+    values = tuple(knob.check(value, f"{key}[{i}]") for i, value in enumerate(written))
+    if len(set(values)) < len(values):
+        raise SpecError(f"{key} = {written} holds a value twice; keep one of each")
+    return values
+
+
+def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dimension:
+    knob, rest = entry.knob, dict(written)
+    when = _when(rest.pop("when", {}), key)
+    if "value" in rest or "choices" in rest:
+        inner = "value" if "value" in rest else "choices"
+        given = rest.pop(inner)
+        if rest:
+            raise SpecError(f"{key}.{min(rest)} does not go with {key}.{inner}; keep one of them")
+        if inner == "choices" and not isinstance(given, list):
+            raise SpecError(f"{key}.choices = {given!r} must be a list")
+        made = _dimension(name, entry, given, f"{key}.{inner}")
+        return Dimension(name, entry, made.choices, made.low, made.high, made.log, when)
+    for inner in rest:
+        if inner not in ("low", "high", "log"):
+            raise SpecError(f"{unknown(f'key in {key}', inner, ('low', 'high', 'log', 'choices', 'value', 'when'))}")
+    if not rest and when:
+        made = _dimension(name, entry, "auto", key)
+        return Dimension(name, entry, made.choices, made.low, made.high, made.log, when)
+    if knob.choices is not None:
+        raise SpecError(f"{key} takes no range: list its values instead ({knob.legal})")
+    for inner in ("low", "high"):
+        if inner not in rest:
+            raise SpecError(f"{key}.{inner} is missing; a range needs low and high ({knob.legal})")
+    log = rest.get("log", False)
+    if not isinstance(log, bool):
+        raise SpecError(f"{key}.log = {log!r} must be true or false")
+    low, high = rest["low"], rest["high"]
+    if log and isinstance(low, int | float) and not isinstance(low, bool) and low <= 0:
+        raise SpecError(f"{key}.low = {low} must be > 0 when log: true; use 0.01 or drop log")
+    low, high = knob.check(low, f"{key}.low"), knob.check(high, f"{key}.high")
+    if float(low) >= float(high):
+        raise SpecError(f"{key}.low = {low} must be below {key}.high = {high}; swap them or give a single value")
+    return Dimension(name, entry, None, float(low), float(high), log, when)
+
+
+def _when(written: object, key: str) -> When:
+    if not isinstance(written, dict):
+        raise SpecError(f"{key}.when = {written!r} must be a mapping such as {{loss: decoupled}}")
+    return tuple(
+        (name, tuple(values) if isinstance(values, list) else (values,)) for name, values in written.items()
+    )
+
+
+def _check_conditions(found: Mapping[str, Dimension]) -> None:
+    for dimension in found.values():
+        for name, allowed in dimension.when:
+            where = f"{dimension.name}.when.{name}"
+            if name not in found:
+                raise SpecError(f"{where}: {unknown('knob of this space', name, found)}")
+            other = found[name]
+            if other.when or name == dimension.name:
+                raise SpecError(f"{where}: a condition must name another knob without `when`")
+            if other.choices is None:
+                raise SpecError(f"{where}: {name} is a range; conditions need a knob with listed values")
+            for value in allowed:
+                if not other.holds(value):
+                    raise SpecError(f"{where}: {unknown('value', value, other.choices)}")
+
+
+def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> dict[str, Scalar]:
+    """Check a (partial) config against a space and return the part that is searched, by full name.
+
+    Raises:
+        SpecError: a name is unknown or inactive, or a value lies outside the space.
+    """
+    by_name = {dimension.name: dimension for dimension in space.dimensions}
+    values: dict[str, Scalar] = {}
+    for name in ("method", "loss"):
+        choices = by_name[name].choices or ()
+        values[name] = _choice(point.get(name, choices[0]), choices, f"{where}: {name}")
+    if not MIXERS[str(values["method"])].mixes:
+        values["loss"] = "mce"
+    taken: dict[str, Scalar] = {}
+    for name, value in point.items():
+        full = _full_name(name, values, by_name, where)
+        dimension = by_name[full]
+        if not dimension.holds(value):
+            raise SpecError(f"{where}: {name} = {value!r} lies outside the space ({dimension})")
+        if not dimension.fixed and (full != "loss" or MIXERS[str(values["method"])].mixes):
+            taken[full] = dimension.entry.knob.check(value, f"{where}: {name}")
+    complete({**values, **taken}, where)
+    return taken
+
+
+def _choice(value: object, choices: tuple[Scalar, ...], where: str) -> Scalar:
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise SpecError(f"{where}: {unknown('value', value, choices)}")
+
+
+def _full_name(name: str, values: Mapping[str, Scalar], by_name: Mapping[str, Dimension], where: str) -> str:
+    for full in (name, f"{values['method']}.{name}", f"{values['loss']}.{name}"):
+        if full in by_name:
+            return full
+    raise SpecError(f"{where}: {unknown('knob of this space', name, by_name)}")
+
+
+def published_points(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], str]]:
+    """Each chosen method's published setting for the family of the space, with the plain loss where it is chosen.
+
+    Yields:
+        (point, problem): the searched part of the setting, and why part of it had to be left to the sampler
+        (empty where nothing was).
+    """
+    by_name = {dimension.name: dimension for dimension in space.dimensions}
+    for method in by_name["method"].choices or ():
+        point: dict[str, Scalar] = {} if by_name["method"].fixed else {"method": method}
+        losses = by_name["loss"].choices or ()
+        if len(losses) > 1 and MIXERS[str(method)].mixes:
+            point["loss"] = "mce" if "mce" in losses else losses[0]
+        problems = []
+        for short, value in MIXERS[str(method)].published.get(space.family, {}).items():
+            dimension = by_name.get(f"{method}.{short}")
+            if dimension is None or dimension.fixed:
+                continue
+            if dimension.holds(value):
+                point[dimension.name] = value
+            else:
+                problems.append(f"published {dimension.name} = {value} lies outside {dimension}")
+        yield point, "; ".join(problems)

@@ -1,0 +1,548 @@
+"""What people write and what trials are: search spaces, data sets, trial configs.
+
+YAML at the edge, frozen pydantic models inside; every refusal names the file, the key, the rule, what arrived
+and what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from automixsearch.errors import SpecError, unknown
+from automixsearch.knobs import Knob, Scalar, knobs_of
+from automixsearch.losses import LOSSES, Loss
+from automixsearch.mixers import MIXERS, Mixer
+from automixsearch.recipe import Recipe
+
+if TYPE_CHECKING:
+    from automixsearch.space import Dimension
+
+CANONICAL = ("method", "alpha", "eta", "gamma", "layer")
+"""Knobs with a ledger column of their own name; every other knob is `knob.<name>`."""
+
+METRICS = {
+    "val_top1": "max",
+    "val_top5": "max",
+    "val_loss": "min",
+    "val_ece": "min",
+    "train_loss": "min",
+    "wall_s": "min",
+    "device_s": "min",
+}
+"""What a search may optimise, and in which direction. Test scores are not among them, on purpose."""
+
+
+# The catalogue of knobs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A knob and when it is active: only with `method` or only with `loss`; always where both are None."""
+
+    knob: Knob
+    method: str | None = None
+    loss: str | None = None
+
+
+@cache
+def catalogue() -> dict[str, Entry]:
+    """Every knob there is by full name: `method`, `loss`, `<method>.<knob>`, `<loss>.<knob>`, `<recipe knob>`."""
+    names, losses = tuple(MIXERS), tuple(LOSSES)
+    found = {
+        "method": Entry(Knob("method", str, "mixup", "mixing method", choices=names, search=names)),
+        "loss": Entry(Knob("loss", str, "mce", "loss of mixed samples", choices=losses, search=losses)),
+    }
+    for name, mixer in MIXERS.items():
+        found |= {f"{name}.{k}": Entry(declared, method=name) for k, declared in knobs_of(mixer).items()}
+    for name, loss in LOSSES.items():
+        found |= {f"{name}.{k}": Entry(declared, loss=name) for k, declared in knobs_of(loss).items()}
+    return found | {k: Entry(declared) for k, declared in knobs_of(Recipe).items()}
+
+
+def column_of(name: str) -> str:
+    """The ledger column of a knob given by its full name (`mixup.alpha` -> `alpha`, `lr` -> `knob.lr`)."""
+    short = name.rpartition(".")[2]
+    return short if short in CANONICAL else f"knob.{short}"
+
+
+def is_active(entry: Entry, values: Mapping[str, Scalar]) -> bool:
+    """Whether a knob has an effect under the method and loss that `values` holds."""
+    return entry.method in (None, values["method"]) and entry.loss in (None, values["loss"])
+
+
+def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
+    """Check knob `values` given by full name and write out every default of the active knobs.
+
+    A method that does not mix has only one loss, `mce`.
+
+    Raises:
+        SpecError: a name is unknown, a value illegal, or a knob has no effect with this method and loss.
+    """
+    known = catalogue()
+    for name in values:
+        if name not in known:
+            raise SpecError(f"{where}: {unknown('knob', name, known)}")
+    chosen = {name: known[name].knob.check(values.get(name, known[name].knob.default), f"{where}: {name}")
+              for name in ("method", "loss")}  # fmt: skip
+    if not MIXERS[str(chosen["method"])].mixes:
+        chosen["loss"] = "mce"
+    for name, entry in known.items():
+        if is_active(entry, chosen):
+            chosen[name] = entry.knob.check(values.get(name, entry.knob.default), f"{where}: {name}")
+        elif name in values:
+            raise SpecError(
+                f"{where}: {name} has no effect with method {chosen['method']} and loss {chosen['loss']}; drop it"
+            )
+    return chosen
+
+
+# Trial configs -------------------------------------------------------------------------------------------------
+
+
+class Frozen(BaseModel):
+    """Base of everything that is read from YAML: no unknown keys, no changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Frozen):
+    """Which images, and which part of the training set is kept for validation."""
+
+    source: Literal["digits", "parquet", "folder", "cifar10", "cifar100"] = "digits"
+    path: str | None = None
+    """Directory (parquet, folder) or root (cifar); digits has none."""
+    image_column: str | None = None
+    label_column: str | None = None
+    """Parquet columns; None: found from the schema."""
+    size: int | None = Field(None, ge=4, le=1024)
+    """Resize to size x size pixels; None: as stored."""
+    download: bool = False
+    """Let torchvision download (cifar only)."""
+    val_fraction: float = Field(0.1, gt=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.source == "digits" and self.path is not None:
+            raise ValueError("path is not used by source digits (it is embedded); drop it")
+        if self.source != "digits" and self.path is None:
+            raise ValueError(f"path is missing; source {self.source} reads a local directory, e.g. data.path=DIR")
+        if self.download and not self.source.startswith("cifar"):
+            raise ValueError("download works for cifar10 and cifar100 only; drop it")
+        for name in ("image_column", "label_column"):
+            if getattr(self, name) is not None and self.source != "parquet":
+                raise ValueError(f"{name} works for source parquet only; drop it")
+        return self
+
+
+class TrialConfig(Frozen):
+    """All that decides the outcome of one training run, every default written out.
+
+    `knobs` holds the active knobs by full name. `data_fingerprint` is the hash of the decoded data set, so a
+    config names its data by content; where they lie (`data.path`) does not enter `config_id`.
+    """
+
+    schema_version: Literal[1] = 1
+    data: Data
+    data_fingerprint: str | None = None
+    split_seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+    knobs: dict[str, Any]
+
+    @field_validator("knobs")
+    @classmethod
+    def _complete(cls, values: dict[str, Any]) -> dict[str, Scalar]:
+        try:
+            return complete(values, "knobs")
+        except SpecError as error:
+            raise ValueError(str(error).removeprefix("knobs: ")) from None
+
+    @cached_property
+    def config_id(self) -> str:
+        """Hash of everything but the place of the data: 16 hexadecimal digits."""
+        content = self.model_dump()
+        del content["data"]["path"], content["data"]["download"]
+        return hash_json(content)
+
+    @property
+    def method(self) -> str:
+        return str(self.knobs["method"])
+
+    @property
+    def mixer(self) -> Mixer:
+        """The mixing method with its values."""
+        return MIXERS[self.method](**self._owned(self.method))
+
+    @property
+    def loss(self) -> Loss:
+        """The loss with its values."""
+        name = str(self.knobs["loss"])
+        return LOSSES[name](**self._owned(name))
+
+    @property
+    def recipe(self) -> Recipe:
+        """Everything about training that is neither mixing nor loss."""
+        return Recipe(**{name: self.knobs[name] for name in knobs_of(Recipe)})
+
+    def _owned(self, owner: str) -> dict[str, Any]:
+        prefix = owner + "."
+        return {name.removeprefix(prefix): v for name, v in self.knobs.items() if name.startswith(prefix)}
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def hash_json(content: object) -> str:
+    """16 hexadecimal digits of the SHA-256 of the canonical JSON of `content`."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def derive_seed(seed: int, *path: object) -> int:
+    """An independent 63-bit seed for the stream named by `path` under `seed`."""
+    digest = hashlib.sha256(f"{seed}/{'/'.join(map(str, path))}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+# Search spaces -------------------------------------------------------------------------------------------------
+
+
+class Budget(Frozen):
+    """trials: in total, over all runs of the command. epochs: of one full trial."""
+
+    trials: int = Field(20, ge=1, le=1_000_000)
+    epochs: int = Field(200, ge=1, le=100_000)
+
+
+class Seeds(Frozen):
+    """study: sampler and trial seeds. split: validation split. training: one seed for all trials, or one each."""
+
+    study: int = Field(0, ge=0)
+    split: int = Field(0, ge=0)
+    training: Literal["per_trial", "shared"] = "per_trial"
+
+
+class Sampler(Frozen):
+    """How configs are proposed; `startup_trials` are random before tpe and gp start modelling."""
+
+    name: Literal["tpe", "random", "sobol", "gp", "nsga2"] = "tpe"
+    startup_trials: int = Field(10, ge=0)
+
+
+class Scheduler(Frozen):
+    """When trials are stopped early; asha compares a trial with others of its own method only."""
+
+    name: Literal["fifo", "asha"] = "fifo"
+    grace_epochs: int | None = Field(None, ge=1)
+    """First epoch at which a trial can be stopped; None: a quarter of the full schedule."""
+    reduction: int = Field(3, ge=2)
+    """One in `reduction` trials goes on at each rung."""
+
+
+class Resources(Frozen):
+    """What one trial holds. With `workers` > 1, cpus and gpus are for each worker."""
+
+    workers: int = Field(1, ge=1)
+    cpus: float = Field(1.0, gt=0)
+    gpus: float | Literal["auto"] = "auto"
+    """auto: one GPU for each worker where the cluster has GPUs, else none."""
+    concurrent: int | Literal["auto"] = "auto"
+    executor: Literal["auto", "inline", "train"] = "auto"
+    """inline: in a reused Tune actor. train: Ray Train. auto: train where workers > 1."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.executor == "inline" and self.workers > 1:
+            raise ValueError("executor inline has one worker; use executor: train, or workers: 1")
+        if self.gpus != "auto" and self.gpus < 0:
+            raise ValueError(f"gpus = {self.gpus} must be >= 0")
+        if self.concurrent != "auto" and self.concurrent < 1:
+            raise ValueError(f"concurrent = {self.concurrent} must be >= 1")
+        return self
+
+    @property
+    def distributed(self) -> bool:
+        return self.executor == "train" or self.workers > 1
+
+
+class SearchSpace(Frozen):
+    """A search, as data: see search_spaces/README.md for the format."""
+
+    name: str = Field("search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    about: str = ""
+    data: Data = Data()
+    knobs: dict[str, Any]
+    budget: Budget = Budget()
+    objective: tuple[str, ...] = ("val_top1",)
+    sampler: Sampler = Sampler()
+    scheduler: Scheduler = Scheduler()
+    priors: Literal["none", "published"] | list[dict[str, Any]] = "none"
+    """Configs to try first: none, each method's published setting, or a list of {knob: value}."""
+    family: Literal["cifar", "tiny", "imagenet", "fine_grained"] = "cifar"
+    """Whose published settings are taken."""
+    seeds: Seeds = Seeds()
+    resources: Resources = Resources()
+    purpose: Literal["search", "study", "replicate", "confirm"] = "search"
+
+    @field_validator("sampler", "scheduler", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objectives(cls, value: object) -> object:
+        names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else value
+        if isinstance(names, tuple):
+            for name in names:
+                if name not in METRICS:
+                    hint = " (test scores are read once, at the end, and never optimised)"
+                    raise ValueError(
+                        unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else "")
+                    )
+            if not names or len(set(names)) < len(names):
+                raise ValueError("needs one metric, or several different ones")
+        return names
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if len(self.objective) > 1 and self.scheduler.name != "fifo":
+            raise ValueError(
+                f"scheduler {self.scheduler.name} cannot stop trials early with {len(self.objective)} objectives: "
+                "a stopped trial has no comparable value for each of them and would distort the Pareto front; "
+                "use scheduler: fifo or a single objective"
+            )
+        if self.scheduler.name != "fifo" and self.objective[0] not in PER_EPOCH:
+            raise ValueError(
+                f"scheduler {self.scheduler.name} needs an objective that is measured every epoch; "
+                f"{self.objective[0]} only grows; use one of {', '.join(PER_EPOCH)}"
+            )
+        grace = self.scheduler.grace_epochs
+        if grace is not None and grace > self.budget.epochs:
+            raise ValueError(
+                f"scheduler.grace_epochs = {grace} must be <= budget.epochs = {self.budget.epochs}"
+            )
+        return self
+
+    @cached_property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """The knobs with their ranges, conditions and fixed values, checked, in the order of suggestion."""
+        from automixsearch.space import dimensions
+
+        return dimensions(self.knobs, self.budget.epochs)
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """`maximize` or `minimize` for each objective."""
+        return tuple("maximize" if METRICS[name] == "max" else "minimize" for name in self.objective)
+
+    @cached_property
+    def space_id(self) -> str:
+        """Hash of all that must not change while a study goes on (not the number of trials, nor resources)."""
+        content = self.model_dump(
+            mode="json", exclude={"about": True, "name": True, "resources": True, "budget": {"trials"}}
+        )
+        del content["data"]["path"], content["data"]["download"]
+        content["knobs"] = sorted(map(repr, self.dimensions))
+        return hash_json(content)
+
+
+PER_EPOCH = ("val_top1", "val_top5", "val_loss", "val_ece", "train_loss")
+
+
+# Reading YAML --------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} must be a word; put it in quotes", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands here twice; keep one", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parse YAML text.
+
+    Raises:
+        SpecError: bad syntax, a duplicate key, a key that is no word, or a tag outside plain data.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        raise SpecError(f"{place}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_text(path: Path, kind: str) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        SpecError: it is missing, not a file or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such {kind}; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpecError(f"{path}: cannot be read as a {kind}: {reason}") from None
+
+
+def load_space(path: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
+    """Read a search space from a YAML file, or by the name of one that comes with the package.
+
+    Args:
+        path: a file, or a name such as `quickstart`.
+        overrides: `key=value` strings; keys are sections (`budget.trials`), `trials`, `epochs`, or knobs.
+
+    Raises:
+        SpecError: with file, key, rule, value and remedy.
+    """
+    found = find_space(str(path))
+    where = str(path)
+    content = read_yaml(read_text(found, "search space"), where)
+    if not isinstance(content, dict):
+        raise SpecError(f"{where}: must be a mapping of keys to values, with at least `knobs`")
+    content.setdefault("name", found.stem)
+    for override in overrides:
+        _override(content, override)
+    return parse_space(content, where)
+
+
+def parse_space(content: Mapping[str, Any], where: str) -> SearchSpace:
+    """Build and check a search space from plain data; `where` names it in errors."""
+    space = build(SearchSpace, content, where)
+    try:
+        _ = space.dimensions
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+    if isinstance(space.priors, list):
+        from automixsearch.space import check_point
+
+        for position, point in enumerate(space.priors):
+            check_point(space, point, f"{where}: priors[{position}]")
+    return space
+
+
+def load_config(path: str | Path) -> TrialConfig:
+    """Read a trial config, such as `automixsearch best --export` writes.
+
+    Raises:
+        SpecError: with file, key, rule, value and remedy.
+    """
+    content = read_yaml(read_text(Path(path), "config"), str(path))
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: must be a mapping of keys to values, with `data` and `knobs`")
+    return build(TrialConfig, content, str(path))
+
+
+def space_folder() -> Path:
+    """Where the search spaces lie that come with the package: in the wheel, or at the root of a checkout."""
+    inside = Path(__file__).parent / "search_spaces"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "search_spaces"
+
+
+def find_space(name: str) -> Path:
+    """A search space file by path, or by the name of one that comes with the package."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in space_folder().glob("*.yaml")}
+    stem = path.stem if path.parent.name in ("", "search_spaces") else None
+    if stem in shipped:
+        return shipped[stem]
+    if path.is_dir():
+        raise SpecError(f"{name}: is a directory; give a search space file")
+    raise SpecError(f"{name}: no such file; {unknown('search space', stem or path.stem, shipped)}")
+
+
+T = TypeVar("T", bound=Frozen)
+
+
+def build(model: type[T], content: Mapping[str, Any], where: str) -> T:
+    """Validate plain data against a model, in our words."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(model, detail) for detail in error.errors()]
+        unique = list(dict.fromkeys(lines))
+        raise SpecError("\n".join(f"{where}: {line}" for line in unique)) from None
+
+
+def _explain(model: type[Frozen], detail: Any) -> str:
+    loc = [str(part) for part in detail["loc"]]
+    key, arrived, kind = ".".join(loc), detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        owner: Any = model
+        for part in loc[:-1]:
+            owner = owner.model_fields[part].annotation
+        at = f" in {'.'.join(loc[:-1])}" if loc[:-1] else ""
+        return unknown(f"key{at}", loc[-1], owner.model_fields)
+    if kind == "missing":
+        return f"{key} is missing; add it"
+    if kind == "value_error":
+        message = str(detail["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    if kind == "literal_error":
+        return f"{key} = {arrived!r} must be {detail['ctx']['expected'].replace(chr(39), '')}"
+    rule = detail["msg"][0].lower() + detail["msg"][1:]
+    rule = rule.replace("input should be", "must be").replace("string should", "must")
+    return f"{key} = {arrived!r} {rule}; see search_spaces/README.md"
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise SpecError(f"override {override!r} must read key=value, e.g. trials=8 or mixup.alpha=0.5")
+    value = read_yaml(text, f"override {override}")
+    if key in ("trials", "epochs"):
+        key = f"budget.{key}"
+    section, _, inner = key.partition(".")
+    if section == "knobs" and inner:
+        section, inner, key = "", "", inner
+    if section not in SearchSpace.model_fields:
+        knobs = content.setdefault("knobs", {})
+        if not isinstance(knobs, dict):
+            raise SpecError(f"override {override}: knobs must be a mapping of names to values")
+        knobs[key] = value
+    elif not inner:
+        content[section] = value
+    else:
+        part = content.setdefault(section, {})
+        if isinstance(part, str) and section in ("sampler", "scheduler"):
+            part = content[section] = {"name": part}
+        if not isinstance(part, dict):
+            raise SpecError(f"override {override}: {section} has no inner keys")
+        part[inner] = value
