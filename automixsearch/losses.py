@@ -72,9 +72,7 @@ class Loss(Knobbed, ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def __call__(
-        self, logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, label_smoothing: float = 0.0
-    ) -> Tensor:
+    def __call__(self, logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """The mean loss of the batch, a scalar."""
 
 
@@ -84,9 +82,7 @@ class MCE(Loss):
 
     name: ClassVar[str] = "mce"
 
-    def __call__(
-        self, logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, label_smoothing: float = 0.0
-    ) -> Tensor:
+    def __call__(self, logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, label_smoothing: float = 0.0) -> Tensor:
         return mce(logits, y_a, y_b, lam, label_smoothing).mean()
 
 
@@ -102,13 +98,9 @@ class Decoupled(Loss):
 
     name: ClassVar[str] = "decoupled"
 
-    eta: float = knob(
-        0.1, "weight of the decoupled term", low=0, high=100, search=(0.005, 2.0), log=True
-    )
+    eta: float = knob(0.1, "weight of the decoupled term", low=0, high=100, search=(0.005, 2.0), log=True)
 
-    def __call__(
-        self, logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, label_smoothing: float = 0.0
-    ) -> Tensor:
+    def __call__(self, logits: Tensor, y_a: Tensor, y_b: Tensor, lam: Tensor, label_smoothing: float = 0.0) -> Tensor:
         base = mce(logits, y_a, y_b, lam, label_smoothing)
         return (base + decoupled(logits, y_a, y_b, lam, self.eta, self.eta)).mean()
 

@@ -17,9 +17,7 @@ class Recipe(Knobbed):
     epochs: int = knob(200, "length of the full schedule", low=1, high=100_000)
     batch_size: int = knob(100, "global batch, over all workers", low=2, high=65_536, search=(50, 400), log=True)
     lr: float = knob(0.1, "peak learning rate", low=0, open_low=True, high=100, search=(0.02, 0.3), log=True)
-    min_lr: float = knob(
-        0.0, "floor of the cosine, as a share of lr", low=0, high=1, search=(0.0, 0.5)
-    )
+    min_lr: float = knob(0.0, "floor of the cosine, as a share of lr", low=0, high=1, search=(0.0, 0.5))
     warmup_epochs: int = knob(0, "epochs of linear warm-up", low=0, high=1000, search=(0, 10))
     momentum: float = knob(0.9, "SGD momentum", low=0, high=0.9999, search=(0.8, 0.98))
     nesterov: bool = knob(False, "Nesterov momentum")

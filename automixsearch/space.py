@@ -198,9 +198,7 @@ def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dime
 def _when(written: object, key: str) -> When:
     if not isinstance(written, dict):
         raise SpecError(f"{key}.when = {written!r} must be a mapping such as {{loss: decoupled}}")
-    return tuple(
-        (name, tuple(values) if isinstance(values, list) else (values,)) for name, values in written.items()
-    )
+    return tuple((name, tuple(values) if isinstance(values, list) else (values,)) for name, values in written.items())
 
 
 def _check_conditions(found: Mapping[str, Dimension]) -> None:

@@ -306,9 +306,7 @@ class SearchSpace(Frozen):
             for name in names:
                 if name not in METRICS:
                     hint = " (test scores are read once, at the end, and never optimised)"
-                    raise ValueError(
-                        unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else "")
-                    )
+                    raise ValueError(unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else ""))
             if not names or len(set(names)) < len(names):
                 raise ValueError("needs one metric, or several different ones")
         return names
@@ -328,9 +326,7 @@ class SearchSpace(Frozen):
             )
         grace = self.scheduler.grace_epochs
         if grace is not None and grace > self.budget.epochs:
-            raise ValueError(
-                f"scheduler.grace_epochs = {grace} must be <= budget.epochs = {self.budget.epochs}"
-            )
+            raise ValueError(f"scheduler.grace_epochs = {grace} must be <= budget.epochs = {self.budget.epochs}")
         return self
 
     @cached_property
@@ -455,8 +451,10 @@ def parse_space(content: Mapping[str, Any], where: str) -> SearchSpace:
     return space
 
 
-def load_config(path: str | Path) -> TrialConfig:
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrialConfig:
     """Read a trial config, such as `automixsearch best --export` writes.
+
+    `overrides` are `key=value` strings: `seed`, `data.path`, or knobs.
 
     Raises:
         SpecError: with file, key, rule, value and remedy.
@@ -464,6 +462,8 @@ def load_config(path: str | Path) -> TrialConfig:
     content = read_yaml(read_text(Path(path), "config"), str(path))
     if not isinstance(content, dict):
         raise SpecError(f"{path}: must be a mapping of keys to values, with `data` and `knobs`")
+    for override in overrides:
+        _override(content, override, TrialConfig)
     return build(TrialConfig, content, str(path))
 
 
@@ -521,18 +521,18 @@ def _explain(model: type[Frozen], detail: Any) -> str:
     return f"{key} = {arrived!r} {rule}; see search_spaces/README.md"
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> None:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise SpecError(f"override {override!r} must read key=value, e.g. trials=8 or mixup.alpha=0.5")
     value = read_yaml(text, f"override {override}")
-    if key in ("trials", "epochs"):
+    if model is SearchSpace and key in ("trials", "epochs"):
         key = f"budget.{key}"
     section, _, inner = key.partition(".")
     if section == "knobs" and inner:
         section, inner, key = "", "", inner
-    if section not in SearchSpace.model_fields:
+    if section not in model.model_fields:
         knobs = content.setdefault("knobs", {})
         if not isinstance(knobs, dict):
             raise SpecError(f"override {override}: knobs must be a mapping of names to values")

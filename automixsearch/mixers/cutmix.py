@@ -57,7 +57,13 @@ class CutMix(Mixer):
     }
 
     alpha: float = knob(
-        1.0, "Beta(alpha, alpha) of the own share", low=0, high=100, open_low=True, search=(0.1, 4.0), log=True
+        1.0,
+        "Beta(alpha, alpha) of the own share",
+        low=0,
+        high=100,
+        open_low=True,
+        search=(0.1, 4.0),
+        log=True,
     )
 
     def draw(self, shape: Shape, generator: Generator) -> CutMixDraw:

@@ -44,7 +44,13 @@ class MixUp(Mixer):
     }
 
     alpha: float = knob(
-        1.0, "Beta(alpha, alpha) of the own share", low=0, high=100, open_low=True, search=(0.1, 4.0), log=True
+        1.0,
+        "Beta(alpha, alpha) of the own share",
+        low=0,
+        high=100,
+        open_low=True,
+        search=(0.1, 4.0),
+        log=True,
     )
 
     def draw(self, shape: Shape, generator: Generator) -> MixUpDraw:

@@ -59,10 +59,19 @@ class ResizeMix(Mixer):
     }
 
     alpha: float = knob(
-        1.0, "Beta(alpha, alpha) of the pasted side", low=0, high=100, open_low=True, search=(0.1, 4.0), log=True
+        1.0,
+        "Beta(alpha, alpha) of the pasted side",
+        low=0,
+        high=100,
+        open_low=True,
+        search=(0.1, 4.0),
+        log=True,
     )
     interpolation: str = knob(
-        "nearest", "how the partner is shrunk", choices=("nearest", "bilinear"), search=("nearest", "bilinear")
+        "nearest",
+        "how the partner is shrunk",
+        choices=("nearest", "bilinear"),
+        search=("nearest", "bilinear"),
     )
 
     def draw(self, shape: Shape, generator: Generator) -> ResizeMixDraw:

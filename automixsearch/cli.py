@@ -1,0 +1,379 @@
+"""The command line: one function for each command, heavy imports inside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automixsearch import __version__
+from automixsearch.errors import AutoMixError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RESULTS = "results"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return the exit status: 0 done, 1 nothing succeeded, 2 refused, 130 interrupted."""
+    words = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(words)
+    args.words = words
+    try:
+        return args.run(args)
+    except AutoMixError as error:
+        print(f"automixsearch: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("automixsearch: interrupted; everything reported so far is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has left (`| head`); Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    top = argparse.ArgumentParser(
+        prog="automixsearch", description="Search mixup policies on Ray; keep every trial in Parquet."
+    )
+    top.add_argument("--version", action="version", version=f"automixsearch {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        name = run.__name__.removesuffix("_command")
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def results(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--results", default=RESULTS, metavar="DIR_OR_URI", help="where studies lie (results)")
+
+    def study(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("study", metavar="STUDY", help="a study's name, directory or URI")
+        results(sub)
+
+    sub = command(search_command, "Run a search, or go on with it.")
+    sub.add_argument("space", metavar="SPACE", help="a YAML file, or the name of a space that comes along")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 data.path=DIR lr=0.1")
+    sub.add_argument("--trials", type=int, help="total number of trials of the study")
+    sub.add_argument("--name", metavar="STUDY", help="name of the study (the space's name)")
+    sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
+    sub.add_argument("--seed", type=int, metavar="S", help="study seed")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    results(sub)
+
+    sub = command(train_command, "Train one config from start to end.")
+    sub.add_argument("config", metavar="CONFIG", help="YAML file, as written by best --export")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR seed=3 epochs=300")
+    sub.add_argument("--device", help="cpu, cuda, cuda:1 ... (CUDA where there is one)")
+    sub.add_argument("--threads", type=int, help="CPU threads (as many as a search gives a trial: 1)", default=1)
+    sub.add_argument("--out", metavar="FILE", help="save the trained weights here (a state_dict)")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    sub = command(best_command, "Print the best trials of a study.")
+    study(sub)
+    sub.add_argument("-n", type=int, default=5, help="how many (5)")
+    sub.add_argument("--per", metavar="COLUMN", help="the best for each value of a column, e.g. method")
+    sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")
+    sub.add_argument("--json", action="store_true", help="print the rows as JSON")
+    sub.add_argument("--export", metavar="FILE", help="write the best config as YAML, ready to train")
+
+    sub = command(query_command, "Ask a study in SQL: views trials and epochs.")
+    study(sub)
+    sub.add_argument("sql", metavar="SQL", help='e.g. "SELECT method, max(val_top1) FROM trials GROUP BY 1"')
+    sub.add_argument("--json", action="store_true", help="print the rows as JSON")
+
+    sub = command(show_command, "Show one trial: outcome, config, learning curve.")
+    study(sub)
+    sub.add_argument("trial", metavar="TRIAL", help="e.g. t00003, or 3")
+    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+
+    sub = command(ls_command, "List the studies.")
+    results(sub)
+    sub.add_argument("--json", action="store_true", help="print the studies as JSON")
+
+    sub = command(compact_command, "Merge the many small Parquet files of a study into few.")
+    study(sub)
+
+    sub = command(mixers_command, "Print the mixing methods, losses and their knobs.")
+    sub.add_argument("--all", action="store_true", help="the training knobs too")
+    sub.add_argument("--markdown", action="store_true", help="as Markdown")
+
+    sub = command(doctor_command, "Check this machine, with a remedy for everything amiss.")
+    sub.add_argument("--no-ray", action="store_true", help="leave out the start of a Ray cluster (seconds)")
+    results(sub)
+    return top
+
+
+def search_command(args: argparse.Namespace) -> int:
+    from automixsearch.search.driver import search
+    from automixsearch.spec import load_space
+    from automixsearch.watch import Watch
+
+    overrides = list(args.overrides)
+    overrides += [f"budget.trials={args.trials}"] if args.trials is not None else []
+    overrides += [f"seeds.study={args.seed}"] if args.seed is not None else []
+    overrides += [f"name={json.dumps(args.name)}"] if args.name is not None else []
+    space = load_space(args.space, overrides)
+    watch = Watch(console(stderr=True))
+    try:
+        result = search(space, args.results, args.address, watch)
+    finally:
+        watch.end()
+    again = " ".join(_quote(word) for word in ["automixsearch", *args.words])
+    return report_search(result, again, args.json, watch)
+
+
+def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
+    """Print how a search ended; see `main` for the exit status."""
+    from automixsearch.results.study import open_study
+    from automixsearch.show import failures
+
+    study = open_study(result.place)
+    best = study.best_rows(5)
+    counts = watch.counts()
+    status = 130 if result.interrupted else 0 if counts["complete"] else 1
+    if as_json:
+        summary = {
+            "study": result.study, "place": result.place, "trials": result.finished, "total": result.total,
+            "interrupted": result.interrupted, "states": {k: v for k, v in counts.items() if k != "running"},
+            "notes": watch.notes, "best": best,
+        }  # fmt: skip
+        print(dump_json(summary))
+        return status
+    out = console()
+    print_best(out, study, best, None)
+    for count, name, first, hint in failures(watch.rows):
+        out.print(f"[red]{count} failed[/red] with {name}: {first}" + (f"\n  -> {hint}" if hint else ""))
+    ended = f"{result.finished} of {result.total} trials"
+    states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
+    print(f"{ended} ({states or 'none yet'}) in {result.place}")
+    if result.interrupted:
+        print(f"Stopped early; nothing is lost. To go on: {again}")
+        return status
+    where = _study_words(result)
+    print("Next:")
+    print(f"  automixsearch best {where} --per method              the best of each method")
+    print(f"  automixsearch best {where} --export best.yaml        the winning config, for automixsearch train")
+    print(f'  automixsearch query {where} "SELECT method, avg(val_top1) FROM trials GROUP BY 1"')
+    return status
+
+
+def _study_words(result: Any) -> str:
+    return _quote(result.study if Path(RESULTS, result.study).absolute() == Path(result.place) else result.place)
+
+
+def train_command(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from automixsearch.spec import load_config
+
+    config = load_config(args.config, args.overrides)
+    import torch
+
+    from automixsearch.data import load
+    from automixsearch.errors import SpecError
+    from automixsearch.training.loop import TrainingRun, pick_device
+
+    torch.set_num_threads(args.threads)
+    try:
+        device = torch.device(args.device) if args.device else pick_device()
+    except RuntimeError:
+        raise SpecError(f"--device {args.device!r} is no device; use cpu or cuda") from None
+    run = TrainingRun(config, load(config.data), device)
+    for epoch in run.epochs():
+        if not args.json:
+            print(f"epoch {epoch.epoch}/{run.recipe.epochs}  train_loss {epoch.train_loss:.4f}  "
+                  f"val_top1 {epoch.val_top1:.2f} %  {epoch.images_per_s:.0f} images/s")  # fmt: skip
+    outcome = run.finish()
+    if args.out:
+        torch.save(run.model.state_dict(), args.out)
+    if args.json:
+        print(dump_json({"config_id": config.config_id, **asdict(outcome)}))
+    else:
+        print(f"test top-1 {outcome.test.top1:.2f} %, top-5 {outcome.test.top5:.2f} %, "
+              f"ECE {outcome.test.ece:.4f}; {outcome.parameters:,} parameters")  # fmt: skip
+        if args.out:
+            print(f"weights: {args.out}")
+    return 0
+
+
+def best_command(args: argparse.Namespace) -> int:
+    study = _open(args)
+    rows = study.best_rows(args.n, per=args.per, metric=args.metric)
+    if args.export:
+        from automixsearch.errors import StudyError
+
+        if not rows:
+            raise StudyError(f"study {study.name} has no complete trial to export yet")
+        head = (
+            f"# Trial {rows[0]['trial_id']} of study {study.name}: val_top1 {rows[0]['val_top1']:.2f} %.\n"
+            f"# Train it: automixsearch train {args.export}\n"
+        )
+        Path(args.export).write_text(head + study.config(rows[0]["trial_id"]).to_yaml(), encoding="utf-8")
+    if args.json:
+        print(dump_json(rows))
+    else:
+        print_best(console(), study, rows, args.metric)
+        if args.export:
+            print(f"{rows[0]['trial_id']} written to {args.export}; train it: automixsearch train {args.export}")
+    return 0
+
+
+def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str | None) -> None:
+    """Print the table of best policies."""
+    from automixsearch.show import best_table
+
+    metric = metric or study.objective[0]
+    if rows:
+        out.print(best_table(rows, metric, f"Best of {study.name} by {metric}"), highlight=False)
+    else:
+        out.print(f"{study.name}: no complete trial yet")
+
+
+def query_command(args: argparse.Namespace) -> int:
+    frame = _open(args).query(args.sql)
+    if args.json:
+        print(dump_json(frame.to_dict("records")))
+        return 0
+    from automixsearch.show import brief, make_table
+
+    table = make_table("", frame.columns)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(brief(value) for value in row))
+    console().print(table, highlight=False)
+    return 0
+
+
+def show_command(args: argparse.Namespace) -> int:
+    trial = _open(args).show(args.trial)
+    if args.json:
+        print(dump_json(trial))
+        return 0
+    from automixsearch.show import brief, make_table, policy_of, score
+
+    out, row = console(), trial["row"]
+    out.print(f"[bold]{row['trial_id']}[/bold] {policy_of(row)}: {row['state']}", highlight=False)
+    table = make_table("", ("column", "value"))
+    for name, value in row.items():
+        if value is not None and name != "config":
+            table.add_row(name, brief(value) if isinstance(value, float) else str(value))
+    out.print(table, highlight=False)
+    curve = make_table("Epochs", ("epoch", "lr", "train_loss", "val_loss", "val_top1", "wall_s"))
+    for epoch in trial["epochs"]:
+        names = ("lr", "train_loss", "val_loss", "val_top1", "wall_s")
+        curve.add_row(str(epoch["epoch"]), *(score(name, epoch[name]) for name in names))
+    out.print(curve, highlight=False)
+    return 0
+
+
+def ls_command(args: argparse.Namespace) -> int:
+    from automixsearch.results.study import list_studies
+
+    studies = list_studies(args.results)
+    if args.json:
+        print(dump_json(studies))
+        return 0
+    if not studies:
+        print(f"no studies in {args.results}; start one: automixsearch search quickstart")
+        return 0
+    from automixsearch.show import make_table, score
+
+    table = make_table("", ("study", "trials", "complete", "pruned", "failed", "objective", "best", "policy"))
+    for study in studies:
+        if "error" in study:
+            table.add_row(study["study"], study["error"])
+            continue
+        metric = study["objective"][0]
+        table.add_row(
+            study["study"],
+            f"{study['ended']}/{study['total'] or '?'}",
+            *(str(study[state]) for state in ("complete", "pruned", "failed")),
+            metric,
+            score(metric, study["best"]),
+            f"{study['best_trial']} {study['best_method']}" if study["best_trial"] else "-",
+        )
+    console().print(table, highlight=False)
+    return 0
+
+
+def compact_command(args: argparse.Namespace) -> int:
+    study = _open(args)
+    with study.store.lock():
+        study.store.compact()
+    print(f"{study.name}: compacted")
+    return 0
+
+
+def mixers_command(args: argparse.Namespace) -> int:
+    from automixsearch.show import knob_table, knob_table_markdown
+
+    if args.markdown:
+        print(knob_table_markdown(args.all))
+    else:
+        console().print(knob_table(args.all), highlight=False)
+    return 0
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    from automixsearch.doctor import checks
+
+    out, worst = console(), 0
+    for check in checks(args.results, ray=not args.no_ray):
+        mark = "[green]ok  [/green]" if check.ok else "[red]FAIL[/red]" if check.needed else "[yellow]note[/yellow]"
+        out.print(f"{mark} {check.name}: {check.found}", highlight=False)
+        if not check.ok:
+            out.print(f"     -> {check.remedy}", highlight=False)
+            worst = max(worst, 1 if check.needed else 0)
+    return worst
+
+
+def _open(args: argparse.Namespace) -> Any:
+    from automixsearch.results.study import open_study
+
+    study = open_study(args.study, args.results)
+    for problem in study.corrupt:
+        print(f"automixsearch: warning: {problem}", file=sys.stderr)
+    return study
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console; wide enough for a table when the output is piped."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, soft_wrap=False)
+    return made if made.is_terminal else Console(stderr=stderr, width=140)
+
+
+def dump_json(value: object) -> str:
+    """JSON of rows: times as ISO 8601, NaN as null."""
+    return json.dumps(_plain(value), indent=1, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        value = value.item()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return None if value != value else value
+
+
+def _quote(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

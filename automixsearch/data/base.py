@@ -1,0 +1,246 @@
+"""What a data set is, how a validation split is drawn, and where files are found.
+
+N images, H W pixels, C channels (1 or 3), K classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from automixsearch.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Images with their labels; shared between trials, so never edited in place.
+
+    images: uint8 [N, H, W, C], C-contiguous. labels: int64 [N].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise DataError(f"images must be uint8 [N, H, W, 1 or 3]; got {images.dtype} {list(images.shape)}")
+        if not images.flags.c_contiguous:
+            raise DataError("images must be C-contiguous; use numpy.ascontiguousarray")
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            raise DataError(f"labels must be int64 [{len(images)}]; got {labels.dtype} {list(labels.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A training and a test part with the same classes; `notes` say what was decided on the way.
+
+    Raises:
+        DataError: fewer than 2 classes, an empty part, a label outside 0 to K - 1, parts of different size.
+    """
+
+    name: str
+    train: Part
+    test: Part
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        top = len(self.classes) - 1
+        if top < 1:
+            raise DataError(f"{self.name}: has {top + 1} class(es); classification needs 2 or more")
+        for kind, part in (("training", self.train), ("test", self.test)):
+            if not len(part):
+                raise DataError(f"{self.name}: the {kind} part has no images; check the files")
+            for label in part.labels[(part.labels < 0) | (part.labels > top)][:1]:
+                raise DataError(f"{self.name}: label {label} of the {kind} part must be 0 to {top}")
+        train, test = self.train.images.shape[1:], self.test.images.shape[1:]
+        if train != test:
+            raise DataError(f"{self.name}: training images are {train} (H, W, C), test images {test}; must agree")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of pixels, shapes, labels and the number of classes.
+
+        The content decides, not the layout: the same images and labels in the same order have the same
+        fingerprint from Parquet files, folders and torchvision. Class names stay out for that reason (many
+        files carry none, and no result depends on them). Their number is in: it sets the width of the head.
+        """
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            digest.update(json.dumps([*part.images.shape, len(self.classes)]).encode())
+            digest.update(part.images.ravel().data)
+            digest.update(part.labels.astype("<i8").data)
+        return digest.hexdigest()[:16]
+
+
+def channel_statistics(images: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel over `images[indices]`, in units of 0 to 1.
+
+    Exact: integer sums over the histogram of each channel. A standard deviation below one grey level (as of a
+    constant channel) is raised to 1/255, so that dividing by it is safe.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        indices: int64 [n], the training images, n > 0.
+
+    Returns:
+        float64 [C] each.
+    """
+    channels, block = images.shape[3], 512
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(indices), block):
+        chosen = images[indices[start : start + block]]
+        for channel in range(channels):
+            counts[channel] += np.bincount(chosen[..., channel].ravel(), minlength=256)
+    mean, std = np.empty(channels), np.empty(channels)
+    for channel, histogram in enumerate(counts):
+        n, first, second = (int((histogram * np.arange(256) ** power).sum()) for power in (0, 1, 2))
+        mean[channel] = first / n / 255
+        std[channel] = max((n * second - first**2) ** 0.5 / n, 1) / 255
+    return mean, std
+
+
+# Splits -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A partition of the training part into training and validation images.
+
+    train, val: sorted int64 indices into `ImageSet.train`. fingerprint: of the data set they belong to.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    fingerprint: str
+
+    @cached_property
+    def split_id(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the indices and the data's fingerprint."""
+        digest = hashlib.sha256(f"{self.fingerprint} {len(self.train)} {len(self.val)}".encode())
+        for indices in (self.train, self.val):
+            digest.update(indices.astype("<i8").data)
+        return digest.hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """One line that `from_json` reads: the validation indices and what they refer to."""
+        images = len(self.train) + len(self.val)
+        content = {"split_id": self.split_id, "fingerprint": self.fingerprint, "images": images}
+        return json.dumps(content | {"val": self.val.tolist()}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: the text is no split, or was changed since (its split_id differs).
+        """
+        try:
+            content = json.loads(text)
+            chosen = np.zeros(content["images"], bool)
+            chosen[content["val"]] = True
+            made = cls(np.flatnonzero(~chosen), np.flatnonzero(chosen), content["fingerprint"])
+            recorded = content["split_id"]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise DataError(f"not a recorded split: {type(error).__name__}: {error}") from None
+        if made.split_id != recorded:
+            raise DataError(f"recorded split {recorded} has the content of {made.split_id}: it was changed")
+        return made
+
+
+def split(image_set: ImageSet, val_fraction: float, seed: int) -> Split:
+    """Draw a stratified validation split from the training part; `stratified` says how.
+
+    Raises:
+        DataError: a class has fewer than 2 training images.
+    """
+    where = f"{image_set.name} (training part)"
+    rest, held = stratified(image_set.train.labels, image_set.classes, val_fraction, seed, where)
+    return Split(rest, held, image_set.fingerprint)
+
+
+def hold_out(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], where: str) -> tuple[Part, Part]:
+    """(train, test) of data without a test part: a fixed stratified 20 %, part of the data's definition."""
+    if not len(labels):
+        raise DataError(f"{where}: has no images")
+    rest, held = stratified(labels, classes, 0.2, 0, where)
+    return Part(images[rest], labels[rest]), Part(images[held], labels[held])
+
+
+def cut(images: np.ndarray, labels: np.ndarray, n: int) -> tuple[Part, Part]:
+    """(train, test): the first n images and the others."""
+    return Part(images[:n], labels[:n]), Part(images[n:], labels[n:])
+
+
+def stratified(
+    labels: np.ndarray, classes: Sequence[str], fraction: float, seed: int, where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out `fraction` of the images of each class: (rest, held out), sorted int64 indices.
+
+    How many: round(fraction N), shared between the classes by largest remainders (ties: the class that comes
+    first), except that each class keeps at least one image on either side, which may raise or lower the
+    total. Which: the first of a permutation of each class, drawn class by class from one PCG64 generator.
+
+    Raises:
+        DataError: a class has fewer than 2 images.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
+        few = int(counts.argmin())
+        raise DataError(
+            f"{where}: class {classes[few]!r} has {counts[few]} image(s); a split needs 2 or more of each; "
+            "add images or drop the class"
+        )
+    quota = fraction * counts
+    take = np.clip(quota.astype(np.int64), 1, counts - 1)
+    total = np.clip(round(fraction * len(labels)), len(counts), len(labels) - len(counts))
+    while take.sum() < total:
+        take[np.where(take < counts - 1, quota - take, -np.inf).argmax()] += 1
+    while take.sum() > total:
+        take[np.where(take > 1, quota - take, np.inf).argmin()] -= 1
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chosen = np.zeros(len(labels), bool)
+    for number, held in enumerate(take):
+        chosen[generator.permutation(np.flatnonzero(labels == number))[:held]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+# Files ------------------------------------------------------------------------------------------------------
+
+
+def absolute(path: str | None) -> Path:
+    """`path` relative to the working directory, `~` expanded."""
+    return Path(os.path.abspath(os.path.expanduser(path or "")))
+
+
+def find(path: str | None) -> Path:
+    """`absolute(path)`, which must exist.
+
+    Raises:
+        DataError: it does not; names the nearest existing neighbour.
+    """
+    found = absolute(path)
+    if not found.exists():
+        raise DataError(f"{found}: no such file or directory{nearest(found) or '; check data.path'}")
+    return found
+
+
+def nearest(missing: Path) -> str:
+    """`; did you mean ...?` with the existing path that looks most like the `missing` one, if any does."""
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    near = difflib.get_close_matches(missing.name, os.listdir(missing.parent), n=1, cutoff=0.5)
+    return f"; did you mean {str(missing.with_name(near[0]))!r}?" if near else ""

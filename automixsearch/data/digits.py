@@ -1,0 +1,38 @@
+"""The 1,797 handwritten digits that come with scikit-learn: 8x8 pixels, gray, no files and no download.
+
+Source: the test part of Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (1998).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from automixsearch.data.base import ImageSet, hold_out
+from automixsearch.data.folder import resize
+
+if TYPE_CHECKING:
+    from automixsearch.spec import Data
+
+
+def files(data: Data) -> list[Path]:
+    """None: the digits are part of scikit-learn."""
+    return []
+
+
+def load(data: Data) -> ImageSet:
+    """Decode the digits.
+
+    The 17 grey levels 0..16 become round(level * 255 / 16). There is no official test part: a stratified 20 %
+    drawn with a constant seed (`base.hold_out`) is part of the data set's definition.
+    """
+    from sklearn.datasets import load_digits
+
+    stored: Any = load_digits()
+    levels = stored.images.astype(np.int64)[..., None]  # [N, 8, 8, 1]
+    images = resize(((levels * 255 + 8) // 16).astype(np.uint8), data.size)
+    classes = tuple("0123456789")
+    train, test = hold_out(images, stored.target.astype(np.int64), classes, "digits")
+    return ImageSet("digits", train, test, classes, ("test part: a fixed stratified 20 %",))

@@ -1,0 +1,246 @@
+"""Images in Parquet files, as Hugging Face stores them.
+
+A directory, searched recursively, whose files say in their names which split they hold (`train-00000-of-2`,
+`test`, `validation-...`) or lie in a folder that says it (`train/0.parquet`); or one file. Without a test
+split, the validation split is the test part; if there are both, validation is left out, since validation
+images are taken from the training part. One file by itself gets a fixed stratified 20 % as test part
+(`base.hold_out`).
+
+Images are encoded files in a column struct<bytes, path> or binary. Labels are integers (with class names in
+the schema's `huggingface` metadata, or named by their number) or strings (classes in sorted order).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from automixsearch.data.base import ImageSet, cut, find, hold_out
+from automixsearch.data.folder import Decoder
+from automixsearch.errors import DataError, unknown
+
+if TYPE_CHECKING:
+    from automixsearch.spec import Data
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+"""Which split a word in the name of a file or folder stands for."""
+
+LABELS = ("label", "fine_label", "labels")
+"""Names that make a column the label column, the first one first."""
+
+
+def files(data: Data) -> list[Path]:
+    """The Parquet files under the path, sorted; hidden files and folders (such as .cache) are left out."""
+    root = find(data.path)
+    if root.is_file():
+        return [root]
+    found = [path.relative_to(root) for path in root.rglob("*.parquet") if path.is_file()]
+    return sorted(root / path for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+def load(data: Data) -> ImageSet:
+    """Decode the images, row group by row group, into one array.
+
+    Raises:
+        DataError: splits or columns are not clear, a file is damaged, a label is out of range, an image bad.
+    """
+    root = find(data.path)
+    train, test, notes = _parts(root, files(data))
+    shards = [_open(path, data) for path in (*train, *test)]
+    classes, labels = _labels(shards)
+    decoder = Decoder(len(labels), data.size)
+    for shard in shards:
+        _decode(shard, decoder)
+    images, name = decoder.result(), root.stem if root.is_file() else root.name
+    if not test:
+        return ImageSet(name, *hold_out(images, labels, classes, str(root)), classes, notes)
+    n = sum(shard.file.metadata.num_rows for shard in shards[: len(train)])
+    return ImageSet(name, *cut(images, labels, n), classes, notes)
+
+
+# Splits -----------------------------------------------------------------------------------------------------
+
+
+def _parts(root: Path, found: Sequence[Path]) -> tuple[list[Path], list[Path], tuple[str, ...]]:
+    """The training files, the test files and what was decided; no test files where `root` is one file."""
+    if root.is_file():
+        return [root], [], ("test part: a fixed stratified 20 %",)
+    splits: dict[str, list[Path]] = {}
+    for path in found:
+        splits.setdefault(_split_of(path.relative_to(root)), []).append(path)
+    held = "test" if "test" in splits else "validation"
+    if "train" not in splits or held not in splits:
+        names = ", ".join(str(path.relative_to(root)) for path in found[:5]) + (", ..." if found[5:] else "")
+        raise DataError(
+            f"{root}: needs files of a split train and of a split test (or validation), by file or "
+            f"folder name such as train-0.parquet; found {names or 'no Parquet file'}; rename them, or give one "
+            "file as data.path to hold out a fixed 20 % of it for testing"
+        )
+    for name in ("train", held):
+        folders = sorted({str(path.parent) for path in splits[name]})
+        if len(folders) > 1:
+            raise DataError(
+                f"{root}: files of split {name} lie in several folders, which may be different data sets "
+                f"({', '.join(folders)}); give one of them as data.path, or put the files together"
+            )
+    notes = [] if held == "test" else ["test part: the validation split"]
+    read = {*splits["train"], *splits[held]}
+    left = [str(path.relative_to(root)) for path in found if path not in read]
+    notes += [f"not read: {', '.join(left)}"] if left else []
+    return splits["train"], splits[held], tuple(notes)
+
+
+def _split_of(path: Path) -> str:
+    """The split that a file holds, by the words of its name or else of its folders; empty where unclear."""
+    for text in (path.stem, *(folder.name for folder in path.parents)):
+        named = {SPLITS[word] for word in re.split(r"[^a-z]+", text.lower()) if word in SPLITS}
+        if len(named) == 1:
+            return named.pop()
+    return ""
+
+
+# Columns ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """An open file with the columns to read; `names`: its class names, None where it has none."""
+
+    path: Path
+    file: pq.ParquetFile
+    image: str
+    label: str
+    names: tuple[str, ...] | None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: cannot be read as Parquet: {reason}; fetch the file again") from None
+
+
+def _open(path: Path, data: Data) -> _Shard:
+    with _reading(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        schema = file.schema_arrow
+    images = [field.name for field in schema if _is_image(field.type)]
+    images = images or [field.name for field in schema if _is_binary(field.type)]
+    image = _column(path, schema, images, data.image_column, "image")
+    kind = schema.field(image).type
+    if not _is_image(kind) and not _is_binary(kind):
+        raise DataError(f"{path}: image column {image} is {kind}; needs struct<bytes: binary> or binary")
+    labels = [name for name in LABELS if name in schema.names][:1]
+    labels = labels or [field.name for field in schema if pa.types.is_integer(field.type)]
+    label = _column(path, schema, labels, data.label_column, "label")
+    kind = schema.field(label).type
+    if not pa.types.is_integer(kind) and not _is_text(kind):
+        raise DataError(f"{path}: label column {label} is {kind}; needs integers or strings")
+    return _Shard(path, file, image, label, _class_names(schema, label))
+
+
+def _column(path: Path, schema: pa.Schema, found: list[str], wanted: str | None, kind: str) -> str:
+    """The column that is `wanted` by name, else the only one that was `found` to fit."""
+    if wanted is not None:
+        if wanted not in schema.names:
+            raise DataError(f"{path}: {unknown(f'{kind} column', wanted, schema.names)}")
+        return wanted
+    if len(found) != 1:
+        which = "several columns could be" if found else "no column looks like"
+        fields = ", ".join(found) or ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise DataError(f"{path}: {which} the {kind} column; set data.{kind}_column to one of {fields}")
+    return found[0]
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and any(f.name == "bytes" and _is_binary(f.type) for f in kind.fields)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(value) or pa.types.is_large_string(value)
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    try:
+        names: Any = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None  # not from Hugging Face, or plain integers
+    return tuple(map(str, names)) if isinstance(names, list) and names else None
+
+
+# Rows -------------------------------------------------------------------------------------------------------
+
+
+def _labels(shards: Sequence[_Shard]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Classes and labels, int64, of all rows; read before any image, so that a bad label is found at once."""
+    columns = [_read_labels(shard) for shard in shards]
+    named = next((shard for shard in shards if shard.names), shards[0])
+    for shard, column in zip(shards, columns, strict=True):
+        if column.dtype != columns[0].dtype:
+            raise DataError(f"{shard.path}: {shard.label} has another type than in {shards[0].path}; must agree")
+        if shard.names not in (None, named.names):
+            raise DataError(f"{shard.path}: has other class names than {named.path}; must agree")
+    values = np.concatenate(columns)
+    if values.dtype == object:
+        texts, labels = np.unique(values, return_inverse=True)
+        return tuple(texts.tolist()), labels.astype(np.int64)
+    limit = len(named.names or values)  # without names: no more classes than images
+    for shard, column in zip(shards, columns, strict=True):
+        for row in np.flatnonzero((column < 0) | (column >= limit))[:1]:
+            hint = "; negative labels are hidden ones: use a split that has labels" if column[row] < 0 else ""
+            raise DataError(f"{shard.path} row {row}: {shard.label} = {column[row]} must be 0 to {limit - 1}{hint}")
+    return named.names or tuple(map(str, range(values.max(initial=-1) + 1))), values
+
+
+def _read_labels(shard: _Shard) -> np.ndarray:
+    """The label column, int64, or object where the labels are strings."""
+    with _reading(shard.path):
+        column = shard.file.read(columns=[shard.label]).column(0)
+        column = column.cast(pa.int64() if pa.types.is_integer(column.type) else pa.string())
+    _no_nulls(shard, shard.label, column, 0)
+    return column.to_numpy()
+
+
+def _decode(shard: _Shard, decoder: Decoder) -> None:
+    kind = shard.file.schema_arrow.field(shard.image).type
+    leaf = f"{shard.image}.bytes" if pa.types.is_struct(kind) else shard.image
+    start = 0
+    for group in range(shard.file.num_row_groups):
+        with _reading(shard.path):
+            column = shard.file.read_row_group(group, columns=[leaf]).column(0)
+            if leaf != shard.image:
+                (column,) = column.flatten()  # of a struct; a null struct gives null bytes
+        _no_nulls(shard, leaf, column, start)
+        decoder.add(column.to_pylist(), lambda i, start=start: f"{shard.path} row {start + i}")
+        start += len(column)
+
+
+def _no_nulls(shard: _Shard, name: str, column: pa.ChunkedArray, start: int) -> None:
+    if column.null_count:
+        row = start + int(np.flatnonzero(column.is_null().to_numpy())[0])
+        raise DataError(f"{shard.path} row {row}: {name} is null; fill it or remove the row")

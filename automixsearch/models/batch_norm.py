@@ -1,0 +1,45 @@
+"""BatchNorm over the global batch of several workers, on any device."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics cover the batches of all workers: [B, C, H, W] -> the same.
+
+    With equal shares this gives every worker what one worker would compute on the whole batch, so the number of
+    workers does not change a result. torch's SyncBatchNorm does the same on CUDA only; this one needs nothing but
+    all_reduce. The variance is taken around the global mean (two reductions), not as E[x^2] - E[x]^2, which
+    loses digits.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        dims, wide = (0, 2, 3), x.float()
+        count = wide.numel() // wide.shape[1] * dist.get_world_size()
+        mean = all_reduce(wide.sum(dims)) / count
+        centred = wide - mean[:, None, None]
+        var = all_reduce(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def make_global(model: nn.Module) -> nn.Module:
+    """Replace every BatchNorm2d of `model`, in place, by one over the global batch; weights and statistics stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+    return model

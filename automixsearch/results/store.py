@@ -1,0 +1,662 @@
+"""Where the rows of a study lie and how they get there: one file per row, never rewritten, merged now and then.
+
+A row's key is its file name, so a second writer of the same row finds the file there and leaves it. Writers and
+`compact` may be killed at any point: what they leave behind is hidden, and readers know what it means.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from automixsearch.errors import StudyBusy, StudyError, unknown
+from automixsearch.results.schema import (
+    KEYS,
+    ORDER,
+    SCHEMA_VERSION,
+    TABLES,
+    Table,
+    check_row,
+    encode,
+    in_order,
+    schema,
+    to_arrow,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.dataset import Dataset, Expression
+    from pyarrow.fs import FileSystem
+    from pyarrow.parquet import ParquetFile
+
+T = TypeVar("T")
+
+MERGED_ROWS, MERGED_FILES = 100_000, 5_000
+"""`compact` fills a merged file up to this many rows, from this many files at once; files under half of it are
+merged again."""
+BEAT_S, STALE_S = 15.0, 60.0
+"""A lease on remote storage is renewed every BEAT_S and given up for dead after STALE_S."""
+SWEEP_S = 3600.0
+"""Temporary files older than this belong to writers that were killed."""
+
+_MERGED, _JOURNAL = "merged-", ".journal-"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it is safe as the name of a file.
+
+    Raises:
+        StudyError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        rule = "1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit"
+        raise StudyError(f"{kind} {name!r} is no legal name; use {rule}")
+    return name
+
+
+class Store:
+    """The files of one study. Cheap to make, and can be pickled and sent to a worker.
+
+    `corrupt` maps each file that could not be read to the reason; readers leave such files out.
+    """
+
+    def __init__(self, results: str | Path, study: str) -> None:
+        self.results = str(results) if "://" in str(results) else os.path.abspath(results)
+        self.study = check_name("study", study)
+        self.corrupt: dict[str, str] = {}
+        self._merged: dict[tuple[str, str], frozenset[str]] = {}
+        self._held = 0
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str, str]]:
+        return Store, (self.results, self.study)
+
+    def __repr__(self) -> str:
+        return f"Store({self.results!r}, {self.study!r})"
+
+    @cached_property
+    def files(self) -> LocalFiles | RemoteFiles:
+        return open_files(self.results)
+
+    @property
+    def uri(self) -> str:
+        """The study's directory, or its URI."""
+        return f"{self.results.rstrip('/')}/{self.study}"
+
+    def local_path(self, name: str) -> Path | None:
+        """Where a document lies on this machine; None on remote storage."""
+        path = self._document(name)
+        return self.files.root / path if isinstance(self.files, LocalFiles) else None
+
+    def exists(self) -> bool:
+        """Whether anything was ever written."""
+        return self.get("study.json") is not None or any(self.live(table) for table in TABLES)
+
+    # Writing rows -------------------------------------------------------------------------------------------
+
+    def write_trial(self, row: Mapping[str, Any]) -> bool:
+        """Write the one row of an ended trial; False if it was there already.
+
+        Raises:
+            ValueError: the row does not fit the schema, which is a bug.
+            StudyError: the storage is full or cannot be reached; nothing was written.
+        """
+        return self._write("trials", row)
+
+    def write_epoch(self, row: Mapping[str, Any]) -> bool:
+        """Write the row of one epoch; False if it was there already. Raises: as `write_trial`."""
+        return self._write("epochs", row)
+
+    def _write(self, table: Table, row: Mapping[str, Any]) -> bool:
+        if row.get("study", self.study) != self.study:
+            raise ValueError(f"{table}: study is {row['study']!r}, but the store is of {self.study!r}")
+        stored = check_row(table, {**row, "study": self.study, "schema_version": SCHEMA_VERSION})
+        trial_id, stem = stored["trial_id"], _stem(*(stored[name] for name in KEYS[table]))
+        name = self._path(table, f"{stem}.parquet")
+        if self._is_merged(table, trial_id, stem):
+            return False
+        data = encode(to_arrow(table, [stored]))
+        if not self.files.create(name, data):
+            if not self._is_torn(table, f"{stem}.parquet"):
+                return False
+            self.files.replace(name, data)
+        if self._is_merged(table, trial_id, stem):  # compact() took this row, or an earlier one, just now
+            self.files.delete(name)
+        return True
+
+    def _is_merged(self, table: Table, trial_id: str, stem: str) -> bool:
+        """Whether a merged file holds the row; what those files hold of this trial is read once."""
+        for name in self.files.names(self._path(table)):
+            if name.startswith(_MERGED):
+                if (name, trial_id) not in self._merged:
+                    try:
+                        rows = self._open(table, name, lambda file: file.read(list(KEYS[table])))
+                    except FileNotFoundError:  # merged once more; look again
+                        return self._is_merged(table, trial_id, stem)
+                    own = rows.filter(_is(trial_id)).to_pylist() if rows else []
+                    self._merged[name, trial_id] = frozenset(_stem(*row.values()) for row in own)
+                if stem in self._merged[name, trial_id]:
+                    return True
+        return False
+
+    def _is_torn(self, table: Table, name: str) -> bool:
+        try:
+            return self._open(table, name, _read) is None
+        except FileNotFoundError:
+            return False
+
+    # Reading rows -------------------------------------------------------------------------------------------
+
+    def trial_rows(self, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """The rows of all ended trials, in order of their numbers."""
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *ORDER["trials"]]))
+        rows = in_order("trials", self.read("trials", wanted))
+        return (rows if columns is None else rows.select(columns)).to_pylist()
+
+    def trial_row(self, trial_id: str) -> dict[str, Any] | None:
+        """The row of one ended trial, or None."""
+        return next(iter(self._rows_of("trials", trial_id).to_pylist()), None)
+
+    def epoch_rows(self, trial_id: str | None = None) -> list[dict[str, Any]]:
+        """The rows of all epochs, or of one trial's, in order."""
+        rows = self.read("epochs") if trial_id is None else self._rows_of("epochs", trial_id)
+        return in_order("epochs", rows).to_pylist()
+
+    def finished(self) -> set[str]:
+        """The trials that have a row."""
+        return set(self.read("trials", ["trial_id"])["trial_id"].to_pylist())
+
+    def _rows_of(self, table: Table, trial_id: str) -> pa.Table:
+        own = re.compile(re.escape(trial_id) + r"(-e\d+)?\.parquet")
+        return self.read(
+            table,
+            where=_is(trial_id),
+            only=lambda name: name.startswith(_MERGED) or bool(own.fullmatch(name)),
+        )
+
+    def read(
+        self,
+        table: Table,
+        columns: list[str] | None = None,
+        where: Expression | None = None,
+        only: Callable[[str], bool] | None = None,
+    ) -> pa.Table:
+        """Rows as an Arrow table, in any order; `only` says which files are worth opening.
+
+        Raises:
+            StudyError: a column does not exist, or the storage cannot be reached.
+        """
+        import pyarrow as pa
+
+        failure: Exception | None = None
+        for deep in (False, False, True):  # compact() may delete files under our hands; then look for damage
+            try:
+                rows = self.dataset(table, only, deep)
+                for name in columns or ():
+                    if name not in rows.schema.names:
+                        raise StudyError(f"study {self.study}: {unknown('column', name, rows.schema.names)}")
+                return rows.to_table(columns=columns, filter=where)
+            except (OSError, pa.ArrowException) as error:
+                failure = error
+        raise StudyError(f"{self._where(self._path(table))}: cannot be read: {failure}; check the storage")
+
+    def dataset(self, table: Table, only: Callable[[str], bool] | None = None, deep: bool = False) -> Dataset:
+        """The rows as an Arrow data set, nothing read but the schemas; `deep`: every file is tried in full.
+
+        Raises:
+            FileNotFoundError: `compact` merged a file between listing and opening; try again.
+        """
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        schemas, names = [schema(table)], []
+        for name in self.live(table):
+            if only is None or only(name):
+                found = self._open(table, name, _read_schema if deep else _schema)
+                if found is not None:
+                    schemas.append(found)
+                    names.append(self.files.arrow_path(self._path(table, name)))
+        unified = pa.unify_schemas(schemas, promote_options="permissive")
+        return ds.dataset(names, schema=unified, format="parquet", filesystem=self.files.arrow)
+
+    def live(self, table: Table) -> list[str]:
+        """The names of the files that hold the table: each row once, whatever `compact` is doing."""
+        folder = self._path(table)
+        names = self.files.names(folder)
+        while True:
+            # A listing is no snapshot: it can miss both a part and the file that the part was merged into.
+            later = self.files.names(folder)
+            if all(name in names for name in later if name.startswith(_MERGED)):
+                break
+            names = later
+        gone: set[str] = set()
+        for journal in (name for name in later if name.startswith(_JOURNAL)):
+            plan = json.loads(self.files.read(self._path(table, journal)) or "{}")
+            if plan.get("merged") in names:
+                gone.update(plan["parts"])
+        return sorted(n for n in names if n.endswith(".parquet") and n[0] != "." and n not in gone)
+
+    def _open(self, table: Table, name: str, use: Callable[[ParquetFile], T]) -> T | None:
+        """What `use` makes of one file; None, and noted, where the file is damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self._path(table, name)
+        with self.files.arrow.open_input_file(self.files.arrow_path(path)) as file:
+            try:
+                parquet = pq.ParquetFile(file)
+                result = use(parquet)
+            except (OSError, pa.ArrowException) as error:
+                self.corrupt[path] = " ".join(str(error).split())
+                return None
+        self.corrupt.pop(path, None)
+        version = int((parquet.schema_arrow.metadata or {}).get(b"schema_version", 0))
+        if version > SCHEMA_VERSION:
+            raise StudyError(f"{self._where(path)}: has schema version {version}; upgrade AutoMixSearch")
+        return result
+
+    # Merging files ------------------------------------------------------------------------------------------
+
+    def compact(self) -> int:
+        """Merge small files into few; returns how many went. Needs the lock, and takes it if nobody has it.
+
+        In this order: a journal appears that names the parts and the merged file; the merged file appears whole;
+        the parts go; the journal goes. Once the merged file is there, readers leave out the parts that its
+        journal names. So no row is lost or seen twice wherever this stops, and the next call finishes it.
+        """
+        merged = 0
+        with self.lock():
+            self.repair()
+            for table in TABLES:
+                while count := self._merge(table):
+                    merged += count
+        return merged
+
+    def repair(self) -> None:
+        """Finish what a killed `compact` began, and remove what killed writers left. Needs the lock."""
+        with self.lock():
+            for table in TABLES:
+                for name in self.files.names(self._path(table)):
+                    if name.startswith(_JOURNAL):
+                        self._finish(table, name)
+            self.files.sweep(self.study)
+
+    def _merge(self, table: Table) -> int:
+        """Write one merged file; returns how many files it replaced, 0 when there was nothing to do."""
+        import pyarrow as pa
+
+        parts, tables, rows = [], [schema(table).empty_table()], 0
+        for name in self.live(table):
+            part = self._open(table, name, _read_small)
+            if part is not None and part.num_rows:
+                parts.append(name)
+                tables.append(part)
+                rows += part.num_rows
+                if rows >= MERGED_ROWS or len(parts) >= MERGED_FILES:
+                    break
+        if len(parts) < 2:
+            return 0
+        merged = in_order(table, pa.concat_tables(tables, promote_options="permissive"))
+        stem = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        target, journal = f"{_MERGED}{stem}.parquet", f"{_JOURNAL}{stem}.json"
+        self.files.create(self._path(table, journal), json.dumps({"merged": target, "parts": parts}).encode())
+        merged = merged.replace_schema_metadata(schema(table).metadata)
+        self.files.create(self._path(table, target), encode(merged))
+        self._finish(table, journal)
+        return len(parts)
+
+    def _finish(self, table: Table, journal: str) -> None:
+        plan = json.loads(self.files.read(self._path(table, journal)) or "{}")
+        if plan.get("merged") in self.files.names(self._path(table)):
+            for part in plan["parts"]:
+                self.files.delete(self._path(table, part))
+        self.files.delete(self._path(table, journal))
+
+    # Documents and the lock ---------------------------------------------------------------------------------
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a document such as `study.json` or `checkpoints/t7.pt`; an older one is replaced whole."""
+        self.files.replace(self._document(name), data)
+
+    def get(self, name: str) -> bytes | None:
+        """A document's content, or None."""
+        return self.files.read(self._document(name))
+
+    def delete(self, name: str) -> None:
+        """Remove a document, if it is there."""
+        self.files.delete(self._document(name))
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names of the documents in a folder of the study."""
+        place = self._document(folder) if folder else self.study
+        return sorted(name for name in self.files.names(place) if name[0] != ".")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study: one driver at a time. The same store may take it again inside.
+
+        Raises:
+            StudyBusy: another driver has it.
+        """
+        if self._held:
+            yield
+            return
+        with self.files.hold(self.study):
+            self._held += 1
+            try:
+                yield
+            finally:
+                self._held -= 1
+
+    def _document(self, name: str) -> str:
+        for part in name.split("/"):
+            check_name("document", part)
+        if name.split("/")[0] in TABLES:
+            raise StudyError(f"document {name!r} would lie among the rows; use another folder")
+        return f"{self.study}/{name}"
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((self.study, *parts))
+
+    def _where(self, path: str) -> str:
+        return f"{self.results}/{path}"
+
+
+def _is(trial_id: str) -> Expression:
+    import pyarrow.compute as pc
+
+    return pc.field("trial_id") == trial_id
+
+
+def _read(file: ParquetFile) -> pa.Table:
+    return file.read()
+
+
+def _schema(file: ParquetFile) -> pa.Schema:
+    return file.schema_arrow
+
+
+def _read_schema(file: ParquetFile) -> pa.Schema:
+    """The schema of a file that can be read to its end."""
+    return file.read().schema
+
+
+def _read_small(file: ParquetFile) -> pa.Table:
+    """The rows of a file that is worth merging; no rows where it is big enough."""
+    big = file.metadata.num_rows >= MERGED_ROWS // 2
+    return file.schema_arrow.empty_table() if big else file.read()
+
+
+def _stem(trial_id: str, epoch: int | None = None) -> str:
+    """The file name of a row, without the ending."""
+    check_name("trial", trial_id)
+    if trial_id.startswith(_MERGED):
+        raise StudyError(f"trial {trial_id!r} is no legal name; {_MERGED} is kept for merged files")
+    return trial_id if epoch is None else f"{trial_id}-e{epoch:06d}"
+
+
+# Files by name, relative to the results directory -----------------------------------------------------------
+
+
+def open_files(results: str) -> LocalFiles | RemoteFiles:
+    """The files under a path or URI."""
+    if results.startswith("file://"):
+        results = unquote(urlsplit(results).path)
+    return RemoteFiles(results) if "://" in results else LocalFiles(results)
+
+
+@contextmanager
+def _storage(place: object, deed: str) -> Iterator[None]:
+    """Turn failures of the storage into a StudyError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and run the same command again; what was written before is kept"
+        else:
+            remedy = "check that the place exists, can be reached and is yours to write"
+        raise StudyError(f"{place}: cannot be {deed}: {error.strerror or error}; {remedy}") from None
+
+
+def _me() -> dict[str, Any]:
+    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    return {"pid": os.getpid(), "host": socket.gethostname(), "time": now}
+
+
+class LocalFiles:
+    """Files under a directory, written whole or not at all, whenever the process or the power goes."""
+
+    def __init__(self, root: str) -> None:
+        self.root = Path(root)
+
+    @cached_property
+    def arrow(self) -> FileSystem:
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem()
+
+    def arrow_path(self, name: str) -> str:
+        return str(self.root / name)
+
+    def names(self, folder: str) -> list[str]:
+        """The files in a folder; none if there is no such folder."""
+        return [entry.name for entry in self._list(folder) if entry.is_file()]
+
+    def folders(self) -> list[str]:
+        """The folders at the top."""
+        return sorted(entry.name for entry in self._list("") if entry.is_dir())
+
+    def _list(self, folder: str) -> list[os.DirEntry[str]]:
+        place = self.root / folder
+        with _storage(place, "listed"), suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as all_:
+            return list(all_)
+        return []
+
+    def read(self, name: str) -> bytes | None:
+        with _storage(self.root / name, "read"), suppress(FileNotFoundError):
+            return (self.root / name).read_bytes()
+        return None
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless it exists; whether it was written."""
+        with self._temporary(name, data) as (temporary, target):
+            try:
+                os.link(temporary, target)  # unlike a rename, this fails where the target exists
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                if target.exists():  # a file system without hard links
+                    return False
+                os.replace(temporary, target)
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        with self._temporary(name, data) as (temporary, target):
+            os.replace(temporary, target)
+
+    def delete(self, name: str) -> None:
+        with _storage(self.root / name, "deleted"):
+            (self.root / name).unlink(missing_ok=True)
+
+    def sweep(self, folder: str) -> None:
+        """Remove the temporary files of writers that were killed."""
+        with _storage(self.root / folder, "swept"):
+            for path in (self.root / folder).rglob(".*.tmp"):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > SWEEP_S:
+                        path.unlink()
+
+    @contextmanager
+    def _temporary(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """A hidden copy of `data` beside the target, synced to disk; so is the renaming done inside."""
+        target = self.root / name
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        with _storage(target, "written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield temporary, target
+                folder = os.open(target.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def hold(self, study: str) -> Iterator[None]:
+        """Hold a study by a lock that the kernel releases, however the process (and its forks) ends."""
+        path = self.root / study / ".lock"
+        with _storage(path, "locked"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        with file:
+            with _storage(path, "locked"):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    raise StudyBusy(_busy(study, file.read())) from None
+                file.truncate(0)
+                file.write(json.dumps(_me()))
+                file.flush()
+            yield
+
+
+def _busy(study: str, note: str) -> str:
+    try:
+        owner = json.loads(note)
+    except json.JSONDecodeError:  # between taking the lock and saying so
+        return f"study {study} was taken by another process just now; wait for it or use another name"
+    return (
+        f"study {study} is held by process {owner['pid']} on {owner['host']} since {owner['time']}; "
+        f"wait until it ends, stop it there (kill {owner['pid']}), or use another name"
+    )
+
+
+class RemoteFiles:
+    """Files under a URI that Arrow can open, e.g. on S3, where an upload appears whole or not at all."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    @cached_property
+    def _opened(self) -> tuple[FileSystem, str]:
+        from pyarrow.fs import FileSystem
+
+        try:
+            return FileSystem.from_uri(self.uri)
+        except (OSError, ValueError, ImportError) as error:
+            raise StudyError(f"{self.uri}: cannot be opened: {error}; check address and credentials") from None
+
+    @property
+    def arrow(self) -> FileSystem:
+        return self._opened[0]
+
+    def arrow_path(self, name: str) -> str:
+        return f"{self._opened[1].rstrip('/')}/{name}".rstrip("/")
+
+    def names(self, folder: str) -> list[str]:
+        return [info.base_name for info in self._list(folder) if info.is_file]
+
+    def folders(self) -> list[str]:
+        return sorted(info.base_name for info in self._list("") if not info.is_file)
+
+    def _list(self, folder: str) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        with _storage(f"{self.uri}/{folder}", "listed"):
+            return self.arrow.get_file_info(FileSelector(self.arrow_path(folder), allow_not_found=True))
+
+    def read(self, name: str) -> bytes | None:
+        path = self.arrow_path(name)
+        with _storage(path, "read"), suppress(FileNotFoundError), self.arrow.open_input_file(path) as file:
+            return file.readall()
+        return None
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless it exists; whether it was written. Two writers at once may both write."""
+        with _storage(f"{self.uri}/{name}", "written"):
+            if self.arrow.get_file_info(self.arrow_path(name)).is_file:
+                return False
+        try:
+            self.replace(name, data)
+        except StudyError:
+            with suppress(StudyError):  # storage that shows a broken upload
+                self.delete(name)
+            raise
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        path = self.arrow_path(name)
+        with _storage(f"{self.uri}/{name}", "written"):
+            try:
+                stream = self.arrow.open_output_stream(path)
+            except FileNotFoundError:  # storage that knows folders
+                self.arrow.create_dir(path.rpartition("/")[0], recursive=True)
+                stream = self.arrow.open_output_stream(path)
+            with stream:
+                stream.write(data)
+
+    def delete(self, name: str) -> None:
+        with _storage(f"{self.uri}/{name}", "deleted"), suppress(FileNotFoundError):
+            self.arrow.delete_file(self.arrow_path(name))
+
+    def sweep(self, folder: str) -> None:
+        """Uploads leave no temporary files."""
+
+    @contextmanager
+    def hold(self, study: str) -> Iterator[None]:
+        """Hold a study by a lease, renewed while we live. Best effort: two may start in one moment."""
+        name, lease = f"{study}/.lock.json", {**_me(), "token": uuid.uuid4().hex}
+        other = self._lease(name)
+        age = time.time() - other.get("seen", 0.0)
+        if age < STALE_S:
+            dead = f"if it is dead, wait {STALE_S - age:.0f} s and try again"
+            raise StudyBusy(f"{_busy(study, json.dumps(other))}; {dead}")
+        self._renew(name, lease)
+        ended = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(name, lease, ended), daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            beat.join()
+            with suppress(StudyError):
+                if self._lease(name).get("token") == lease["token"]:
+                    self.delete(name)
+
+    def _lease(self, name: str) -> dict[str, Any]:
+        with suppress(json.JSONDecodeError):
+            return json.loads(self.read(name) or "{}")
+        return {}
+
+    def _renew(self, name: str, lease: dict[str, Any]) -> None:
+        self.replace(name, json.dumps({**lease, "seen": time.time()}).encode())
+
+    def _beat(self, name: str, lease: dict[str, Any], ended: threading.Event) -> None:
+        while not ended.wait(BEAT_S):
+            with suppress(StudyError):
+                if self._lease(name).get("token") == lease["token"]:
+                    self._renew(name, lease)

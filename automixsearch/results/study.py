@@ -1,0 +1,349 @@
+"""Questions to a study: which configs are best, what happened in a trial, anything in SQL.
+
+Needs neither torch nor ray. Rows come from DuckDB, and pandas is loaded only where a DataFrame is asked for:
+the best of a million trials must not take a second, start-up included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from automixsearch.errors import StudyError, unknown
+from automixsearch.results.schema import (
+    SCHEMA_VERSION,
+    TABLES,
+    Table,
+    TrialState,
+    in_order,
+    metric_directions,
+    to_arrow,
+    utc,
+)
+from automixsearch.results.store import LocalFiles, Store, open_files
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from pandas import DataFrame
+
+    from automixsearch.spec import TrialConfig
+
+T = TypeVar("T")
+Row = dict[str, Any]
+Point = tuple[tuple[float, ...], int, str]
+"""Values to be minimised, number and id of a trial."""
+
+
+class Study:
+    """All trials of one question, as far as they have ended. Made by `open_study`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.name = store.study
+
+    def __repr__(self) -> str:
+        return f"Study({self.store.results}/{self.name})"
+
+    @cached_property
+    def info(self) -> Row:
+        """What the driver wrote into `study.json`: objective, total_trials, space, space_id; or nothing."""
+        place = f"{self.store.results}/{self.name}/study.json"
+        try:
+            info = json.loads(self.store.get("study.json") or "{}")
+        except ValueError as error:
+            raise StudyError(f"{place}: is no JSON: {error}") from None
+        version = info.get("schema_version", SCHEMA_VERSION)
+        if version > SCHEMA_VERSION:
+            raise StudyError(f"{place}: has schema version {version}; upgrade AutoMixSearch")
+        return info
+
+    @property
+    def objective(self) -> list[str]:
+        return list(self.info.get("objective") or ["val_top1"])
+
+    @property
+    def corrupt(self) -> list[str]:
+        """The files that were left out of the answers so far, each with the reason."""
+        return [f"{file}: {reason}" for file, reason in sorted(self.store.corrupt.items())]
+
+    # As DataFrames ------------------------------------------------------------------------------------------
+
+    def trials(self) -> DataFrame:
+        """Every ended trial, in order of the numbers."""
+        return in_order("trials", self.store.read("trials")).to_pandas()
+
+    def epochs(self) -> DataFrame:
+        """Every epoch of every trial."""
+        return in_order("epochs", self.store.read("epochs")).to_pandas()
+
+    def best(self, n: int = 5, per: str | None = None, metric: str | None = None) -> DataFrame:
+        """The n best trials, or the n best of each value of the column `per`; see `best_rows`."""
+        return to_arrow("trials", self.best_rows(n, per, metric)).to_pandas()
+
+    def pareto(self) -> DataFrame:
+        """The complete trials that no other beats in every objective."""
+        return to_arrow("trials", self.pareto_rows()).to_pandas()
+
+    def query(self, sql: str) -> DataFrame:
+        """Answer SQL over the views `trials` and `epochs`; it can read nothing else, and write nothing.
+
+        Raises:
+            StudyError: with DuckDB's own words.
+        """
+        import pandas as pd
+
+        wanted: list[Table] = [table for table in TABLES if table.removesuffix("s") in sql.lower()]
+        safe = "SET TimeZone = 'UTC'; SET enable_external_access = false; SET lock_configuration = true"
+
+        def ask(con: DuckDBPyConnection) -> DataFrame:
+            con.execute(safe)
+            answer = con.sql(sql)
+            return pd.DataFrame() if answer is None else answer.to_arrow_table().to_pandas()
+
+        return self._ask(ask, wanted, arrow=True)
+
+    # As plain rows ------------------------------------------------------------------------------------------
+
+    def best_rows(self, n: int = 5, per: str | None = None, metric: str | None = None) -> list[Row]:
+        """The n best complete trials, best first; with `per`, the n best of each value of that column.
+
+        Trials whose metric (or `per`) is null are left out; the earlier of two equal trials comes first.
+
+        Args:
+            metric: a validation or test metric; the study's first objective by default.
+
+        Raises:
+            StudyError: no such metric or column, or the storage cannot be read.
+        """
+        metric = metric or self.objective[0]
+        order = f'"{metric}" {"DESC" if _direction(metric) == "max" else "ASC"}, number, trial_id'
+        where = f"state = '{TrialState.COMPLETE}' AND \"{metric}\" IS NOT NULL"
+
+        def ask(con: DuckDBPyConnection) -> list[Row]:
+            sql = f"SELECT trial_id, number FROM trials WHERE {where}"
+            if per is None:
+                sql += f" ORDER BY {order} LIMIT {int(n)}"
+            else:
+                self._check_column(con, per)
+                rank = f'row_number() OVER (PARTITION BY "{per}" ORDER BY {order})'
+                sql += f' AND "{per}" IS NOT NULL QUALIFY {rank} <= {int(n)} ORDER BY {order}'
+            return _fetch(con, con.execute(sql).fetchall())
+
+        return self._ask(ask)
+
+    def pareto_rows(self) -> list[Row]:
+        """The complete trials that no other beats in every objective, by the first objective, best first."""
+        signs = [-1 if _direction(name) == "max" else 1 for name in self.objective]
+        wanted = ", ".join(f'"{name}"' for name in self.objective)
+        where = " AND ".join(f'"{name}" IS NOT NULL' for name in self.objective)
+        sql = f"SELECT trial_id, number, {wanted} FROM trials WHERE state = '{TrialState.COMPLETE}' AND {where}"
+
+        def ask(con: DuckDBPyConnection) -> list[Row]:
+            points = [
+                (tuple(sign * value for sign, value in zip(signs, values, strict=True)), number, trial_id)
+                for trial_id, number, *values in con.execute(sql).fetchall()
+            ]
+            return _fetch(con, [(trial_id, number) for _, number, trial_id in _front(points)])
+
+        return self._ask(ask)
+
+    def show(self, trial: str | int) -> Row:
+        """One trial: its `row`, `epochs` and `config`; one that still runs has a state and epochs only.
+
+        Args:
+            trial: an id such as `t00007`, or the number: 7, `7`, `t7`.
+        """
+        name = _trial_id(trial)
+        row, epochs = self.store.trial_row(name), self.store.epoch_rows(name)
+        if row is None and not epochs:
+            raise StudyError(self._no_trial(trial))
+        if row is None:
+            row = {"trial_id": name, "state": TrialState.RUNNING.value}
+        text = row.get("config")
+        return {"row": row, "epochs": epochs, "config": json.loads(text) if text else None}
+
+    def config(self, trial: str | int) -> TrialConfig:
+        """The config of a trial, to run it again."""
+        from automixsearch.spec import TrialConfig, build
+
+        shown = self.show(trial)
+        name = f"study {self.name}, trial {shown['row']['trial_id']}"
+        if shown["config"] is None:
+            raise StudyError(f"{name}: has no config ({shown['row']['state']}); wait until it ends")
+        return build(TrialConfig, shown["config"], name)
+
+    def summary(self) -> Row:
+        """Trials wanted (`total`), ended, and in each state; the objective and the best trial so far."""
+        sql = "SELECT state, count(*) FROM trials GROUP BY state"
+        counts = dict(self._ask(lambda con: con.execute(sql).fetchall()))
+        states = [state.value for state in TrialState if state is not TrialState.RUNNING]
+        best = next(iter(self.best_rows(1)), {})
+        return {
+            "study": self.name,
+            "total": self.info.get("total_trials"),
+            "ended": sum(counts.values()),
+            **{state: counts.get(state, 0) for state in states},
+            "objective": self.objective,
+            "best": best.get(self.objective[0]),
+            "best_trial": best.get("trial_id"),
+            "best_method": best.get("method"),
+        }
+
+    # How it is asked ----------------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        question: Callable[[DuckDBPyConnection], T],
+        tables: Iterable[Table] = ("trials",),
+        arrow: bool = False,
+    ) -> T:
+        """Put a question to DuckDB, over the files themselves where that is possible, else through Arrow.
+
+        A failure may mean that `compact` deleted a file under our hands, or that a file is damaged; so ask
+        again, and at last of those files only that can be read to their end.
+        """
+        import duckdb
+
+        mistakes = (
+            duckdb.ParserException,
+            duckdb.BinderException,
+            duckdb.CatalogException,
+            duckdb.PermissionException,
+            duckdb.DataError,
+            duckdb.NotSupportedError,
+        )
+        failure: Exception | None = None
+        ways = [self._through_arrow, self._through_arrow, self._through_arrow_checked]
+        for way in ways if arrow else [self._through_files, *ways]:
+            with duckdb.connect(":memory:") as con:
+                try:
+                    for table in tables:
+                        way(con, table)
+                    return question(con)
+                except mistakes as error:
+                    raise StudyError(f"study {self.name}: {error}") from None
+                except (duckdb.Error, OSError) as error:
+                    failure = error
+        raise StudyError(f"study {self.name}: {failure}")
+
+    def _through_files(self, con: DuckDBPyConnection, table: Table) -> None:
+        plain = isinstance(self.store.files, LocalFiles) and not re.search(r"[*?\[{]", self.store.results)
+        names = self.store.live(table) if plain else []  # DuckDB takes paths for patterns
+        if not names:
+            return self._through_arrow(con, table)
+        paths = [self.store.files.arrow_path(f"{self.name}/{table}/{name}") for name in names]
+        con.read_parquet(paths, union_by_name=True, hive_partitioning=False).create_view(table)
+
+    def _through_arrow(self, con: DuckDBPyConnection, table: Table) -> None:
+        con.register(table, self.store.dataset(table))
+
+    def _through_arrow_checked(self, con: DuckDBPyConnection, table: Table) -> None:
+        con.register(table, self.store.dataset(table, deep=True))
+
+    def _check_column(self, con: DuckDBPyConnection, name: str) -> None:
+        known = con.table("trials").columns
+        if name not in known:
+            raise StudyError(f"study {self.name}: {unknown('column', name, known)}")
+
+    def _no_trial(self, trial: str | int) -> str:
+        ids = sorted(self.store.finished())
+        if len(ids) <= 20:
+            return f"study {self.name}: {unknown('trial', trial, ids)}"
+        known = f"it has {len(ids)} ended trials, {ids[0]} to {ids[-1]}"
+        return f"study {self.name}: unknown trial {str(trial)!r}; {known}"
+
+
+def _direction(metric: str) -> str:
+    known = metric_directions()
+    if metric not in known:
+        raise StudyError(unknown("metric", metric, known))
+    return known[metric]
+
+
+def _trial_id(trial: str | int) -> str:
+    number = re.fullmatch(r"t?(\d+)", str(trial))
+    return f"t{int(number[1]):05d}" if number else str(trial)
+
+
+def _fetch(con: DuckDBPyConnection, keys: list[tuple[Any, ...]]) -> list[Row]:
+    """The full rows of the trials given by (trial_id, number), in that order."""
+    if not keys:
+        return []
+    # Merged files are sorted by number, so DuckDB decodes few row groups. Times as such would need pytz.
+    sql = """SELECT * REPLACE (epoch_us(started_at) AS started_at, epoch_us(ended_at) AS ended_at) FROM trials
+             WHERE number IN (SELECT unnest(?)) AND trial_id IN (SELECT unnest(?))"""
+    ids = [trial_id for trial_id, _ in keys]
+    found = con.execute(sql, [sorted({number for _, number in keys}), ids])
+    names = [column[0] for column in found.description or ()]
+    rows = {}
+    for values in found.fetchall():
+        row = dict(zip(names, values, strict=True))
+        rows[row["trial_id"]] = row | {name: utc(row[name]) for name in ("started_at", "ended_at")}
+    return [rows[trial_id] for trial_id in ids]
+
+
+def _front(points: list[Point]) -> list[Point]:
+    """The points that no other one dominates."""
+    front: list[Point] = []
+    for point in sorted(points):  # only an earlier point can dominate a later one
+        if not any(_dominates(kept[0], point[0]) for kept in front):
+            front.append(point)
+    return front
+
+
+def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+# Finding studies --------------------------------------------------------------------------------------------
+
+
+def open_study(study: str | Path, results: str | Path = "results") -> Study:
+    """Open a study by its path or URI, `<results>/<study>`, or by its name under `results`.
+
+    Raises:
+        StudyError: there is no such study; the message lists those that are there.
+    """
+    text = str(study).rstrip("/")
+    if "://" in text or os.sep in text or os.path.isdir(text):
+        where = text if "://" in text else os.path.abspath(text)
+        folder, _, name = where.rpartition("/")
+    else:
+        folder, name = str(results), text
+    store = Store(folder, name)
+    if store.exists():
+        return Study(store)
+    inside = _names(text) if "://" in text or os.path.isdir(text) else []
+    if inside:
+        raise StudyError(f"{text}: is a directory of studies; open one of them: {', '.join(inside)}")
+    known = _names(folder)
+    there = unknown("study", name, known) if known else f"no study {name!r} there, nor any other"
+    raise StudyError(f"{folder}: {there}")
+
+
+def list_studies(results: str | Path = "results") -> list[Row]:
+    """The summary of every study under a directory or URI; of one that cannot be read, the `error`."""
+    found = []
+    for name in _names(str(results)):
+        try:
+            found.append(Study(Store(results, name)).summary())
+        except StudyError as error:
+            found.append({"study": name, "error": str(error)})
+    return found
+
+
+def _names(results: str) -> list[str]:
+    """The studies under a directory or URI."""
+    return [name for name in open_files(results).folders() if _is_study(results, name)]
+
+
+def _is_study(results: str, name: str) -> bool:
+    try:
+        return Store(results, name).exists()
+    except StudyError:
+        return False

@@ -1,0 +1,1 @@
+"""Ray Tune moves trials around, Optuna proposes them; neither appears inside a trial."""

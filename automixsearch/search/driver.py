@@ -1,0 +1,249 @@
+"""Run a search: one study, from its space to its ledger, to its total number of trials."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.errors import StudyError
+from automixsearch.recipe import Recipe
+from automixsearch.spec import SearchSpace
+
+if TYPE_CHECKING:
+    from automixsearch.data.base import ImageSet
+    from automixsearch.results.store import Store
+    from automixsearch.search.cluster import Allotment
+    from automixsearch.search.proposer import Proposer
+    from automixsearch.search.task import Task
+
+SCHEMA_VERSION = 1
+
+
+class Watcher:
+    """Hears what happens in a search; this one ignores it all. See `automixsearch.watch` for one that shows it."""
+
+    def begin(self, space: SearchSpace, done: list[dict[str, Any]], concurrent: int) -> None:
+        """The search starts, with the rows of the trials that earlier runs finished."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def heard(self, event: str, task: Task, values: dict[str, Any]) -> None:
+        """A trial had a `start`, an `epoch` (its metrics) or an `end` (its row)."""
+
+    def end(self) -> None:
+        """The search is over."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """How a search ended. `place` is the study's directory or URI; `finished` trials have their row."""
+
+    study: str
+    place: str
+    finished: int
+    total: int
+    interrupted: bool
+
+
+def search(
+    space: SearchSpace,
+    results: str | Path = "results",
+    address: str | None = None,
+    watcher: Watcher | None = None,
+) -> SearchResult:
+    """Run or continue the study `space.name` under `results` until it has `space.budget.trials` trials.
+
+    Args:
+        results: directory, or any URI that pyarrow can open.
+        address: of a running Ray cluster (`auto` finds one on this machine); None starts one for this search.
+        watcher: is told what happens.
+
+    Raises:
+        StudyError: the study belongs to another space; StudyBusy: another driver holds it.
+        DataError, ResourceError: the data or the cluster do not fit.
+    """
+    from automixsearch.results.store import Store
+
+    store, watcher = Store(results, space.name), watcher or Watcher()
+    with store.lock():
+        store.repair()
+        _refuse_other_space(store, space)
+        with ThreadPoolExecutor(1) as background:
+            # Reading the data and starting Ray take seconds each and wait for different things.
+            loading = background.submit(_prepare, space, store)
+            if _is_complete(store, space):
+                loading.result()
+                watcher.begin(space, store.trial_rows(), 0)
+                interrupted = False
+            else:
+                interrupted = _run(space, store, address, watcher, loading)
+        watcher.end()
+        finished = len(store.finished())
+    return SearchResult(space.name, store.uri, finished, space.budget.trials, interrupted)
+
+
+def _refuse_other_space(store: Store, space: SearchSpace) -> None:
+    """Refuse to continue a study that was started with another space."""
+    known = store.get("study.json")
+    old = json.loads(known) if known is not None else None
+    if old is not None and old["space_id"] != space.space_id:
+        changed = ", ".join(_differences(old["space"], space.model_dump(mode="json"))) or "the code's defaults"
+        raise StudyError(
+            f"study {space.name!r} in {store.uri} was started with another space (changed: {changed}); "
+            "undo the change, or give this search a name of its own with --name"
+        )
+
+
+def _claim(store: Store, space: SearchSpace) -> None:
+    """Write down what the study is about."""
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "name": space.name,
+        "space_id": space.space_id,
+        "objective": list(space.objective),
+        "total_trials": space.budget.trials,
+        "space": space.model_dump(mode="json"),
+    }
+    store.put("study.json", json.dumps(content, indent=1).encode())
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(old.keys() | new.keys()):
+        here, there = old.get(key), new.get(key)
+        if prefix + key in ("about", "name", "resources", "budget.trials", "data.path", "data.download"):
+            continue
+        if isinstance(here, dict) and isinstance(there, dict):
+            yield from _differences(here, there, f"{prefix}{key}.")
+        elif here != there:
+            yield prefix + key
+
+
+def _is_complete(store: Store, space: SearchSpace) -> bool:
+    return len(store.finished()) >= space.budget.trials
+
+
+def _prepare(space: SearchSpace, store: Store) -> ImageSet:
+    """Load the data, refuse a space that cannot train on them, and only then make the study its own."""
+    from automixsearch.data import load
+    from automixsearch.data.base import split
+    from automixsearch.training.checks import check_batches
+
+    images = load(space.data)
+    made = split(images, space.data.val_fraction, space.seeds.split)
+    by_name = {dimension.name: dimension for dimension in space.dimensions}
+    batch = by_name.get("batch_size")
+    sizes = (Recipe().batch_size,) if batch is None else batch.choices or (batch.low, batch.high)
+    for size in sizes:
+        check_batches(int(size), len(made.train), space.resources.workers)
+    _claim(store, space)
+    store.put(f"splits/{made.split_id}.json", made.to_json().encode())
+    return images
+
+
+def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any) -> bool:
+    """Run the missing trials on Ray; return whether the user interrupted."""
+    from automixsearch.search.cluster import allot, check_dashboard, connect, log_to
+
+    scratch = Path(tempfile.mkdtemp(prefix="automixsearch-"))
+    log = store.local_path("driver.log") or scratch / "driver.log"
+    try:
+        started_here = connect(space.resources, address, log)
+        check_dashboard(space.resources, space.scheduler.name)
+        allotment = allot(space.resources, started_here)
+        images = loading.result()
+
+        from automixsearch.search.proposer import Proposer
+
+        log_to(log, "optuna")
+        proposer = Proposer(space, store, images.fingerprint, space.resources.workers)
+        watcher.begin(space, store.trial_rows(), allotment.concurrent)
+        for note in proposer.notes:
+            watcher.note(note)
+        with _terminate_as_interrupt():
+            _fit(space, store, proposer, allotment, watcher, scratch)
+        return not _is_complete(store, space)
+    finally:
+        import ray
+
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fit(
+    space: SearchSpace,
+    store: Store,
+    proposer: Proposer,
+    allotment: Allotment,
+    watcher: Watcher,
+    scratch: Path,
+) -> None:
+    from ray import tune
+
+    from automixsearch.search.executors import InlineTrial, distributed_trial
+    from automixsearch.search.scheduler import PerMethodASHA
+    from automixsearch.search.searcher import StudySearcher
+
+    scheduler = PerMethodASHA(space) if space.scheduler.name == "asha" else None
+    if scheduler is not None:
+        scheduler.replay(store.epoch_rows())
+    distributed = space.resources.distributed
+    constants = {
+        "results": store.results,
+        "study": store.study,
+        "cpus": space.resources.cpus,
+        "gpus": allotment.gpus,
+        "workers": space.resources.workers,
+        "scratch": str(store.local_path("ray") or f"{store.uri}/ray"),
+    }
+    trainable: Any = distributed_trial if distributed else InlineTrial
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, allotment.held),
+        param_space=constants,
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(proposer, scheduler, watcher.heard),
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=allotment.concurrent,
+            reuse_actors=not distributed,
+            trial_dirname_creator=trial_name,
+            trial_name_creator=trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            failure_config=tune.FailureConfig(max_failures=2),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def trial_name(trial: Any) -> str:
+    """Name a Tune trial by our id."""
+    return trial.config["trial_id"]
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a search as Ctrl-C does: Tune saves nothing on SIGTERM."""
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

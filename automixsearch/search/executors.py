@@ -1,0 +1,141 @@
+"""The two executors of the one training loop: inline in a reused Tune actor, or Ray Train workers.
+
+This module is imported by the driver, so it must not import torch; the loop arrives inside the actors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from automixsearch.search.task import Task
+
+if TYPE_CHECKING:
+    from automixsearch.results.store import Store
+
+
+class InlineTrial(tune.Trainable):
+    """Runs trials one after another in its own process; a step is an epoch.
+
+    The actor outlives its trials: torch, the data set and the CUDA context stay, the trial's memory does not.
+    """
+
+    _epochs: Iterator[dict[str, Any]] | None = None
+    _trial = ("", "")
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._trial_config = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._trial_config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._epochs is None:
+            self._epochs = _start_inline(self._trial_config)
+        metrics = next(self._epochs, None)
+        if metrics is None:
+            return {"done": True}
+        return {**metrics, "done": metrics["epoch"] >= self._trial_config["epochs"]}
+
+    def cleanup(self) -> None:
+        if self._epochs is not None:
+            self._epochs.close()  # type: ignore[attr-defined]
+        self._epochs = None
+
+
+def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    from automixsearch.search.trial import run_trial
+    from automixsearch.training.loop import pick_device
+    from automixsearch.training.world import World
+
+    store, task = _open(config)
+    limit_threads(config["cpus"])
+    return iter(run_trial(store, task, pick_device(), World()))
+
+
+def _open(config: dict[str, Any]) -> tuple[Store, Task]:
+    from automixsearch.results.store import Store
+
+    store = Store(config["results"], config["study"])
+    task = Task.load(store, config["trial_id"])
+    if task is None:
+        raise RuntimeError(f"trial {config['trial_id']} has no document in {config['results']}/{config['study']}")
+    return store, task
+
+
+def limit_threads(cpus: float) -> None:
+    """Use as many threads as the trial holds CPUs, so that neighbours do not slow each other down."""
+    import torch
+
+    torch.set_num_threads(max(1, int(cpus)))
+
+
+def distributed_trial(config: dict[str, Any]) -> None:
+    """Tune function of a trial on several workers: starts a Ray Train run under the trial's own name.
+
+    Train restarts its workers from our checkpoint when one dies; the run's name is the trial's id, so that a new
+    driver or trial actor finds it again.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    gpus = config["gpus"]
+    per_worker = {"CPU": config["cpus"]} | ({"GPU": gpus} if gpus else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=config,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config["workers"], use_gpu=gpus > 0, resources_per_worker=per_worker
+        ),
+        run_config=ray.train.RunConfig(
+            name=config["trial_id"],
+            storage_path=config["scratch"],
+            callbacks=[TuneReportCallback()],
+            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=2),
+        ),
+    )
+    trainer.fit()
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: its share of every batch, the same epochs as all others."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    from automixsearch.search.trial import run_trial
+    from automixsearch.training.world import World
+
+    store, task = _open(config)
+    context = ray.train.get_context()
+    limit_threads(config["cpus"])
+    device = get_device() if config["gpus"] else "cpu"
+    import torch
+
+    world = World(context.get_world_rank(), context.get_world_size())
+    for metrics in run_trial(store, task, torch.device(device), world):
+        ray.train.report(metrics)
+
+
+QUIET_RAY = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A worker's report waits for the controller's next poll: the default of 2 s would be felt by short epochs.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+}
+
+
+def quieten_ray() -> None:
+    """Set Ray's switches before it is imported; what the user has set stays."""
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,102 @@
+"""One trial as a document: all that a worker needs to run it and to describe it in the ledger."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import automixsearch
+from automixsearch.results.schema import config_row
+from automixsearch.spec import TrialConfig
+
+if TYPE_CHECKING:
+    from automixsearch.results.store import Store
+
+
+def trial_id_of(number: int) -> str:
+    """`t00007` for trial number 7."""
+    return f"t{number:05d}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to run. `started_at` is when it was first proposed (UTC, ISO 8601)."""
+
+    trial_id: str
+    number: int
+    study: str
+    study_seed: int
+    space_id: str
+    purpose: str
+    workers: int
+    config: TrialConfig
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+
+    def save(self, store: Store) -> None:
+        """Put the document beside the results, where the worker finds it."""
+        content = {**asdict(self), "config": self.config.model_dump(mode="json")}
+        store.put(_name(self.trial_id), json.dumps(content).encode())
+
+    @classmethod
+    def load(cls, store: Store, trial_id: str) -> Task | None:
+        """The document of a trial in flight; None where there is none."""
+        data = store.get(_name(trial_id))
+        if data is None:
+            return None
+        content = json.loads(data)
+        return cls(**{**content, "config": TrialConfig.model_validate(content["config"])})
+
+    @staticmethod
+    def in_flight(store: Store) -> list[str]:
+        """The trials that have a document."""
+        return sorted(name.removesuffix(".json") for name in store.names("pending") if name.endswith(".json"))
+
+    def close(self, store: Store) -> None:
+        """Drop the document and the checkpoint of a trial that has its row."""
+        store.delete(_name(self.trial_id))
+        store.delete(self.checkpoint)
+
+    @property
+    def checkpoint(self) -> str:
+        return f"checkpoints/{self.trial_id}.pt"
+
+    def row(self, state: str, **values: Any) -> dict[str, Any]:
+        """The ledger row of this trial in its final `state`, with `values` for what only the run knows."""
+        return {
+            **config_row(self.config),
+            "study": self.study,
+            "trial_id": self.trial_id,
+            "number": self.number,
+            "state": state,
+            "purpose": self.purpose,
+            "space_id": self.space_id,
+            "code_version": code_version(),
+            "study_seed": self.study_seed,
+            "workers": self.workers,
+            "started_at": datetime.fromisoformat(self.started_at),
+            "ended_at": datetime.now(UTC),
+            **values,
+        }
+
+
+def _name(trial_id: str) -> str:
+    return f"pending/{trial_id}.json"
+
+
+@cache
+def code_version() -> str:
+    """Version and hash of this package's source, and the versions of Python and torch that ran it."""
+    root = Path(automixsearch.__file__).parent
+    digest = sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    torch = sys.modules.get("torch")
+    parts = [f"{automixsearch.__version__}+{digest.hexdigest()[:12]}", f"python-{platform.python_version()}"]
+    return " ".join(parts + ([f"torch-{torch.__version__}"] if torch else []))

@@ -1,0 +1,119 @@
+"""Run one trial: epochs into the ledger, a checkpoint now and then, one row at the end.
+
+`run_trial` is the same for both executors. It yields after each epoch, when the epoch is already on disk; its
+caller reports the epoch to Tune and stops a trial by not asking for the next.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from automixsearch.data import load
+from automixsearch.results.store import Store
+from automixsearch.search.task import Task
+from automixsearch.search.trial_rows import last_epoch, run_columns
+from automixsearch.training.loop import EpochMetrics, TrainingRun
+from automixsearch.training.world import World
+
+CHECKPOINT_SHARE = 20
+"""A checkpoint is written when training has taken this many times as long as the last one took to write."""
+
+
+def run_trial(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
+    """Run `task` from its checkpoint, if it has one, and yield the metrics of each epoch as plain numbers.
+
+    An error inside the trial ends it with a row of state `failed`; it is not raised, since trying again would give
+    the same error. With several workers it is raised too, so that the others are stopped.
+    """
+    if store.trial_row(task.trial_id) is not None:
+        return
+    try:
+        with closing(_train(store, task, device, world)) as epochs:
+            yield from epochs
+    except Exception as error:
+        store.write_trial(failed_row(store, task, error))
+        if world.size > 1:
+            raise
+    finally:
+        _free(device)
+
+
+def _train(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
+    run = TrainingRun(task.config, load(task.config.data), device, world)
+    saved = store.get(task.checkpoint)
+    if saved is not None:
+        run.load(saved)
+    place = {"device": device_name(device), "threads": torch.get_num_threads(), "host": socket.gethostname()}
+    saved_at, cost = time.perf_counter(), 0.0
+    for metrics in run.epochs():
+        if world.rank == 0:
+            store.write_epoch(epoch_row(task, metrics))
+            if time.perf_counter() - saved_at >= CHECKPOINT_SHARE * cost:
+                started = time.perf_counter()
+                store.put(task.checkpoint, run.state())
+                saved_at = time.perf_counter()
+                cost = saved_at - started
+        if metrics.epoch < run.recipe.epochs:
+            yield asdict(metrics) | place
+    outcome = run.finish()
+    if world.rank == 0:
+        store.write_trial(
+            task.row(
+                "complete",
+                **run_columns(asdict(outcome.last)),
+                **{f"test_{name}": value for name, value in asdict(outcome.test).items()},
+                parameters=outcome.parameters,
+                split_id=run.split.split_id,
+                **place,
+            )
+        )
+    yield asdict(outcome.last) | place
+
+
+def epoch_row(task: Task, metrics: EpochMetrics) -> dict[str, Any]:
+    """The ledger row of one epoch."""
+    return {
+        "study": task.study,
+        "trial_id": task.trial_id,
+        "method": task.config.method,
+        "epochs_total": task.config.knobs["epochs"],
+        "ended_at": datetime.now(UTC),
+        **asdict(metrics),
+    }
+
+
+def failed_row(store: Store, task: Task, error: BaseException) -> dict[str, Any]:
+    """The row of a trial that ended in `error`: its class, its message and where it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+    columns = run_columns(last_epoch(store, task.trial_id))
+    message = f"{error}{place}"[:4000]
+    return task.row("failed", **columns, error_class=type(error).__name__, error_message=message)
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H100 80GB HBM3`, or the model of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "CPU"
+
+
+def _free(device: torch.device) -> None:
+    """Give the memory of a finished trial back, so that the next one in this process starts from nothing."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

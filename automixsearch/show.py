@@ -1,0 +1,144 @@
+"""Rows as people read them: tables that fit a terminal, policies in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+UNITS = {"top1": "%", "top5": "%", "wall_s": "s", "device_s": "s"}
+
+
+def policy_of(row: Mapping[str, Any]) -> str:
+    """The mixing policy of a ledger row: `cutmix alpha=0.2, decoupled eta=0.1`."""
+    knobs = [f"{name}={brief(row[name])}" for name in ("alpha", "gamma", "layer") if row.get(name) is not None]
+    loss = row.get("knob.loss")
+    if loss not in (None, "mce"):
+        eta = "" if row.get("eta") is None else f" eta={brief(row['eta'])}"
+        knobs.append(f"+ {loss}{eta}")
+    return " ".join([str(row["method"]), *knobs])
+
+
+def brief(value: object) -> str:
+    """A value in few characters: three significant digits for numbers, `-` for nothing."""
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def score(name: str, value: Any) -> str:
+    """A metric with the digits that mean something."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.2f}" if name.endswith(("top1", "top5")) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3:05 min`, `1:02:03 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} h"
+
+
+def varied(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The `knob.` columns that differ between rows, and so are worth a column of a table."""
+    names = [name for name in (rows[0] if rows else {}) if name.startswith("knob.") and name != "knob.loss"]
+    return [name for name in names if len({str(row.get(name)) for row in rows if row.get(name) is not None}) > 1]
+
+
+def best_table(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Table:
+    """The best trials: policy, varied knobs, the metric they were chosen by, test top-1."""
+    table = make_table(title)
+    table.add_column("#", justify="right")
+    table.add_column("trial")
+    table.add_column("policy", overflow="fold")
+    knobs = varied(rows)[:4]
+    for name in knobs:
+        table.add_column(name.removeprefix("knob."), justify="right")
+    metrics = list(dict.fromkeys([metric, "val_top1", "test_top1"]))
+    for name in metrics:
+        style = "bold" if name == metric else ""
+        table.add_column(name + (" %" if name.endswith(("top1", "top5")) else ""), justify="right", style=style)
+    table.add_column("wall", justify="right")
+    for rank, row in enumerate(rows, 1):
+        cells = [str(rank), row["trial_id"], policy_of(row), *(brief(row.get(name)) for name in knobs)]
+        cells += [score(name, row.get(name)) for name in metrics]
+        table.add_row(*cells, duration(row["wall_s"]) if row.get("wall_s") is not None else "-")
+    return table
+
+
+def make_table(title: str, columns: Iterable[str] = ()) -> Table:
+    """A plain table with thin lines."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+HINTS = {
+    "NonFiniteLoss": "lower lr, or the upper end of eta",
+    "OutOfMemoryError": "lower batch_size or width, or give each trial more of the GPU (resources.gpus)",
+    "WorkerDied": "often out of memory: lower resources.concurrent",
+    "DataError": "check the data set: automixsearch doctor, data.path",
+    "TrainingError": "delete the trial's checkpoint if it is damaged",
+}
+
+
+def failures(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, str, str, str]]:
+    """Failed trials grouped by cause: (count, error class, first line of the message, hint)."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["state"] == "failed":
+            groups.setdefault(row.get("error_class") or "unknown", []).append(row)
+    found = [
+        (len(group), name, (group[0].get("error_message") or "").split("\n")[0][:200], HINTS.get(name, ""))
+        for name, group in groups.items()
+    ]
+    return sorted(found, reverse=True)
+
+
+KNOB_COLUMNS = ("of", "knob", "default", "legal", "searched with auto", "meaning")
+
+
+def knob_rows(everything: bool) -> list[tuple[str, ...]]:
+    """The declared knobs of methods and losses (with `everything`, of training too), as `KNOB_COLUMNS`."""
+    from automixsearch.mixers import MIXERS
+    from automixsearch.spec import catalogue
+
+    rows: list[tuple[str, ...]] = []
+    with_knobs = {entry.method for entry in catalogue().values()}
+    rows += [(name, "-", "-", "-", "-", mixer.source) for name, mixer in MIXERS.items() if name not in with_knobs]
+    for name, entry in catalogue().items():
+        owner = entry.method or (f"loss {entry.loss}" if entry.loss else "training")
+        if owner == "training" and not everything:
+            continue
+        knob = entry.knob
+        note = knob.note + (f" ({MIXERS[entry.method].source})" if entry.method else "")
+        rows.append((owner, name, brief(knob.default), knob.legal, knob.searched or "-", note))
+    return rows
+
+
+def knob_table(everything: bool = False) -> Table:
+    """The declared knobs as a terminal table."""
+    table = make_table("Mixing methods, losses and their knobs", KNOB_COLUMNS)
+    for row in knob_rows(everything):
+        table.add_row(*row)
+    return table
+
+
+def knob_table_markdown(everything: bool = False) -> str:
+    """The declared knobs as a Markdown table."""
+    lines = [KNOB_COLUMNS, ("---",) * len(KNOB_COLUMNS), *knob_rows(everything)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)

@@ -1,0 +1,1 @@
+"""Plain PyTorch training: nothing here knows of ray, optuna or pandas."""

@@ -1,0 +1,262 @@
+"""The training loop: one run of one config, epoch by epoch.
+
+It reports by yielding, so whoever drives it (a script, a Tune actor, a Ray Train worker) decides what to do with an
+epoch, and stops by not asking for the next.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from automixsearch.data.base import ImageSet, channel_statistics, split
+from automixsearch.errors import DataError, NonFiniteLoss, TrainingError
+from automixsearch.evaluation.classification import Scores, ScoreSums
+from automixsearch.models import build_model, count_parameters
+from automixsearch.models.batch_norm import make_global
+from automixsearch.recipe import Recipe
+from automixsearch.spec import TrialConfig, derive_seed
+from automixsearch.training.batches import Batches
+from automixsearch.training.checks import check_batches
+from automixsearch.training.world import World
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch gave.
+
+    epoch counts from 1. Accuracies are percent, on the validation split. wall_s and device_s (wall_s times the
+    devices held) count from the start of the run, over all resumes.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_top1: float
+    val_top5: float
+    val_loss: float
+    val_ece: float
+    wall_s: float
+    device_s: float
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a whole run gave: its last epoch, and the test scores, read once."""
+
+    last: EpochMetrics
+    test: Scores
+    parameters: int
+
+
+class TrainingRun:
+    """One run of one config on one data set, alone or as one of several workers.
+
+    Every worker sees the same global batches (order, augmentation and mixing are drawn from the same seeds) and
+    trains on its share of them, so the number of workers changes speed and nothing else; with `batch_norm: local`
+    statistics are those of the worker's share, which is the one stated difference.
+    """
+
+    def __init__(
+        self, config: TrialConfig, image_set: ImageSet, device: torch.device | str, world: World | None = None
+    ) -> None:
+        self.config, self.recipe = config, config.recipe
+        self.world, self.device = world or World(), torch.device(device)
+        self.mixer, self.loss = config.mixer, config.loss
+        self.epoch, self.wall_s = 0, 0.0
+        self.last: EpochMetrics | None = None
+        self.step_losses: list[float] = []
+        self._load_data(image_set)
+        self._build(image_set)
+
+    def _load_data(self, image_set: ImageSet) -> None:
+        recorded = self.config.data_fingerprint
+        if recorded not in (None, image_set.fingerprint):
+            raise DataError(
+                f"the data have fingerprint {image_set.fingerprint}, but the config was made for {recorded}; "
+                "point data.path at the same data set"
+            )
+        self.split = split(image_set, self.config.data.val_fraction, self.config.split_seed)
+        train, val, test = self.split.train, self.split.val, image_set.test
+        mean, std = channel_statistics(image_set.train.images, train)
+        source = image_set.train
+        self.train = Batches(source.images[train], source.labels[train], mean, std, self.device)
+        self.val = Batches(source.images[val], source.labels[val], mean, std, self.device)
+        self.test = Batches(test.images, test.labels, mean, std, self.device)
+        check_batches(self.recipe.batch_size, len(train), self.world.size)
+        self.steps_per_epoch = len(train) // self.recipe.batch_size
+
+    def _build(self, image_set: ImageSet) -> None:
+        recipe, channels = self.recipe, image_set.train.images.shape[3]
+        model = build_model(recipe, channels, len(image_set.classes), self.config.seed)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        model = model.to(self.device, memory_format=layout)
+        self.model = model
+        forward: nn.Module = model
+        if self.world.size > 1:
+            if recipe.batch_norm == "global":
+                make_global(model)
+            forward = nn.parallel.DistributedDataParallel(model)
+        self.forward = torch.compile(forward) if recipe.compile else forward
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov and recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+
+    def epochs(self) -> Iterator[EpochMetrics]:
+        """Train the remaining epochs, yielding after each; the run can be saved between any two.
+
+        Raises:
+            NonFiniteLoss: the loss became NaN or infinite.
+        """
+        while self.epoch < self.recipe.epochs:
+            started = time.perf_counter()
+            lr = learning_rate(self.recipe, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
+            losses = self._train_epoch()
+            trained_s = time.perf_counter() - started
+            scores = self._evaluate(self.val)
+            self.epoch += 1
+            self.wall_s += time.perf_counter() - started
+            self.last = EpochMetrics(
+                epoch=self.epoch,
+                lr=lr,
+                train_loss=sum(losses) / len(losses),
+                **{f"val_{name}": value for name, value in asdict(scores).items()},
+                wall_s=self.wall_s,
+                device_s=self.wall_s * self.world.size,
+                images_per_s=len(losses) * self.recipe.batch_size / trained_s,
+            )
+            yield self.last
+
+    def _train_epoch(self) -> list[float]:
+        self.model.train()
+        mixing = Generator().manual_seed(derive_seed(self.config.seed, "mix", self.epoch))
+        losses = torch.zeros(self.steps_per_epoch, device=self.device)
+        batches = self.train.shuffled(self.recipe, self.config.seed, self.epoch)
+        first = self.epoch * self.steps_per_epoch
+        for step, (x, y) in enumerate(batches):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.recipe, first + step, self.steps_per_epoch)
+            loss = self._step(x, y, mixing)
+            losses[step] = loss.detach()
+        # One read for the whole epoch: reading every step would make a GPU wait for the host.
+        self.step_losses = (self.world.sum(losses) / self.world.size).tolist()
+        for step, loss in enumerate(self.step_losses):
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(
+                    f"the loss was {loss} in epoch {self.epoch + 1}, step {step + 1}; lower lr "
+                    f"(now {self.recipe.lr:g}) or the weight of the loss term"
+                )
+        return self.step_losses
+
+    def _step(self, x: Tensor, y: Tensor, mixing: Generator) -> Tensor:
+        mixed = self.mixer(x if self.recipe.channels_last else x.contiguous(), mixing)
+        partner_y, share = y[mixed.partner], self.world.share
+        with self._autocast():
+            logits = self.forward(share(mixed.x))
+        loss = self.loss(logits, share(y), share(partner_y), share(mixed.lam), self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        on = self.recipe.amp == "bf16" or (self.recipe.amp == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+    @torch.no_grad()
+    def _evaluate(self, part: Batches) -> Scores:
+        self.model.eval()
+        sums = ScoreSums(self.device)
+        for x, y in part.in_order(max(256, self.recipe.batch_size), self.world.rank, self.world.size):
+            with self._autocast():
+                logits = self.model(x if self.recipe.channels_last else x.contiguous())
+            sums.add(logits, y)
+        self.world.sum(sums.sums)
+        return sums.scores()
+
+    def finish(self) -> Outcome:
+        """Read the test set, once, after the last epoch.
+
+        Raises:
+            TrainingError: epochs are left to train.
+        """
+        if self.last is None or self.epoch < self.recipe.epochs:
+            raise TrainingError(f"epoch {self.epoch} of {self.recipe.epochs}: test scores are read at the end only")
+        return Outcome(self.last, self._evaluate(self.test), count_parameters(self.model))
+
+    def state(self) -> bytes:
+        """The run after its last epoch, as bytes that `load` takes."""
+        content = {
+            "config_id": self.config.config_id,
+            "epoch": self.epoch,
+            "wall_s": self.wall_s,
+            "last": asdict(self.last) if self.last else None,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+    def load(self, state: bytes) -> None:
+        """Go on from `state`; on a CPU the rest of the run is bitwise what it would have been.
+
+        Raises:
+            TrainingError: the bytes are no checkpoint, or one of another config.
+        """
+        try:
+            content = torch.load(io.BytesIO(state), map_location=self.device, weights_only=True)
+            config_id = content["config_id"]
+        except Exception as error:  # torch raises many types for damaged files
+            raise TrainingError(f"the checkpoint cannot be read: {error}") from error
+        if config_id != self.config.config_id:
+            raise TrainingError(f"the checkpoint belongs to config {config_id}, not {self.config.config_id}")
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.epoch, self.wall_s = content["epoch"], content["wall_s"]
+        self.last = EpochMetrics(**content["last"]) if content["last"] else None
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Linear warm-up, then a cosine from lr to lr * min_lr over all remaining steps; `step` counts from 0."""
+    warm = recipe.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    progress = (step - warm) / max(recipe.epochs * steps_per_epoch - warm, 1)
+    return recipe.lr * (recipe.min_lr + (1 - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train(config: TrialConfig, image_set: ImageSet | None = None, device: torch.device | str | None = None) -> Outcome:
+    """Train one config from start to end in this process.
+
+    Args:
+        image_set: the data; loaded from `config.data` where None.
+        device: CUDA where there is one, else the CPU, where None.
+    """
+    if image_set is None:
+        from automixsearch.data import load
+
+        image_set = load(config.data)
+    run = TrainingRun(config, image_set, device or pick_device())
+    for _ in run.epochs():
+        pass
+    return run.finish()

@@ -1,0 +1,129 @@
+"""The live view of a search: one block that is redrawn in place."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.search.driver import Watcher
+from automixsearch.show import duration, failures, policy_of, score
+from automixsearch.spec import METRICS, SearchSpace
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from automixsearch.search.task import Task
+
+
+class Watch(Watcher):
+    """Keeps the state of a search and draws it: progress, best so far, running trials, failures by cause.
+
+    On a console that is no terminal it stays silent.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.rows: list[dict[str, Any]] = []
+        self.running: dict[str, tuple[Task, dict[str, Any]]] = {}
+        self.earlier, self.started, self.live = 0, time.monotonic(), None
+        self.notes: list[str] = []
+        self.space = SearchSpace(knobs={})
+        self.concurrent = 1
+        self.last = "starting the trials' processes"
+
+    def begin(self, space: SearchSpace, done: list[dict[str, Any]], concurrent: int) -> None:
+        self.space, self.rows, self.earlier = space, list(done), len(done)
+        self.concurrent, self.started = max(concurrent, 1), time.monotonic()
+        if self.console.is_terminal and len(done) < space.budget.trials:
+            from rich.live import Live
+
+            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if self.console.is_terminal:
+            self.console.print(f"[dim]note: {text}[/dim]", highlight=False)
+
+    def heard(self, event: str, task: Task, values: dict[str, Any]) -> None:
+        if event == "end":
+            self.running.pop(task.trial_id, None)
+            self.rows.append(values)
+            metric = self.space.objective[0]
+            detail = values.get("error_class") or f"{metric} {score(metric, values.get(metric))}"
+            self.last = f"{task.trial_id} {values['state']}: {detail}"
+        else:
+            self.running[task.trial_id] = (task, values)
+
+    def end(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        found = dict.fromkeys(("complete", "pruned", "failed"), 0)
+        for row in self.rows:
+            found[row["state"]] += 1
+        return found | {"running": len(self.running)}
+
+    def remaining_s(self) -> float | None:
+        """Seconds to the end at the pace so far, in epochs; None before the first epoch."""
+        per_trial = self.space.budget.epochs
+        new = sum(row.get("epochs_run") or 0 for row in self.rows[self.earlier :])
+        under_way = sum(values.get("epoch", 0) for _, values in self.running.values())
+        trained = new + under_way
+        if not trained:
+            return None
+        ended = self.rows[self.earlier :]
+        expected = new / len(ended) if ended else per_trial
+        left = (self.space.budget.trials - len(self.rows)) * expected - under_way
+        return max(left, 0) * (time.monotonic() - self.started) / trained
+
+    def best(self) -> dict[str, Any] | None:
+        """The best complete trial so far, by the first objective."""
+        metric = self.space.objective[0]
+        rows = [row for row in self.rows if row["state"] == "complete" and row.get(metric) is not None]
+        sign = -1 if METRICS[metric] == "max" else 1
+        return min(rows, key=lambda row: sign * row[metric], default=None)
+
+    def render(self) -> RenderableType:
+        """The block: five lines, one for each running trial, one for each cause of failure."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        counts, total = self.counts(), self.space.budget.trials
+        left = self.remaining_s()
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(self.space.name, style="bold"),
+            ProgressBar(total=total, completed=min(len(self.rows), total), width=24),
+            Text(f"{len(self.rows)}/{total} trials"),
+            Text(f"{counts['complete']} complete", style="green"),
+            Text(f"{counts['running']} running", style="cyan"),
+            Text(f"{counts['pruned']} pruned", style="yellow"),
+            Text(f"{counts['failed']} failed", style="red" if counts["failed"] else "dim"),
+            Text(f"{duration(time.monotonic() - self.started)}, "
+                 + (f"about {duration(left)} left" if left is not None else "time left: ?"), style="dim"),
+        )  # fmt: skip
+        lines: list[RenderableType] = [head, self._best_line()]
+        metric = self.space.objective[0]
+        for trial_id, (task, values) in sorted(self.running.items())[:8]:
+            policy = policy_of(task.row("running"))
+            epoch = values.get("epoch", 0)
+            now = f" {metric} {score(metric, values.get(metric))}" if metric in values else ""
+            lines.append(Text(f"  {trial_id} {policy}: epoch {epoch}/{task.config.knobs['epochs']}{now}", style="cyan"))
+        lines.append(Text(f"  last: {self.last}", style="dim"))
+        for count, name, first, hint in failures(self.rows):
+            lines.append(Text(f"  {count} x {name}: {first}" + (f" -> {hint}" if hint else ""), style="red"))
+        return Group(*lines)
+
+    def _best_line(self) -> RenderableType:
+        from rich.text import Text
+
+        row, metric = self.best(), self.space.objective[0]
+        if row is None:
+            return Text("  best so far: none yet", style="dim")
+        return Text(f"  best so far: {metric} {score(metric, row[metric])}  {row['trial_id']} {policy_of(row)}")

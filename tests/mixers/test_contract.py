@@ -1,0 +1,147 @@
+"""What holds for every mixing method: a new one is tested by being in MIXERS."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automixsearch.errors import SpecError
+from automixsearch.knobs import knobs_of
+from automixsearch.mixers import MIXERS
+
+SHAPES = [(8, 3, 32, 32), (1, 3, 32, 32), (5, 3, 32, 32), (6, 1, 8, 8), (4, 3, 24, 40), (3, 3, 31, 35)]
+
+
+@pytest.fixture(params=list(MIXERS))
+def mixer(request):
+    return MIXERS[request.param]()
+
+
+def batch(shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_output_has_the_form_that_losses_understand(mixer, shape):
+    x = batch(shape)
+    mixed = mixer(x, generator())
+    assert mixed.x.shape == x.shape
+    assert mixed.x.dtype == x.dtype
+    assert mixed.partner.shape == mixed.lam.shape == (shape[0],)
+    assert mixed.partner.dtype == torch.int64
+    assert mixed.lam.dtype == torch.float64
+    assert sorted(mixed.partner.tolist()) == list(range(shape[0]))
+    assert bool(((mixed.lam >= 0) & (mixed.lam <= 1)).all())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_input_is_not_touched_and_its_layout_kept(mixer, layout):
+    x = batch((6, 3, 16, 16)).contiguous(memory_format=layout)
+    before = x.clone()
+    mixed = mixer(x, generator())
+    assert torch.equal(x, before)
+    assert mixed.x.is_contiguous(memory_format=layout)
+
+
+def test_the_same_seed_gives_bitwise_the_same_batch_and_another_seed_another(mixer):
+    x = batch((16, 3, 16, 16))
+    first, again, other = mixer(x, generator(3)), mixer(x, generator(3)), mixer(x, generator(4))
+    assert torch.equal(first.x, again.x)
+    assert torch.equal(first.partner, again.partner)
+    assert torch.equal(first.lam, again.lam)
+    assert not mixer.mixes or not torch.equal(first.x, other.x)
+
+
+def test_global_random_state_is_neither_read_nor_changed(mixer):
+    x = batch((8, 3, 16, 16))
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    first = mixer(x, generator(5))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(mixer(x, generator(5)).x, first.x)
+
+
+def test_an_own_share_of_one_gives_the_batch_back(mixer):
+    x = batch((7, 3, 20, 12))
+    draw = mixer.draw(tuple(x.shape), generator()).with_lam(1.0)
+    mixed = mixer.apply(x, draw)
+    assert torch.equal(mixed.x, x)
+    assert torch.equal(mixed.lam, torch.ones(7, dtype=torch.float64))
+
+
+def test_drawing_and_applying_are_apart(mixer):
+    x = batch((8, 3, 16, 16))
+    draw = mixer.draw(tuple(x.shape), generator(9))
+    once, twice = mixer.apply(x, draw), mixer.apply(x, draw)
+    assert torch.equal(once.x, twice.x)
+    assert torch.equal(mixer(x, generator(9)).x, once.x)
+
+
+def test_half_precision_is_kept(mixer):
+    mixed = mixer(batch((4, 3, 16, 16), dtype=torch.bfloat16), generator())
+    assert mixed.x.dtype == torch.bfloat16
+    assert bool(mixed.x.isfinite().all())
+
+
+def test_every_knob_is_checked_and_misspelt_ones_refused(mixer):
+    kind = type(mixer)
+    with pytest.raises(TypeError, match="alhpa"):
+        kind(alhpa=3)
+    for name, knob in knobs_of(kind).items():
+        wrong = object() if knob.choices else math.nan
+        with pytest.raises(SpecError, match=name):
+            kind(**{name: wrong})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        mixer.name = "other"
+
+
+def test_published_settings_are_legal_and_name_their_family(mixer):
+    for family, values in mixer.published.items():
+        assert family in ("cifar", "tiny", "imagenet", "fine_grained")
+        type(mixer)(**values)
+    assert mixer.source
+    assert not mixer.mixes or mixer.published
+
+
+def test_every_searched_range_is_legal(mixer):
+    for name, knob in knobs_of(type(mixer)).items():
+        for value in knob.search or ():
+            type(mixer)(**{name: value})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
+def test_a_gpu_gives_what_the_cpu_gives(mixer):
+    x = batch((8, 3, 32, 32))
+    draw = mixer.draw(tuple(x.shape), generator())
+    here, there = mixer.apply(x, draw), mixer.apply(x.cuda(), draw)
+    torch.testing.assert_close(there.x.cpu(), here.x)
+    assert torch.equal(there.lam.cpu(), here.lam)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from([n for n, m in MIXERS.items() if "alpha" in knobs_of(m)]),
+    alpha=st.floats(0.01, 50),
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(4, 40),
+    width=st.integers(4, 40),
+)
+def test_labels_follow_the_pixels_whatever_is_drawn(name, alpha, seed, height, width):
+    """Own images are 1 and the partner's 0, so the mean of a mixed image is the own share of its pixels."""
+    mixer = MIXERS[name](alpha=alpha)
+    draw = mixer.draw((2, 1, height, width), generator(seed))
+    draw = dataclasses.replace(draw, partner=torch.tensor([1, 0]))
+    x = torch.stack([torch.ones(1, height, width), torch.zeros(1, height, width)]).double()
+    mixed = mixer.apply(x, draw)
+    assert mixed.x[0].mean().item() == pytest.approx(mixed.lam[0].item(), abs=1e-9)
+    assert 1 - mixed.x[1].mean().item() == pytest.approx(mixed.lam[1].item(), abs=1e-9)
