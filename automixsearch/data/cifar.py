@@ -42,7 +42,7 @@ def load(data: Data) -> ImageSet:
     if data.download:
         _download(kind, root)
     _check(kind, root)
-    with warnings.catch_warnings():  # the official pickles are older than the way numpy now wants them written
+    with warnings.catch_warnings():  # numpy 2.4.0 to 2.4.4 about the age of the official pickles
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         parts = [kind(root, train=True), kind(root, train=False)]
     train, test = (

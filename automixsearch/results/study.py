@@ -121,20 +121,20 @@ class Study:
             StudyError: no such metric or column, or the storage cannot be read.
         """
         metric = metric or self.objective[0]
-        order = f'"{metric}" {"DESC" if _direction(metric) == "max" else "ASC"}, number, trial_id'
+        sign = 1 if _direction(metric) == "max" else -1
         where = f"state = '{TrialState.COMPLETE}' AND \"{metric}\" IS NOT NULL"
+        group = "" if per is None else f'AND "{per}" IS NOT NULL GROUP BY "{per}"'
+        key, rank = "{'trial_id': trial_id, 'number': number}", f'({sign} * "{metric}", -number)'
+        top = f"arg_max({key}, {rank}, {min(n, 999_999)})"  # DuckDB takes less than a million
+        sql = f"SELECT unnest({top}, recursive := true) FROM trials WHERE {where} {group}"
 
         def ask(con: DuckDBPyConnection) -> list[Row]:
-            sql = f"SELECT trial_id, number FROM trials WHERE {where}"
-            if per is None:
-                sql += f" ORDER BY {order} LIMIT {int(n)}"
-            else:
+            if per is not None:
                 self._check_column(con, per)
-                rank = f'row_number() OVER (PARTITION BY "{per}" ORDER BY {order})'
-                sql += f' AND "{per}" IS NOT NULL QUALIFY {rank} <= {int(n)} ORDER BY {order}'
-            return _fetch(con, con.execute(sql).fetchall())
+            rows = _fetch(con, con.execute(sql).fetchall())
+            return sorted(rows, key=lambda row: (-sign * row[metric], row["number"]))
 
-        return self._ask(ask)
+        return self._ask(ask) if n > 0 else []
 
     def pareto_rows(self) -> list[Row]:
         """The complete trials that no other beats in every objective, by the first objective, best first."""

@@ -1,0 +1,183 @@
+"""Merging loses no row and shows none twice, wherever it stops."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from automixsearch.results import store as module
+from automixsearch.results.schema import schema
+from automixsearch.results.store import LocalFiles, Store
+
+KILLED = """
+import os, signal, sys
+from automixsearch.results.store import LocalFiles, Store
+delete, left = LocalFiles.delete, 3
+
+def kill(self, name):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    delete(self, name)
+
+LocalFiles.delete = kill
+Store(sys.argv[1], "s").compact()
+"""
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def filled(tmp_path: Path, trials: int = 5) -> Store:
+    store = Store(tmp_path, "s")
+    for number in range(trials):
+        store.write_trial({"trial_id": f"t{number:05d}", "number": number, "state": "complete", "wall_s": number / 2})
+        for epoch in (1, 2):
+            store.write_epoch({"trial_id": f"t{number:05d}", "epoch": epoch})
+    return store
+
+
+def files(tmp_path: Path, pattern: str = "*") -> list[str]:
+    return sorted(path.name for path in (tmp_path / "s" / "trials").glob(pattern))
+
+
+def check(tmp_path: Path, trials: int = 5) -> None:
+    """A new reader finds every row once."""
+    reader = Store(tmp_path, "s")
+    rows = reader.trial_rows(["number", "wall_s"])
+    assert rows == [{"number": number, "wall_s": number / 2} for number in range(trials)]
+    keys = [(row["trial_id"], row["epoch"]) for row in reader.epoch_rows()]
+    assert keys == [(f"t{number:05d}", epoch) for number in range(trials) for epoch in (1, 2)]
+    assert reader.corrupt == {}
+
+
+def test_many_files_become_one_with_the_same_rows(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    before = store.trial_rows()
+    assert store.compact() == 5 + 10
+    assert len(files(tmp_path)) == 1
+    assert store.trial_rows() == before
+    check(tmp_path)
+    assert store.compact() == 0
+    merged = pq.ParquetFile(tmp_path / "s" / "trials" / files(tmp_path)[0])
+    assert merged.schema_arrow.equals(schema("trials"), check_metadata=True)
+    assert len(pd.read_parquet(tmp_path / "s" / "epochs")) == 10
+
+
+def test_a_merged_row_is_not_written_again(tmp_path: Path) -> None:
+    writer = Store(tmp_path, "s")
+    store = filled(tmp_path)
+    row = {"trial_id": "t00002", "number": 2, "state": "failed"}
+    assert not writer.write_trial(row)
+    store.compact()
+    for one in (writer, store, Store(tmp_path, "s")):
+        assert not one.write_trial(row)
+        assert not one.write_epoch({"trial_id": "t00002", "epoch": 2})
+        assert one.write_epoch({"trial_id": "t00002", "epoch": 3}) == (one is writer)
+    store.compact()
+    assert len(store.epoch_rows("t00002")) == 3
+    assert len(store.finished()) == 5
+
+
+def test_a_row_that_was_merged_while_it_was_written_again_stays_single(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, late, create = filled(tmp_path), Store(tmp_path, "s"), LocalFiles.create
+
+    def merge_first(self: LocalFiles, name: str, data: bytes) -> bool:
+        monkeypatch.setattr(LocalFiles, "create", create)
+        store.compact()
+        return create(self, name, data)
+
+    monkeypatch.setattr(LocalFiles, "create", merge_first)
+    late.write_trial({"trial_id": "t00002", "number": 2, "state": "complete"})
+    check(tmp_path)
+    assert len(files(tmp_path)) == 1
+
+
+def test_small_merged_files_are_merged_again_and_big_ones_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MERGED_ROWS", 4)
+    store = filled(tmp_path, 3)
+    store.compact()
+    first = files(tmp_path)
+    for number in range(3, 5):
+        store.write_trial({"trial_id": f"t{number:05d}", "number": number, "state": "complete"})
+    store.compact()
+    assert len(files(tmp_path)) == 2
+    assert set(first) <= set(files(tmp_path))
+    assert [row["number"] for row in store.trial_rows()] == [0, 1, 2, 3, 4]
+
+
+def test_a_limited_number_of_files_is_merged_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MERGED_FILES", 3)
+    store = filled(tmp_path)
+    store.compact()
+    assert len(files(tmp_path)) == 1
+    check(tmp_path)
+
+
+def test_a_damaged_file_is_not_merged_away(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    torn = tmp_path / "s" / "trials" / "t00001.parquet"
+    torn.write_bytes(torn.read_bytes()[:-30])
+    store.compact()
+    assert len(files(tmp_path, "*.parquet")) == 2
+    assert torn.exists()
+    assert list(store.corrupt) == ["s/trials/t00001.parquet"]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the step", "after the step"])
+@pytest.mark.parametrize("method", ["create", "delete"])
+def test_a_crash_at_any_step_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
+) -> None:
+    """One compact() writes 4 files (journal, merged; twice) and deletes 17 (parts and journals)."""
+    real: Callable[..., Any] = getattr(LocalFiles, method)
+    for step in range({"create": 4, "delete": 17}[method]):
+        left = step
+
+        def crash(self: LocalFiles, *arguments: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0 and not after:
+                raise Crash
+            result = real(self, *arguments)
+            if left < 0:
+                raise Crash
+            return result
+
+        place = tmp_path / str(step)
+        store = filled(place, 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFiles, method, crash)
+            with pytest.raises(Crash, match=""):
+                store.compact()
+            check(place)
+            assert not Store(place, "s").corrupt
+        assert not Store(place, "s").write_trial({"trial_id": "t00003", "number": 3, "state": "complete"})
+        Store(place, "s").compact()
+        check(place)
+        assert len(files(place)) == 1
+
+
+def test_a_compact_killed_among_its_deletions_is_finished_by_repair(tmp_path: Path) -> None:
+    filled(tmp_path)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)]).returncode == -9
+    assert len(files(tmp_path, "t*.parquet")) == 3  # of 5; the merged file holds them all
+    assert len(files(tmp_path, "merged-*.parquet")) == len(files(tmp_path, ".journal-*")) == 1
+    check(tmp_path)
+    Store(tmp_path, "s").repair()
+    check(tmp_path)
+    assert len(files(tmp_path)) == 1
+    assert len(pd.read_parquet(tmp_path / "s" / "trials")) == 5

@@ -1,0 +1,140 @@
+"""The same ledger on storage that is no local disk."""
+
+from __future__ import annotations
+
+import pickle
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from automixsearch.errors import StudyBusy, StudyError
+from automixsearch.results import store as module
+from automixsearch.results.store import LocalFiles, RemoteFiles, Store
+from automixsearch.results.study import list_studies, open_study
+
+
+def trial(number: int, **columns: Any) -> dict[str, Any]:
+    return {"trial_id": f"t{number:05d}", "number": number, "state": "complete"} | columns
+
+
+@pytest.fixture
+def memory() -> str:
+    return f"fsspec+memory:///{uuid.uuid4().hex}/results"
+
+
+@pytest.fixture(params=["memory", "folders"])
+def store(request: pytest.FixtureRequest, memory: str, tmp_path: Path) -> Iterator[Store]:
+    """Storage of both kinds: with and without folders of its own."""
+    made = Store(memory, "s")
+    if request.param == "folders":
+        made.files.__dict__["_opened"] = (SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "results")
+    yield made
+
+
+def test_rows_documents_and_merging_work(store: Store) -> None:
+    assert isinstance(store.files, RemoteFiles)
+    assert not store.exists()
+    for number in (2, 0, 1):
+        assert store.write_trial(trial(number))
+        assert not store.write_trial(trial(number))
+        assert store.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1})
+    assert store.compact() == 6
+    assert not store.write_trial(trial(1))
+    assert [row["number"] for row in store.trial_rows()] == [0, 1, 2]
+    assert len(store.epoch_rows("t00001")) == 1
+    assert len(store.files.names("s/trials")) == 1
+    store.put("study.json", b"{}")
+    store.put("study.json", b"[]")
+    assert store.get("study.json") == b"[]"
+    assert store.names() == ["study.json"]
+    store.delete("study.json")
+    store.delete("study.json")
+    assert store.get("study.json") is None
+
+
+def test_a_broken_upload_is_removed_and_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: RemoteFiles, name: str, data: bytes) -> None:
+        replace(self, name, data[:10])
+        raise StudyError("connection lost")
+
+    replace = RemoteFiles.replace
+    monkeypatch.setattr(RemoteFiles, "replace", broken)
+    with pytest.raises(StudyError, match="connection lost"):
+        store.write_trial(trial(1))
+    assert store.files.names("s/trials") == []
+
+
+def test_a_torn_object_is_left_out_and_reported(store: Store) -> None:
+    for number in range(2):
+        store.write_trial(trial(number))
+    store.files.replace("s/trials/t00001.parquet", b"PAR1 but no more")
+    assert store.finished() == {"t00000"}
+    assert list(store.corrupt) == ["s/trials/t00001.parquet"]
+
+
+def test_questions_are_answered_over_a_uri(memory: str) -> None:
+    store = Store(memory, "s")
+    store.put("study.json", b'{"objective": ["val_loss"], "total_trials": 9}')
+    for number in range(5):
+        store.write_trial(trial(number, val_loss=float(-number), method="mixup"))
+        store.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1})
+    study = open_study(f"{memory}/s")
+    assert [row["number"] for row in study.best_rows(2)] == [4, 3]
+    assert study.query("SELECT count(*) AS n FROM trials JOIN epochs USING (trial_id)")["n"].tolist() == [5]
+    assert len(study.show(3)["epochs"]) == 1
+    assert list_studies(memory) == [study.summary()]
+    with pytest.raises(StudyError, match="unknown study 'z'.*choices: s"):
+        open_study(f"{memory}/z")
+    with pytest.raises(StudyError, match="is a directory of studies; open one of them: s"):
+        open_study(memory)
+
+
+def test_a_file_uri_is_local_and_may_hold_spaces(tmp_path: Path) -> None:
+    store = Store((tmp_path / "my results").as_uri(), "s")
+    assert isinstance(store.files, LocalFiles)
+    store.write_trial(trial(1, val_top1=5.0))
+    assert len(pd.read_parquet(tmp_path / "my results" / "s" / "trials")) == 1
+    assert open_study((tmp_path / "my results" / "s").as_uri()).best()["val_top1"].tolist() == [5.0]
+
+
+def test_a_lease_keeps_a_second_driver_out(store: Store) -> None:
+    other = pickle.loads(pickle.dumps(store))
+    other.files.__dict__.update(store.files.__dict__)
+    with store.lock():
+        with pytest.raises(StudyBusy, match=r"study s is held by process \d+ on .*if it is dead, wait (59|60) s"):
+            other.lock().__enter__()
+        with store.lock():
+            pass
+    with other.lock():
+        pass
+    assert store.names() == []
+
+
+def test_a_lease_is_renewed_while_its_driver_lives_and_stale_when_it_died(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BEAT_S", 0.05)
+    monkeypatch.setattr(module, "STALE_S", 0.5)
+    other = pickle.loads(pickle.dumps(store))
+    other.files.__dict__.update(store.files.__dict__)
+    with store.lock():
+        time.sleep(0.8)
+        with pytest.raises(StudyBusy, match="is held by process"):
+            other.lock().__enter__()
+        left = store.files.read("s/.lock.json")
+    assert left is not None
+    store.files.replace("s/.lock.json", left)  # as a killed driver leaves it
+    time.sleep(0.6)
+    with other.lock():
+        pass
+
+
+def test_storage_that_cannot_be_opened_is_named() -> None:
+    with pytest.raises(StudyError, match="nope://x: cannot be opened: .*; check address"):
+        Store("nope://x", "s").trial_rows()

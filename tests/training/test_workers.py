@@ -1,0 +1,62 @@
+"""Several workers train the network that one would have trained."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from automixsearch.data import load
+from automixsearch.errors import ResourceError
+from automixsearch.spec import Data, TrialConfig
+from automixsearch.training.loop import TrainingRun
+from automixsearch.training.world import World
+
+
+def config(**knobs) -> TrialConfig:
+    base = {"method": "cutmix", "loss": "decoupled", "epochs": 2, "width": 4, "batch_size": 64, "lr": 0.02}
+    return TrialConfig(data=Data(val_fraction=0.2), knobs={**base, "crop_pad": 1, "flip": False, **knobs})
+
+
+def run(made: TrialConfig, world: World | None = None) -> tuple[list[float], float, float]:
+    """Losses of every step, final validation loss, test ECE."""
+    torch.set_num_threads(1)
+    training = TrainingRun(made, load(made.data), "cpu", world)
+    losses = []
+    for metrics in training.epochs():
+        losses += training.step_losses
+        last = metrics
+    return losses, last.val_loss, training.finish().test.ece
+
+
+def worker(rank: int, size: int, folder: str, made: TrialConfig) -> None:
+    store = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    losses, val_loss, ece = run(made, World(rank, size))
+    np.savez(Path(folder, f"{rank}.npz"), losses=losses, val_loss=val_loss, ece=ece)
+    dist.destroy_process_group()
+
+
+def test_two_workers_take_the_steps_of_one():
+    """Equal up to the order of sums, which training amplifies: exact at first, close after two epochs."""
+    made = config()
+    alone, val_loss, ece = run(made)
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(worker, (2, folder, made), nprocs=2)
+        ranks = [dict(np.load(Path(folder, f"{rank}.npz"))) for rank in range(2)]
+    np.testing.assert_array_equal(ranks[0]["losses"], ranks[1]["losses"])
+    assert ranks[0]["val_loss"] == ranks[1]["val_loss"]
+    np.testing.assert_allclose(ranks[0]["losses"][:5], alone[:5], rtol=1e-5)
+    np.testing.assert_allclose(ranks[0]["losses"], alone, rtol=5e-3)
+    assert ranks[0]["val_loss"] == pytest.approx(val_loss, rel=1e-2)
+    assert ranks[0]["ece"] == pytest.approx(ece, abs=0.02)
+
+
+def test_a_batch_that_workers_cannot_share_equally_is_refused():
+    with pytest.raises(ResourceError, match="multiple of 3"):
+        TrainingRun(config(), load(Data()), "cpu", World(0, 3))
