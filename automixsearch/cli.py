@@ -229,11 +229,17 @@ def best_command(args: argparse.Namespace) -> int:
 
 def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str | None) -> None:
     """Print the table of best policies."""
-    from automixsearch.show import best_table
+    from automixsearch.show import best_table, unresolved
 
     metric = metric or study.objective[0]
     if rows:
         out.print(best_table(rows, metric, f"Best of {study.name} by {metric}"), highlight=False)
+        close = unresolved(rows, metric)
+        if close:
+            print(
+                f"Unresolved: {', '.join(close)} cannot be told from {rows[0]['trial_id']}: ± is the 95 % error of the "
+                "number of images alone,\nand each config ran with one seed."
+            )
     else:
         out.print(f"{study.name}: no complete trial yet")
 

@@ -53,6 +53,7 @@ class ResourceError(AutoMixError):
 def unknown(kind: str, name: object, choices: Iterable[object]) -> str:
     """Say that `name` is no known `kind`, list the choices and the nearest one."""
     names = sorted(str(choice) for choice in choices)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    swapped = [choice for choice in names if sorted(choice) == sorted(str(name))]
+    near = swapped or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}{hint} (choices: {', '.join(names)})"

@@ -37,6 +37,38 @@ def score(name: str, value: Any) -> str:
     return f"{value:.2f}" if name.endswith(("top1", "top5")) else f"{value:.4g}"
 
 
+def error_of(row: Mapping[str, Any], name: str) -> float | None:
+    """Half the 95 % interval of an accuracy, in points, from the number of images alone (Wilson); None for others.
+
+    Another seed or split moves results further; it needs runs of its own.
+    """
+    images = row.get(f"{name.split('_')[0]}_images")
+    value = row.get(name)
+    if not images or value is None or not name.endswith(("top1", "top5")):
+        return None
+    share, z = value / 100, 1.96
+    spread = share * (1 - share) / images + z**2 / (4 * images**2)
+    return 100 * z * spread**0.5 / (1 + z**2 / images)
+
+
+def with_error(row: Mapping[str, Any], name: str) -> str:
+    """A metric, with its error where that is known."""
+    error = error_of(row, name)
+    return score(name, row.get(name)) + (f" ±{error:.1f}" if error is not None else "")
+
+
+def unresolved(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """The trials after the first whose distance from it is within the errors of both."""
+    if len(rows) < 2 or error_of(rows[0], metric) is None:
+        return []
+    best, error = rows[0][metric], error_of(rows[0], metric) or 0.0
+    return [
+        row["trial_id"]
+        for row in rows[1:]
+        if abs(best - row[metric]) <= (error**2 + (error_of(row, metric) or 0.0) ** 2) ** 0.5
+    ]
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `3:05 min`, `1:02:03 h`."""
     whole = round(seconds)
@@ -71,7 +103,7 @@ def best_table(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Ta
     table.add_column("wall", justify="right")
     for rank, row in enumerate(rows, 1):
         cells = [str(rank), row["trial_id"], policy_of(row), *(brief(row.get(name)) for name in knobs)]
-        cells += [score(name, row.get(name)) for name in metrics]
+        cells += [with_error(row, name) for name in metrics]
         table.add_row(*cells, duration(row["wall_s"]) if row.get("wall_s") is not None else "-")
     return table
 

@@ -118,6 +118,10 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
             _refuse(key, known, chosen)
     found["epochs"] = Dimension("epochs", known["epochs"], (known["epochs"].knob.check(epochs, "budget.epochs"),))
     _check_conditions(found)
+    if "warmup_epochs" in found:
+        longest = max(found["warmup_epochs"].choices or (found["warmup_epochs"].high,))
+        if longest >= epochs:
+            raise SpecError(f"warmup_epochs = {longest:g} must be below budget.epochs = {epochs}; lower it")
     return tuple(sorted(found.values(), key=lambda d: (d.name != "method", d.name != "loss", bool(d.when))))
 
 
@@ -174,7 +178,7 @@ def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dime
         return Dimension(name, entry, made.choices, made.low, made.high, made.log, when)
     for inner in rest:
         if inner not in ("low", "high", "log"):
-            raise SpecError(f"{unknown(f'key in {key}', inner, ('low', 'high', 'log', 'choices', 'value', 'when'))}")
+            raise SpecError(unknown(f"key in {key}", inner, ("low", "high", "log", "choices", "value", "when")))
     if not rest and when:
         made = _dimension(name, entry, "auto", key)
         return Dimension(name, entry, made.choices, made.low, made.high, made.log, when)

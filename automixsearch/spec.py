@@ -94,15 +94,21 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
             raise SpecError(f"{where}: {unknown('knob', name, known)}")
     chosen = {name: known[name].knob.check(values.get(name, known[name].knob.default), f"{where}: {name}")
               for name in ("method", "loss")}  # fmt: skip
-    if not MIXERS[str(chosen["method"])].mixes:
-        chosen["loss"] = "mce"
+    if not MIXERS[str(chosen["method"])].mixes and chosen["loss"] != "mce":
+        raise SpecError(f"{where}: loss {chosen['loss']} has no effect with method {chosen['method']}; use mce")
     for name, entry in known.items():
+        if name in chosen:
+            continue
         if is_active(entry, chosen):
             chosen[name] = entry.knob.check(values.get(name, entry.knob.default), f"{where}: {name}")
         elif name in values:
             raise SpecError(
                 f"{where}: {name} has no effect with method {chosen['method']} and loss {chosen['loss']}; drop it"
             )
+    if chosen["warmup_epochs"] >= chosen["epochs"]:
+        raise SpecError(
+            f"{where}: warmup_epochs = {chosen['warmup_epochs']} must be below epochs = {chosen['epochs']}; lower it"
+        )
     return chosen
 
 
@@ -304,7 +310,7 @@ class SearchSpace(Frozen):
         names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else value
         if isinstance(names, tuple):
             for name in names:
-                if name not in METRICS:
+                if not isinstance(name, str) or name not in METRICS:
                     hint = " (test scores are read once, at the end, and never optimised)"
                     raise ValueError(unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else ""))
             if not names or len(set(names)) < len(names):

@@ -25,15 +25,14 @@ class Watch(Watcher):
         self.console = console
         self.rows: list[dict[str, Any]] = []
         self.running: dict[str, tuple[Task, dict[str, Any]]] = {}
-        self.earlier, self.started, self.live = 0, time.monotonic(), None
+        self.earlier, self.live = 0, None
+        self.started = self.training_since = time.monotonic()
         self.notes: list[str] = []
         self.space = SearchSpace(knobs={})
-        self.concurrent = 1
-        self.last = "starting the trials' processes"
+        self.last = "reading the data and starting Ray"
 
-    def begin(self, space: SearchSpace, done: list[dict[str, Any]], concurrent: int) -> None:
+    def begin(self, space: SearchSpace, done: list[dict[str, Any]]) -> None:
         self.space, self.rows, self.earlier = space, list(done), len(done)
-        self.concurrent, self.started = max(concurrent, 1), time.monotonic()
         if self.console.is_terminal and len(done) < space.budget.trials:
             from rich.live import Live
 
@@ -53,6 +52,9 @@ class Watch(Watcher):
             detail = values.get("error_class") or f"{metric} {score(metric, values.get(metric))}"
             self.last = f"{task.trial_id} {values['state']}: {detail}"
         else:
+            if event == "start" and not self.running and len(self.rows) == self.earlier:
+                self.last = "starting the trials' processes"
+                self.training_since = time.monotonic()
             self.running[task.trial_id] = (task, values)
 
     def end(self) -> None:
@@ -78,7 +80,7 @@ class Watch(Watcher):
         ended = self.rows[self.earlier :]
         expected = new / len(ended) if ended else per_trial
         left = (self.space.budget.trials - len(self.rows)) * expected - under_way
-        return max(left, 0) * (time.monotonic() - self.started) / trained
+        return max(left, 0) * (time.monotonic() - self.training_since) / trained
 
     def best(self) -> dict[str, Any] | None:
         """The best complete trial so far, by the first objective."""

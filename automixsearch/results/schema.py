@@ -76,6 +76,8 @@ _OUTCOME = (
     Column("test_top5", float, "top-5 accuracy on the test set, 0 to 100"),
     Column("test_loss", float, "cross-entropy on the test set"),
     Column("test_ece", float, "expected calibration error on the test set, 0 to 1"),
+    Column("val_images", int, "images of the validation split"),
+    Column("test_images", int, "images of the test set"),
     Column("parameters", int, "trainable scalars of the network"),
     Column("stop_reason", str, "why the trial ended before its last epoch"),
     Column("error_class", str, "type of the exception that ended a failed trial"),
@@ -225,8 +227,11 @@ def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
 def _value(column: Column, value: Any, table: Table) -> Any:
     if value is None:
         return None
-    if isinstance(value, Real) and not math.isfinite(value):
-        return None
+    if isinstance(value, Real):
+        if not math.isfinite(value):
+            return None
+        if column.kind is int and value % 1 != 0:  # Arrow would cut it off
+            raise ValueError(f"{table}: column {column.name} must be int64: {value} is no whole number")
     if isinstance(value, datetime) and value.tzinfo is None:
         raise ValueError(f"{table}: {column.name} = {value} has no time zone; use datetime.now(UTC)")
     return str(value) if isinstance(value, StrEnum) else value

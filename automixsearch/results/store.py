@@ -203,9 +203,9 @@ class Store:
         import pyarrow as pa
 
         failure: Exception | None = None
-        for deep in (False, False, True):  # compact() may delete files under our hands; then look for damage
+        for effort in self.efforts(table, most=2):
             try:
-                rows = self.dataset(table, only, deep)
+                rows = self.dataset(table, only, deep=effort == 1)
                 for name in columns or ():
                     if name not in rows.schema.names:
                         raise StudyError(f"study {self.study}: {unknown('column', name, rows.schema.names)}")
@@ -213,6 +213,16 @@ class Store:
             except (OSError, pa.ArrowException) as error:
                 failure = error
         raise StudyError(f"{self._where(self._path(table))}: cannot be read: {failure}; check the storage")
+
+    def efforts(self, *tables: Table, most: int) -> Iterator[int]:
+        """How hard to try: 0, 1, ... below `most`, the same once more where `compact` deleted files meanwhile."""
+        for effort in range(most):
+            for _ in range(100):
+                before = [(table, name) for table in tables for name in self.live(table)]
+                yield effort
+                now = {(table, name) for table in tables for name in self.live(table)}
+                if now.issuperset(before):
+                    break
 
     def dataset(self, table: Table, only: Callable[[str], bool] | None = None, deep: bool = False) -> Dataset:
         """The rows as an Arrow data set, nothing read but the schemas; `deep`: every file is tried in full.
@@ -276,7 +286,8 @@ class Store:
 
         In this order: a journal appears that names the parts and the merged file; the merged file appears whole;
         the parts go; the journal goes. Once the merged file is there, readers leave out the parts that its
-        journal names. So no row is lost or seen twice wherever this stops, and the next call finishes it.
+        journal names. So no row is lost or seen twice wherever this stops, and the next call finishes it. (pandas
+        and DuckDB know no journals: alone, they may see a row twice until the parts are gone.)
         """
         merged = 0
         with self.lock():

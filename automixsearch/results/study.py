@@ -204,8 +204,8 @@ class Study:
     ) -> T:
         """Put a question to DuckDB, over the files themselves where that is possible, else through Arrow.
 
-        A failure may mean that `compact` deleted a file under our hands, or that a file is damaged; so ask
-        again, and at last of those files only that can be read to their end.
+        A failure may mean that a file is damaged; so ask again, first of the files that can be opened, at last of
+        those that can be read to their end.
         """
         import duckdb
 
@@ -218,12 +218,13 @@ class Study:
             duckdb.NotSupportedError,
         )
         failure: Exception | None = None
-        ways = [self._through_arrow, self._through_arrow, self._through_arrow_checked]
-        for way in ways if arrow else [self._through_files, *ways]:
+        ways = [self._through_arrow, self._through_arrow_checked]
+        ways = ways if arrow else [self._through_files, *ways]
+        for effort in self.store.efforts(*tables, most=len(ways)):
             with duckdb.connect(":memory:") as con:
                 try:
                     for table in tables:
-                        way(con, table)
+                        ways[effort](con, table)
                     return question(con)
                 except mistakes as error:
                     raise StudyError(f"study {self.name}: {error}") from None

@@ -31,7 +31,7 @@ SCHEMA_VERSION = 1
 class Watcher:
     """Hears what happens in a search; this one ignores it all. See `automixsearch.watch` for one that shows it."""
 
-    def begin(self, space: SearchSpace, done: list[dict[str, Any]], concurrent: int) -> None:
+    def begin(self, space: SearchSpace, done: list[dict[str, Any]]) -> None:
         """The search starts, with the rows of the trials that earlier runs finished."""
 
     def note(self, text: str) -> None:
@@ -78,12 +78,12 @@ def search(
     with store.lock():
         store.repair()
         _refuse_other_space(store, space)
+        watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
             loading = background.submit(_prepare, space, store)
             if _is_complete(store, space):
                 loading.result()
-                watcher.begin(space, store.trial_rows(), 0)
                 interrupted = False
             else:
                 interrupted = _run(space, store, address, watcher, loading)
@@ -166,7 +166,6 @@ def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher
 
         log_to(log, "optuna")
         proposer = Proposer(space, store, images.fingerprint, space.resources.workers)
-        watcher.begin(space, store.trial_rows(), allotment.concurrent)
         for note in proposer.notes:
             watcher.note(note)
         with _terminate_as_interrupt():

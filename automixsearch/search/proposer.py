@@ -55,6 +55,7 @@ class Proposer:
         if journal is None:
             storage: Any = optuna.storages.InMemoryStorage()
         else:
+            journal.parent.mkdir(parents=True, exist_ok=True)
             _mend_journal(journal)
             backend = optuna.storages.journal.JournalFileBackend(str(journal))
             storage = optuna.storages.JournalStorage(backend)

@@ -73,6 +73,8 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 **run_columns(asdict(outcome.last)),
                 **{f"test_{name}": value for name, value in asdict(outcome.test).items()},
                 parameters=outcome.parameters,
+                val_images=len(run.val),
+                test_images=len(run.test),
                 split_id=run.split.split_id,
                 **place,
             )

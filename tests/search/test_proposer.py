@@ -1,0 +1,234 @@
+"""The Optuna study behind a search, with trials that end as told instead of being trained."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from automixsearch.errors import StudyError
+from automixsearch.results.store import Store
+from automixsearch.search.proposer import Proposer
+from automixsearch.search.trial_rows import pruned_row
+from automixsearch.spec import parse_space
+
+KNOBS = {
+    "method": ["vanilla", "mixup", "cutmix"],
+    "alpha": {"low": 0.1, "high": 4.0, "log": True},
+    "loss": ["mce", "decoupled"],
+    "eta": {"low": 0.01, "high": 1.0, "log": True},
+    "lr": {"low": 0.01, "high": 0.1, "log": True},
+}
+
+
+def space(trials=8, **more):
+    content = {"name": "s", "knobs": KNOBS, "budget": {"trials": trials, "epochs": 4}, **more}
+    return parse_space({"sampler": {"name": "tpe", "startup_trials": 3}, **content}, "test")
+
+
+def quality(task) -> float:
+    """A made-up accuracy: a function of the config."""
+    knobs = task.config.knobs
+    return 50 + 10 * knobs["lr"] + 5 * (task.config.method == "mixup") + knobs.get("mixup.alpha", 0)
+
+
+def run_to_end(proposer: Proposer, task, state="complete"):
+    """Let a trial report two epochs and end."""
+    for epoch in (1, 2):
+        proposer.store.write_epoch(
+            {"study": "s", "trial_id": task.trial_id, "epoch": epoch, "val_top1": quality(task) - 3 + epoch}
+        )
+        proposer.report(task.number, epoch, quality(task) - 3 + epoch)
+    if state == "pruned":
+        proposer.store.write_trial(pruned_row(proposer.store, task, {}))
+    else:
+        values = {"val_top1": quality(task), "wall_s": 1.0 + task.number} if state == "complete" else {}
+        proposer.store.write_trial(task.row(state, **values))
+    assert proposer.finish(task)["state"] == state
+
+
+def configs(proposer: Proposer, count: int) -> list[dict]:
+    """Run the next `count` trials one after another; their knobs."""
+    found = []
+    for _ in range(count):
+        task = proposer.next()
+        found.append(dict(task.config.knobs))
+        run_to_end(proposer, task)
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "sobol", "gp", "nsga2"])
+def test_every_sampler_reaches_the_total_and_repeats_itself_for_the_same_seed(tmp_path, sampler):
+    made = space(6, sampler={"name": sampler, "startup_trials": 2})
+    first = configs(Proposer(made, Store(tmp_path / "a", "s"), "f"), 6)
+    again = configs(Proposer(made, Store(tmp_path / "b", "s"), "f"), 6)
+    other = configs(Proposer(space(6, sampler=sampler, seeds={"study": 1}), Store(tmp_path / "c", "s"), "f"), 6)
+    assert first == again != other
+    assert Proposer(made, Store(tmp_path / "a", "s"), "f").next() is None
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("sampler", ["tpe", "sobol"])
+def test_a_restarted_driver_proposes_what_the_first_would_have(tmp_path, stop, sampler):
+    made = space(6, sampler={"name": sampler, "startup_trials": 2})
+    whole = configs(Proposer(made, Store(tmp_path / "a", "s"), "f"), 6)
+    parts = configs(Proposer(made, Store(tmp_path / "b", "s"), "f"), stop)
+    parts += configs(Proposer(made, Store(tmp_path / "b", "s"), "f"), 6 - stop)
+    assert parts == whole
+
+
+def test_ends_are_told_as_they_were(tmp_path):
+    proposer = Proposer(space(), Store(tmp_path, "s"), "f")
+    for state in ("complete", "pruned", "failed"):
+        run_to_end(proposer, proposer.next(), state)
+    proposer.next()
+    trials = proposer.study.trials
+    expected = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
+    assert [trial.state for trial in trials] == expected
+    assert trials[0].value == proposer.store.trial_row("t00000")["val_top1"]
+    assert set(trials[1].intermediate_values) == {1, 2}
+    assert trials[1].value == trials[1].intermediate_values[2]
+
+
+def test_unfinished_trials_come_first_under_their_own_number_and_config(tmp_path):
+    proposer = Proposer(space(4), Store(tmp_path, "s"), "f")
+    run_to_end(proposer, proposer.next())
+    left = [proposer.next(), proposer.next()]
+    again = Proposer(space(4), Store(tmp_path, "s"), "f")
+    assert [again.next(), again.next()] == left
+    assert again.next().number == 3
+    assert again.next() is None
+
+
+def test_a_trial_without_its_document_gets_the_config_that_was_drawn(tmp_path):
+    proposer = Proposer(space(4), Store(tmp_path, "s"), "f")
+    task = proposer.next()
+    proposer.store.delete(f"pending/{task.trial_id}.json")
+    again = Proposer(space(4), Store(tmp_path, "s"), "f").next()
+    assert (again.trial_id, again.config) == (task.trial_id, task.config)
+
+
+def test_a_row_that_was_not_told_is_told_at_the_next_start(tmp_path):
+    proposer = Proposer(space(4), Store(tmp_path, "s"), "f")
+    task = proposer.next()
+    proposer.store.write_trial(task.row("complete", val_top1=77.0))
+    again = Proposer(space(4), Store(tmp_path, "s"), "f")
+    assert again.study.trials[0].value == 77.0
+    assert again.unfinished == []
+    assert again.store.names("pending") == []
+
+
+def test_a_lost_journal_is_rebuilt_from_the_ledger(tmp_path):
+    made = space(6)
+    whole = configs(Proposer(made, Store(tmp_path / "a", "s"), "f"), 6)
+    store = Store(tmp_path / "b", "s")
+    proposer = Proposer(made, store, "f")
+    parts = configs(proposer, 3)
+    running = proposer.next()
+    before = proposer.study.trials
+    store.delete("optuna.journal")
+    again = Proposer(made, store, "f")
+    after = again.study.trials
+    for old, new in zip(before, after, strict=True):
+        assert (old.state, old.params, old.values) == (new.state, new.params, new.values)
+        assert old.intermediate_values == new.intermediate_values
+    assert again.unfinished == [running.number]
+    task = again.next()
+    assert task == running
+    run_to_end(again, task)
+    assert [*parts, dict(task.config.knobs), *configs(again, 2)] == whole
+
+
+def test_storage_without_file_locks_needs_no_journal(tmp_path):
+    made = space(4)
+    store = RemoteLike(tmp_path, "s")
+    first = configs(Proposer(made, store, "f"), 2)
+    task = Proposer(made, store, "f").next()
+    again = Proposer(made, store, "f")
+    assert again.next() == task
+    run_to_end(again, task)
+    rest = configs(again, 1)
+    assert not list(tmp_path.rglob("optuna.journal"))
+    whole = configs(Proposer(made, Store(tmp_path / "b", "s"), "f"), 4)
+    assert [*first, dict(task.config.knobs), *rest] == whole
+
+
+class RemoteLike(Store):
+    """A local store that has no local paths, as one on S3."""
+
+    def local_path(self, name):
+        return None
+
+
+@pytest.mark.parametrize("damage", ["torn", "locked", "garbage"])
+def test_a_journal_of_a_killed_driver_is_mended(tmp_path, damage):
+    store = Store(tmp_path, "s")
+    configs(Proposer(space(4), store, "f"), 2)
+    journal = tmp_path / "s" / "optuna.journal"
+    if damage == "torn":
+        journal.write_bytes(journal.read_bytes() + b'{"op_code": 5, "tri')
+    elif damage == "locked":
+        (tmp_path / "s" / "optuna.journal.lock").symlink_to(journal)
+    else:
+        journal.write_bytes(b"garbage\n" + journal.read_bytes())
+    again = Proposer(space(4), store, "f")
+    assert [trial.state for trial in again.study.trials] == [TrialState.COMPLETE] * 2
+    assert len(configs(again, 2)) == 2
+
+
+def test_published_settings_are_tried_first_and_what_does_not_fit_is_noted(tmp_path):
+    made = space(priors="published", knobs={**KNOBS, "cutmix.alpha": [0.5, 1.0]})
+    proposer = Proposer(made, Store(tmp_path, "s"), "f")
+    first = configs(proposer, 3)
+    assert [knobs["method"] for knobs in first] == ["vanilla", "mixup", "cutmix"]
+    assert first[1]["mixup.alpha"] == 1.0
+    assert [knobs["loss"] for knobs in first] == ["mce"] * 3
+    assert proposer.notes == ["published cutmix.alpha = 0.2 lies outside 0.5, 1.0; the sampler chooses it"]
+
+
+def test_given_priors_are_tried_first_even_with_sobol(tmp_path):
+    made = space(4, sampler="sobol", priors=[{"method": "cutmix", "cutmix.alpha": 3.0, "loss": "mce"}])
+    first = configs(Proposer(made, Store(tmp_path, "s"), "f"), 2)
+    assert (first[0]["method"], first[0]["cutmix.alpha"]) == ("cutmix", 3.0)
+
+
+def test_several_objectives_keep_their_values_and_have_no_intermediate_ones(tmp_path):
+    made = space(4, objective=["val_top1", "wall_s"], sampler="nsga2")
+    proposer = Proposer(made, Store(tmp_path, "s"), "f")
+    configs(proposer, 4)
+    assert all(len(trial.values) == 2 for trial in proposer.study.trials)
+    assert proposer.study.best_trials
+
+
+def test_a_complete_trial_without_its_metric_is_a_failure_to_optuna(tmp_path):
+    proposer = Proposer(space(4), Store(tmp_path, "s"), "f")
+    task = proposer.next()
+    proposer.store.write_trial(task.row("complete", val_top1=float("nan")))
+    proposer.finish(task)
+    assert proposer.study.trials[0].state == TrialState.FAIL
+
+
+def test_parallel_trials_are_counted_as_if_they_had_gone_badly(tmp_path):
+    from automixsearch.search.samplers import make_sampler
+
+    sampler = make_sampler(space(), 5)
+    assert isinstance(sampler, optuna.samplers.TPESampler)
+    assert sampler._constant_liar
+    assert sampler._multivariate
+    assert sampler._group
+
+
+def test_a_journal_of_another_space_is_refused(tmp_path):
+    Proposer(space(), Store(tmp_path, "s"), "f")
+    with pytest.raises(StudyError, match="was made for another space"):
+        Proposer(space(knobs={"method": ["mixup"]}), Store(tmp_path, "s"), "f")
+
+
+def test_trials_have_seeds_of_their_own_unless_they_share_one(tmp_path):
+    def seeds(name, training):
+        proposer = Proposer(space(3, seeds={"training": training}), Store(tmp_path / name, "s"), "f")
+        tasks = [proposer.next() for _ in range(3)]
+        return {task.config.seed for task in tasks}
+
+    assert len(seeds("a", "per_trial")) == 3
+    assert len(seeds("b", "shared")) == 1
