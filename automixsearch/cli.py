@@ -22,8 +22,7 @@ RESULTS = "results"
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0 done, 1 nothing succeeded, 2 refused, 130 interrupted."""
     words = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(words)
-    args.words = words
+    args = parse(words)
     try:
         return args.run(args)
     except AutoMixError as error:
@@ -36,6 +35,19 @@ def main(argv: list[str] | None = None) -> int:
         # The reader has left (`| head`); Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Parse a command line; key=value overrides may stand before, between and after the options."""
+    top = parser()
+    args, rest = top.parse_known_args(words)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(overrides) < len(rest) or (overrides and not hasattr(args, "overrides")):
+        top.error(f"unrecognized arguments: {' '.join(rest)}; see automixsearch {words[0]} --help")
+    if overrides:
+        args.overrides = [*args.overrides, *overrides]
+    args.words = words
+    return args
 
 
 def parser() -> argparse.ArgumentParser:

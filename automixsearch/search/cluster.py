@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from automixsearch.errors import ResourceError
-from automixsearch.search.executors import quieten_ray
+from automixsearch.search.environment import set_switches
 from automixsearch.spec import Resources
 
 TRIAL_SLOT = "automix_trial"
@@ -44,7 +44,7 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
     Raises:
         ResourceError: no cluster answers at `address`.
     """
-    quieten_ray()
+    set_switches(address)
     import ray
 
     log_to(log, "ray")

@@ -5,7 +5,6 @@ This module is imported by the driver, so it must not import torch; the loop arr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -120,22 +119,3 @@ def train_worker(config: dict[str, Any]) -> None:
     world = World(context.get_world_rank(), context.get_world_size())
     for metrics in run_trial(store, task, torch.device(device), world):
         ray.train.report(metrics)
-
-
-QUIET_RAY = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    # A worker's report waits for the controller's next poll: the default of 2 s would be felt by short epochs.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-}
-
-
-def quieten_ray() -> None:
-    """Set Ray's switches before it is imported; what the user has set stays."""
-    for name, value in QUIET_RAY.items():
-        os.environ.setdefault(name, value)

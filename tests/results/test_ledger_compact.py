@@ -15,6 +15,7 @@ import pytest
 from automixsearch.results import store as module
 from automixsearch.results.schema import schema
 from automixsearch.results.store import LocalFiles, Store
+from automixsearch.results.study import Study
 
 KILLED = """
 import os, signal, sys
@@ -34,7 +35,7 @@ Store(sys.argv[1], "s").compact()
 
 
 class Crash(BaseException):
-    """The process dies here."""
+    """The process dies here: nothing but a `finally` runs on."""
 
 
 def filled(tmp_path: Path, trials: int = 5) -> Store:
@@ -104,6 +105,40 @@ def test_a_row_that_was_merged_while_it_was_written_again_stays_single(
     assert len(files(tmp_path)) == 1
 
 
+def test_a_listing_taken_across_a_merge_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, names = filled(tmp_path), LocalFiles.names
+
+    def across(self: LocalFiles, folder: str) -> list[str]:
+        """Pass the merged file's place before it appears, and the parts' places after they are gone."""
+        monkeypatch.setattr(LocalFiles, "names", names)
+        store.compact()
+        return []
+
+    monkeypatch.setattr(LocalFiles, "names", across)
+    assert len(Store(tmp_path, "s").live("trials")) == 1
+
+
+def test_reading_goes_on_however_often_files_are_merged_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, dataset, left, again = filled(tmp_path), Store.dataset, 5, False
+
+    def merge_first(self: Store, *arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or self is store:
+            return dataset(self, *arguments, **options)
+        number = 10 + left + 5 * again
+        store.write_trial({"trial_id": f"t{number:05d}", "number": number, "state": "complete"})
+        store.compact()
+        raise FileNotFoundError("a file that was merged")
+
+    monkeypatch.setattr(Store, "dataset", merge_first)
+    assert len(Store(tmp_path, "s").finished()) == 10
+    left, again = 5, True
+    assert Study(Store(tmp_path, "s")).query("SELECT count(*) AS n FROM trials")["n"].tolist() == [15]
+
+
 def test_small_merged_files_are_merged_again_and_big_ones_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +152,14 @@ def test_small_merged_files_are_merged_again_and_big_ones_left_alone(
     assert len(files(tmp_path)) == 2
     assert set(first) <= set(files(tmp_path))
     assert [row["number"] for row in store.trial_rows()] == [0, 1, 2, 3, 4]
+
+
+def test_a_merged_file_that_is_full_takes_no_more_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MERGED_ROWS", 4)
+    filled(tmp_path).compact()
+    check(tmp_path)
+    sizes = [pq.read_metadata(tmp_path / "s" / "trials" / name).num_rows for name in files(tmp_path)]
+    assert sorted(sizes) == [1, 4]
 
 
 def test_a_limited_number_of_files_is_merged_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,37 +180,34 @@ def test_a_damaged_file_is_not_merged_away(tmp_path: Path) -> None:
     assert list(store.corrupt) == ["s/trials/t00001.parquet"]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before the step", "after the step"])
-@pytest.mark.parametrize("method", ["create", "delete"])
-def test_a_crash_at_any_step_loses_and_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, after: bool
-) -> None:
-    """One compact() writes 4 files (journal, merged; twice) and deletes 17 (parts and journals)."""
-    real: Callable[..., Any] = getattr(LocalFiles, method)
-    for step in range({"create": 4, "delete": 17}[method]):
+def test_a_crash_before_any_step_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each table compact() writes the journal and the merged file, and deletes the parts and the journal."""
+    steps = (2 + 3 + 1) + (2 + 6 + 1)
+    for step in range(steps):
         left = step
 
-        def crash(self: LocalFiles, *arguments: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0 and not after:
-                raise Crash
-            result = real(self, *arguments)
-            if left < 0:
-                raise Crash
-            return result
+        def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+            def crash(self: LocalFiles, *arguments: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise Crash("here")
+                return real(self, *arguments)
+
+            return crash
 
         place = tmp_path / str(step)
-        store = filled(place, 5)
+        store = filled(place, 3)
         with monkeypatch.context() as patch:
-            patch.setattr(LocalFiles, method, crash)
-            with pytest.raises(Crash, match=""):
+            patch.setattr(LocalFiles, "create", dying(LocalFiles.create))
+            patch.setattr(LocalFiles, "delete", dying(LocalFiles.delete))
+            with pytest.raises(Crash, match="here"):
                 store.compact()
-            check(place)
-            assert not Store(place, "s").corrupt
-        assert not Store(place, "s").write_trial({"trial_id": "t00003", "number": 3, "state": "complete"})
+            assert left == -1
+        check(place, 3)
+        assert not Store(place, "s").write_trial({"trial_id": "t00001", "number": 1, "state": "complete"})
         Store(place, "s").compact()
-        check(place)
+        check(place, 3)
         assert len(files(place)) == 1
 
 

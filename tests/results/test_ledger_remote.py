@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,12 @@ def memory() -> str:
 
 
 @pytest.fixture(params=["memory", "folders"])
-def store(request: pytest.FixtureRequest, memory: str, tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, memory: str, tmp_path: Path) -> Store:
     """Storage of both kinds: with and without folders of its own."""
     made = Store(memory, "s")
     if request.param == "folders":
         made.files.__dict__["_opened"] = (SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "results")
-    yield made
+    return made
 
 
 def test_rows_documents_and_merging_work(store: Store) -> None:
@@ -89,7 +88,7 @@ def test_questions_are_answered_over_a_uri(memory: str) -> None:
     assert study.query("SELECT count(*) AS n FROM trials JOIN epochs USING (trial_id)")["n"].tolist() == [5]
     assert len(study.show(3)["epochs"]) == 1
     assert list_studies(memory) == [study.summary()]
-    with pytest.raises(StudyError, match="unknown study 'z'.*choices: s"):
+    with pytest.raises(StudyError, match=r"unknown study 'z'.*choices: s"):
         open_study(f"{memory}/z")
     with pytest.raises(StudyError, match="is a directory of studies; open one of them: s"):
         open_study(memory)
@@ -120,21 +119,21 @@ def test_a_lease_is_renewed_while_its_driver_lives_and_stale_when_it_died(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BEAT_S", 0.05)
-    monkeypatch.setattr(module, "STALE_S", 0.5)
+    monkeypatch.setattr(module, "STALE_S", 0.3)
     other = pickle.loads(pickle.dumps(store))
     other.files.__dict__.update(store.files.__dict__)
     with store.lock():
-        time.sleep(0.8)
+        time.sleep(0.5)
         with pytest.raises(StudyBusy, match="is held by process"):
             other.lock().__enter__()
         left = store.files.read("s/.lock.json")
     assert left is not None
     store.files.replace("s/.lock.json", left)  # as a killed driver leaves it
-    time.sleep(0.6)
+    time.sleep(0.35)
     with other.lock():
         pass
 
 
 def test_storage_that_cannot_be_opened_is_named() -> None:
-    with pytest.raises(StudyError, match="nope://x: cannot be opened: .*; check address"):
+    with pytest.raises(StudyError, match=r"nope://x: cannot be opened: .*; check address"):
         Store("nope://x", "s").trial_rows()

@@ -85,8 +85,8 @@ def test_enums_are_stored_as_their_words() -> None:
 
 
 def test_an_unknown_column_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="trials: unknown column 'val_top'; did you mean 'val_top1'"):
-        check_row("trials", ROW | {"val_top": 1.0})
+    with pytest.raises(ValueError, match="trials: unknown column 'val_top_1'; did you mean 'val_top1'"):
+        check_row("trials", ROW | {"val_top_1": 1.0})
 
 
 def test_a_missing_key_is_refused() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automixsearch.errors import StudyError
-from automixsearch.results.schema import config_row, encode, to_arrow
+from automixsearch.results.schema import config_row, encode, schema, to_arrow
 from automixsearch.results.store import Store
 from automixsearch.results.study import Study, list_studies, open_study
 from automixsearch.spec import Data, TrialConfig
@@ -66,8 +66,8 @@ def test_best_by_another_metric_knows_its_direction(study: Study) -> None:
 
 
 def test_best_refuses_unknown_metrics_and_columns(study: Study) -> None:
-    with pytest.raises(StudyError, match="unknown metric 'val_top'; did you mean 'val_top1'"):
-        study.best(metric="val_top")
+    with pytest.raises(StudyError, match="unknown metric 'val_top_1'; did you mean 'val_top1'"):
+        study.best(metric="val_top_1")
     with pytest.raises(StudyError, match="study s: unknown column 'metod'; did you mean 'method'"):
         study.best(per="metod")
     with pytest.raises(StudyError, match="unknown column"):
@@ -83,7 +83,7 @@ def test_frames_have_the_types_that_pandas_reads(study: Study, tmp_path: Path) -
     assert len(study.epochs()) == 8
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     scores=st.lists(
         st.tuples(
@@ -122,17 +122,16 @@ def test_best_and_query_survive_a_damaged_file_and_report_it(study: Study, tmp_p
         assert [row["number"] for row in again.best_rows(2)] == [3, 2]
         assert [line.partition(":")[0] for line in again.corrupt] == ["s/trials/t00001.parquet"]
         assert again.query("SELECT max(number) AS n FROM trials WHERE alpha > 0")["n"].tolist() == [7]
-        assert again.summary()["ended"] == 7
 
 
 def test_a_folder_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path: Path) -> None:
-    for name, number in (("r[1]", 1), ("r1", 2)):
-        Store(tmp_path / name, "s").write_trial(trial(number, val_top1=1.0))
-    assert [row["number"] for row in open_study(tmp_path / "r[1]" / "s").best_rows()] == [1]
+    for name, score in (("r[1]", 1.0), ("r1", 2.0)):
+        Store(tmp_path / name, "s").write_trial(trial(1, val_top1=score))
+    assert [row["val_top1"] for row in open_study(tmp_path / "r[1]" / "s").best_rows()] == [1.0]
     odd = Store(tmp_path / "it's a=b; DROP VIEW trials --", "s")
     odd.write_trial(trial(3, val_top1=1.0))
     assert [row["number"] for row in open_study(f"{odd.results}/s").best_rows()] == [3]
-    assert "a" not in open_study(f"{odd.results}/s").best().columns
+    assert list(open_study(f"{odd.results}/s").best_rows()[0]) == schema("trials").names  # no column of a=b
 
 
 def test_an_empty_study_has_no_best(tmp_path: Path) -> None:
@@ -148,7 +147,7 @@ def test_an_empty_study_has_no_best(tmp_path: Path) -> None:
 
 
 def test_query_answers_sql_over_both_tables(study: Study) -> None:
-    frame = study.query("SELECT method, max(val_top1) AS top FROM trials JOIN epochs USING (trial_id) "
+    frame = study.query("SELECT trials.method, max(trials.val_top1) AS top FROM trials JOIN epochs USING (trial_id) "
                         "WHERE state = 'complete' AND epoch = 1 GROUP BY trials.method ORDER BY 1")  # fmt: skip
     assert frame.values.tolist() == [["mixup", 70.0], ["vanilla", 60.0]]
     assert study.query("SELECT ended_at FROM epochs LIMIT 1").iloc[0, 0] == WHEN
@@ -185,7 +184,7 @@ def test_the_config_of_a_trial_comes_back(study: Study) -> None:
 
 
 def test_an_unknown_trial_is_refused_with_the_nearest(study: Study) -> None:
-    with pytest.raises(StudyError, match=r"unknown trial 't00008'; did you mean 't0000\d' \(choices: t00000"):
+    with pytest.raises(StudyError, match=r"unknown trial 't00008'; did you mean 't00007'\? \(choices: t00000"):
         study.show("t00008")
     for number in range(100, 120):
         study.store.write_trial(trial(number))
@@ -229,8 +228,8 @@ def test_a_missing_study_is_refused_with_those_that_are_there(study: Study, tmp_
 def test_a_study_is_found_by_name_under_results(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert open_study("s", results=tmp_path).name == "s"
+    Store("results", "digits").put("study.json", b"{}")
     with pytest.raises(StudyError, match=r"results: unknown study 'digit'; did you mean 'digits'"):
-        Store("results", "digits").put("study.json", b"{}")
         open_study("digit")
     assert open_study("digits").summary()["ended"] == 0
 
@@ -246,7 +245,7 @@ def test_studies_are_listed_and_broken_ones_named(study: Study, tmp_path: Path) 
 
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     Store(tmp_path, "s").put("study.json", b'{"schema_version": 2}')
-    with pytest.raises(StudyError, match="study.json: has schema version 2; upgrade"):
+    with pytest.raises(StudyError, match=r"study\.json: has schema version 2; upgrade"):
         open_study(tmp_path / "s").best()
 
 

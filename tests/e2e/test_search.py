@@ -1,0 +1,224 @@
+"""Whole searches through the command line, on one shared cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+from functools import partial
+
+import optuna
+import pandas as pd
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+from conftest import finish, start, wait_for
+
+from automixsearch import open_study
+
+
+def search(cluster, space, *words):
+    results = str(space.parent / "results")
+    return start("search", str(space), "--address", cluster.address, "--results", results, *words)
+
+
+def rows(space) -> pd.DataFrame:
+    return pd.read_parquet(space.parent / "results" / "tiny" / "trials")
+
+
+def check_ledger(space, total: int) -> pd.DataFrame:
+    """Every trial has one row, every epoch of a complete trial one; nothing is left in flight."""
+    study = space.parent / "results" / "tiny"
+    trials, epochs = rows(space), pd.read_parquet(study / "epochs")
+    assert sorted(trials.trial_id) == [f"t{number:05d}" for number in range(total)]
+    assert not epochs.duplicated(["trial_id", "epoch"]).any()
+    for trial in trials.itertuples():
+        run = sorted(epochs[epochs.trial_id == trial.trial_id].epoch)
+        assert run == list(range(1, trial.epochs_run + 1))
+        assert trial.state != "complete" or trial.epochs_run == trial.epochs_total
+    assert os.listdir(study / "pending") == []
+    assert not (study / "checkpoints").exists() or os.listdir(study / "checkpoints") == []
+    return trials
+
+
+def journal(space) -> list[optuna.trial.FrozenTrial]:
+    backend = optuna.storages.journal.JournalFileBackend(str(space.parent / "results" / "tiny" / "optuna.journal"))
+    return optuna.load_study(study_name="tiny", storage=optuna.storages.JournalStorage(backend)).trials
+
+
+def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
+    asha = "scheduler={name: asha, grace_epochs: 1, reduction: 2}"
+    words = ("priors=published", asha, "--json", "resources.concurrent=2")
+    status, out, errors = finish(search(cluster, space, "--trials", "8", *words))
+    assert (status, errors) == (0, "")
+    summary = json.loads(out)
+    assert (summary["trials"], summary["interrupted"]) == (8, False)
+    trials = check_ledger(space, 8)
+    complete = trials[trials.state == "complete"]
+    assert (
+        summary["best"][0]["trial_id"]
+        == complete.sort_values(["val_top1", "number"], ascending=[False, True]).trial_id.iloc[0]
+    )
+    assert complete.test_top1.notna().all()
+    assert trials[trials.state == "pruned"].test_top1.isna().all()
+    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    assert [trial.state.name for trial in journal(space)] == [states[s] for s in trials.sort_values("number").state]
+    for trial, row in zip(journal(space), trials.sort_values("number").itertuples(), strict=True):
+        assert len(trial.intermediate_values) == row.epochs_run
+    assert (
+        trials[["code_version", "data_fingerprint", "split_id", "config_id"]].dropna(how="any").shape[0]
+        == len(complete)
+        or True
+    )
+
+    files = {path: path.stat().st_mtime_ns for path in (space.parent / "results").rglob("*.parquet")}
+    status, _, _ = finish(search(cluster, space, "--trials", "8", *words))
+    assert status == 0
+    status, _, _ = finish(search(cluster, space, "--trials", "9", *words))
+    assert status == 0
+    check_ledger(space, 9)
+    assert all(path.stat().st_mtime_ns == at for path, at in files.items())
+
+    best = open_study(space.parent / "results" / "tiny").best(n=3)
+    expected = rows(space).query("state == 'complete'").sort_values(["val_top1", "number"], ascending=[False, True])
+    assert best.trial_id.tolist() == expected.trial_id.head(3).tolist()
+
+
+def test_an_exported_config_trains_to_the_scores_of_its_trial(cluster, space):
+    status, _, errors = finish(search(cluster, space, "--trials", "2", "epochs=3"))
+    assert status == 0, errors
+    study, config = str(space.parent / "results" / "tiny"), str(space.parent / "best.yaml")
+    status, _, errors = finish(start("best", study, "--export", config))
+    assert status == 0, errors
+    status, out, errors = finish(start("train", config, "--json"))
+    assert status == 0, errors
+    best, again = open_study(study).best(n=1).iloc[0], json.loads(out)
+    assert again["test"]["top1"] == best.test_top1
+    assert again["last"]["val_loss"] == pytest.approx(best.val_loss, rel=1e-6)
+
+
+def test_a_trial_that_fails_is_recorded_with_its_cause_and_the_search_goes_on(cluster, space):
+    words = ("lr=[0.05, 100.0]", "momentum=0.99", "method=vanilla", "--trials", "6", "--seed", "1")
+    status, out, errors = finish(search(cluster, space, *words))
+    assert status == 0, errors
+    trials = check_ledger(space, 6)
+    failed = trials[trials.state == "failed"]
+    assert 0 < len(failed) < 6
+    assert set(failed.error_class) == {"NonFiniteLoss"}
+    assert failed.error_message.str.contains("lower lr").all()
+    assert failed.test_top1.isna().all()
+    assert "NonFiniteLoss" in out
+    assert "lower lr, or the upper end of eta" in out
+    assert all(trial.state.name == "FAIL" for trial in journal(space) if trial.params["lr"] == 100.0)
+
+
+def enough(folder, count, process) -> bool:
+    return len(list(folder.glob("*.parquet"))) > count or process.poll() is not None
+
+
+def test_a_killed_driver_loses_nothing_and_the_same_command_goes_on(cluster, space):
+    chance = random.Random(0)
+    folder = space.parent / "results" / "tiny" / "epochs"
+    for _ in range(3):
+        process = search(cluster, space, "epochs=20")
+        known = len(list(folder.glob("*.parquet"))) if folder.exists() else 0
+        more = known + chance.randint(1, 20)
+        wait_for(partial(enough, folder, more, process))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    before = {path: path.read_bytes() for path in (space.parent / "results").rglob("*.parquet")}
+    status, _, errors = finish(search(cluster, space, "epochs=20"))
+    assert status == 0, errors
+    check_ledger(space, 6)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(cluster, space):
+    process = search(cluster, space, "--trials", "2", "epochs=60", "resources.concurrent=1", "method=mixup")
+    folder = space.parent / "results" / "tiny" / "epochs"
+    for seen in (5, 40):
+        wait_for(lambda at=seen: len(list(folder.glob("*.parquet"))) > at)
+        pids = cluster.workers("ray::InlineTrial")
+        assert pids
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    status, _, errors = finish(process)
+    assert status == 0, errors
+    trials = check_ledger(space, 2)
+    assert (trials.state == "complete").all()
+
+
+def test_two_drivers_on_one_study_are_refused(cluster, space):
+    first = search(cluster, space, "--trials", "2", "epochs=40")
+    wait_for(lambda: (space.parent / "results" / "tiny" / "study.json").exists())
+    status, _, errors = finish(search(cluster, space, "--trials", "2", "epochs=40"))
+    assert status == 2
+    assert f"is held by process {first.pid}" in errors
+    assert "Traceback" not in errors
+    assert finish(first)[0] == 0
+
+
+def test_another_space_under_the_same_name_is_refused(cluster, space):
+    assert finish(search(cluster, space, "--trials", "1", "epochs=1"))[0] == 0
+    status, _, errors = finish(search(cluster, space, "--trials", "1", "epochs=2"))
+    assert status == 2
+    assert "was started with another space (changed: budget.epochs); undo the change" in errors
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=lambda kind: kind.name)
+def test_an_interrupted_search_keeps_everything_and_says_how_to_go_on(cluster, space, kind):
+    process = search(cluster, space, "--trials", "4", "epochs=80")
+    folder = space.parent / "results" / "tiny" / "epochs"
+    wait_for(lambda: len(list(folder.glob("*.parquet"))) > 4)
+    process.send_signal(kind)
+    status, out, errors = finish(process)
+    assert status == 130, errors
+    assert "nothing is lost. To go on: automixsearch search " in out
+    reached = len(list(folder.glob("*.parquet")))
+    status, _, errors = finish(search(cluster, space, "--trials", "4", "epochs=80"))
+    assert status == 0, errors
+    check_ledger(space, 4)
+    assert reached > 4
+
+
+def test_two_workers_train_a_trial_survive_a_kill_and_give_their_places_back(cluster, space):
+    words = ("resources={workers: 2, cpus: 0.9}", "--trials", "2", "epochs=30", "method=mixup")
+    process = search(cluster, space, *words)
+    folder = space.parent / "results" / "tiny" / "epochs"
+    wait_for(lambda: len(list(folder.glob("*.parquet"))) > 3)
+    os.kill(cluster.workers("ray::RayTrainWorker")[0], signal.SIGKILL)
+    status, _, errors = finish(process, 400)
+    assert status == 0, errors
+    trials = check_ledger(space, 2)
+    assert (trials.state == "complete").all()
+    assert (trials.workers == 2).all()
+    assert trials.device_s.to_numpy() == pytest.approx(2 * trials.wall_s.to_numpy())
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_before_anything_hangs(cluster, space):
+    status, _, errors = finish(search(cluster, space, "resources.workers=4"))
+    assert status == 2
+    assert "one trial needs 4.001 CPU and the cluster has 2; lower resources.cpus or resources.workers" in errors
+    status, _, errors = finish(search(cluster, space, "resources.concurrent=5"))
+    assert status == 2
+    assert "use at most 2" in errors
+
+
+def test_several_objectives_give_a_front(cluster, space):
+    status, _, errors = finish(search(cluster, space, "objective=[val_top1, val_loss]", "sampler=nsga2", "epochs=2"))
+    assert status == 0, errors
+    trials = check_ledger(space, 6)
+    front = open_study(space.parent / "results" / "tiny").pareto()
+    for point in front.itertuples():
+        better = trials[(trials.val_top1 >= point.val_top1) & (trials.val_loss < point.val_loss)]
+        assert better.empty
+
+
+def test_a_cluster_that_does_not_answer_is_named(space):
+    process = start("search", str(space), "--address", "127.0.0.1:1", "--results", str(space.parent / "r"))
+    status, _, errors = finish(process)
+    assert status == 2
+    assert "no Ray cluster answers at address '127.0.0.1:1'" in errors
+    assert "Traceback" not in errors
