@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from automixsearch.errors import StudyError, unknown
+from automixsearch.results.files import LocalFiles, open_files
 from automixsearch.results.schema import (
     SCHEMA_VERSION,
     TABLES,
@@ -25,7 +26,7 @@ from automixsearch.results.schema import (
     to_arrow,
     utc,
 )
-from automixsearch.results.store import LocalFiles, Store, open_files
+from automixsearch.results.store import Store
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

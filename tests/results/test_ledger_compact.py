@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from automixsearch.results import store as module
+from automixsearch.results.files import LocalFiles
 from automixsearch.results.schema import schema
-from automixsearch.results.store import LocalFiles, Store
+from automixsearch.results.store import Store
 from automixsearch.results.study import Study
 
 KILLED = """
 import os, signal, sys
-from automixsearch.results.store import LocalFiles, Store
+from automixsearch.results.files import LocalFiles
+from automixsearch.results.store import Store
 delete, left = LocalFiles.delete, 3
 
 def kill(self, name):

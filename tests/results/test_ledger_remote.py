@@ -13,8 +13,9 @@ import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from automixsearch.errors import StudyBusy, StudyError
-from automixsearch.results import store as module
-from automixsearch.results.store import LocalFiles, RemoteFiles, Store
+from automixsearch.results import files as module
+from automixsearch.results.files import LocalFiles, RemoteFiles
+from automixsearch.results.store import Store
 from automixsearch.results.study import list_studies, open_study
 
 
