@@ -1,0 +1,85 @@
+"""What the documents say is what the code does. `python tests/test_docs.py` rewrites the generated parts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from automixsearch.cli import parser
+from automixsearch.results.schema import render_columns
+from automixsearch.show import knob_table_markdown
+
+ROOT = Path(__file__).parents[1]
+GENERATED = {
+    ("README.md", "mixers"): lambda: knob_table_markdown(),
+    ("automixsearch/results/README.md", "trials"): lambda: render_columns("trials").strip(),
+    ("automixsearch/results/README.md", "epochs"): lambda: render_columns("epochs").strip(),
+}
+
+
+def with_part(text: str, name: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    assert pattern.search(text), f"the marks of {name} are missing"
+    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+@pytest.mark.parametrize(("file", "name"), list(GENERATED))
+def test_generated_tables_are_up_to_date(file, name):
+    text = (ROOT / file).read_text()
+    assert text == with_part(text, name, GENERATED[file, name]()), "run: python tests/test_docs.py"
+
+
+@pytest.mark.parametrize("file", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("[A-Z]*.md")))
+def test_relative_links_lead_somewhere(file):
+    for link in re.findall(r"\]\(([^)#:=]+)\)", (ROOT / file).read_text()):
+        assert (ROOT / link).exists(), f"{file} links to {link}"
+
+
+def test_commands_that_documents_name_exist():
+    help_text = parser().format_help()
+    for path in [ROOT / "README.md", *ROOT.glob("*/README.md")]:
+        for command in re.findall(r"^\s*automixsearch ([a-z]+)", path.read_text(), re.MULTILINE):
+            assert f" {command} " in help_text, f"{path.name} names the command {command}"
+
+
+HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "sklearn", "scipy", "duckdb", "rich", "torchvision")
+LAYERS = {
+    "automixsearch": (),
+    "automixsearch.errors": (),
+    "automixsearch.knobs": (),
+    "automixsearch.mixers": (),
+    "automixsearch.losses": (),
+    "automixsearch.recipe": (),
+    "automixsearch.spec": (),
+    "automixsearch.space": (),
+    "automixsearch.cli": (),
+    "automixsearch.show": (),
+    "automixsearch.doctor": (),
+    "automixsearch.data": (),
+    "automixsearch.results.schema": (),
+    "automixsearch.results.store": (),
+    "automixsearch.results.study": (),
+    "automixsearch.training.loop": ("torch",),
+    "automixsearch.evaluation.classification": ("torch",),
+    "automixsearch.models": ("torch",),
+    "automixsearch.search.driver": (),
+    "automixsearch.search.environment": (),
+    "automixsearch.search.task": (),
+}
+
+
+@pytest.mark.parametrize("module", list(LAYERS))
+def test_heavy_packages_stay_out_of_modules_that_do_not_need_them(module):
+    code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(found) <= set(LAYERS[module])
+
+
+if __name__ == "__main__":
+    for (file, name), content in GENERATED.items():
+        path = ROOT / file
+        path.write_text(with_part(path.read_text(), name, content()))
