@@ -437,9 +437,29 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     if not isinstance(content, dict):
         raise SpecError(f"{where}: must be a mapping of keys to values, with at least `knobs`")
     content.setdefault("name", found.stem)
-    for override in overrides:
-        _override(content, override)
+    written = set(content["knobs"]) if isinstance(content.get("knobs"), dict) else set()
+    named = {_override(content, override) for override in overrides}
+    if named & {"method", "loss"}:
+        _narrow(content["knobs"], written - named)
     return parse_space(content, where)
+
+
+def _narrow(knobs: dict[str, Any], written: set[str]) -> None:
+    """Drop the knobs of a file that belong to methods or losses which an override has left out."""
+
+    def chosen(kind: str) -> list[Any]:
+        value = knobs.get(kind, catalogue()[kind].knob.default)
+        return list(catalogue()[kind].knob.choices or ()) if value in ("all", "auto") else [value, *_listed(value)]
+
+    methods, losses = chosen("method"), chosen("loss")
+    for key in written:
+        owners = [entry for name, entry in catalogue().items() if key in (name, name.rpartition(".")[2])]
+        if owners and not any(e.method in (None, *methods) and e.loss in (None, *losses) for e in owners):
+            del knobs[key]
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def parse_space(content: Mapping[str, Any], where: str) -> SearchSpace:
@@ -527,7 +547,8 @@ def _explain(model: type[Frozen], detail: Any) -> str:
     return f"{key} = {arrived!r} {rule}; see search_spaces/README.md"
 
 
-def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> None:
+def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> str:
+    """Put `key=value` into the content of a file; returns the key."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
@@ -552,3 +573,4 @@ def _override(content: dict[str, Any], override: str, model: type[Frozen] = Sear
         if not isinstance(part, dict):
             raise SpecError(f"override {override}: {section} has no inner keys")
         part[inner] = value
+    return key

@@ -162,6 +162,15 @@ def test_overrides_reach_sections_and_knobs(tmp_path, override, check):
 
 
 @pytest.mark.parametrize(
+    ("override", "gone"), [("method=vanilla", {"alpha"}), ("loss=mce", {"eta"}), ("method=[mixup]", set())]
+)
+def test_an_override_that_narrows_methods_or_losses_drops_their_knobs(tmp_path, override, gone):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(GOOD))
+    space = load_space(tmp_path / "a.yaml", [override])
+    assert {"alpha", "eta", "lr"} - set(space.knobs) == gone
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("trials", "must read key=value"),

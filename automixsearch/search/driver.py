@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from automixsearch.search.task import Task
 
 SCHEMA_VERSION = 1
+COMPACT_FROM = 500
+"""A complete study with more small files than this is compacted, which makes queries faster."""
 
 
 class Watcher:
@@ -72,6 +74,7 @@ def search(
         StudyError: the study belongs to another space; StudyBusy: another driver holds it.
         DataError, ResourceError: the data or the cluster do not fit.
     """
+    from automixsearch.results.schema import TABLES
     from automixsearch.results.store import Store
 
     store, watcher = Store(results, space.name), watcher or Watcher()
@@ -88,6 +91,8 @@ def search(
             else:
                 interrupted = _run(space, store, address, watcher, loading)
         watcher.end()
+        if _is_complete(store, space) and sum(len(store.live(table)) for table in TABLES) > COMPACT_FROM:
+            store.compact()
         finished = len(store.finished())
     return SearchResult(space.name, store.uri, finished, space.budget.trials, interrupted)
 
