@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
     quiet = {"log_to_driver": False, "logging_level": logging.INFO}
     if address is not None:
         try:
+            _reach(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ResourceError(
                 f"no Ray cluster answers at address {address!r}: {error}; start one with `ray start --head`, or "
                 "leave --address out to run on this machine"
@@ -72,6 +74,13 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
     )
     log_to(log, "ray")  # ray.init makes itself handlers of its own
     return True
+
+
+def _reach(address: str) -> None:
+    """Fail at once where nobody listens at host:port; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def allot(resources: Resources, started_here: bool) -> Allotment:

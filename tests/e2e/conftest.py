@@ -63,7 +63,23 @@ def start(*words: str, **more) -> subprocess.Popen:
     """Start `automixsearch WORDS` in its own process group, output piped."""
     command = [sys.executable, "-m", "automixsearch.cli", *words]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **more)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **more)
+    STARTED.append(process)
+    return process
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers():
+    """End what a failed test left running, and close its pipes."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    STARTED.clear()
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, str]:
