@@ -54,6 +54,12 @@ class Mixer(Knobbed, ABC):
     name: ClassVar[str]
     mixes: ClassVar[bool] = True
     """False where the method never changes a label (then the loss knobs have no effect and are not searched)."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What `apply` takes beside batch and draw, by keyword; whoever trains supplies it:
+
+    pixels: uint8 [B, H, W, C], the batch before normalisation. std: float [C], what it was divided by (0..1 units).
+    saliency: float [B, H, W], sqrt of the mean over channels of (d CE / d x)^2 at the current weights.
+    """
     published: ClassVar[Mapping[str, Mapping[str, Scalar]]] = {}
     """Knob values used for published tables, by data set family (cifar, tiny, imagenet, fine_grained)."""
     source: ClassVar[str] = ""
@@ -64,12 +70,19 @@ class Mixer(Knobbed, ABC):
         """Draw the randomness for a batch of `shape` [B, C, H, W] from a CPU generator."""
 
     @abstractmethod
-    def apply(self, x: Tensor, draw: Any) -> Mixed:
-        """Mix the float batch `x` [B, C, H, W] as `draw` says; `x` is not changed."""
+    def apply(self, x: Tensor, draw: Any, **supplied: Tensor) -> Mixed:
+        """Mix the float batch `x` [B, C, H, W] as `draw` says; `x` is not changed.
 
-    def __call__(self, x: Tensor, generator: Generator) -> Mixed:
+        `supplied` holds what `needs` names; a method lists its own needs as keyword arguments.
+        """
+
+    def __call__(self, x: Tensor, generator: Generator, **supplied: Tensor) -> Mixed:
         """Draw and apply."""
-        return self.apply(x, self.draw(tuple(x.shape), generator))
+        return self.apply(x, self.draw(tuple(x.shape), generator), **supplied)
+
+    def clean_weight(self, num_classes: int) -> float:
+        """Weight of the plain cross-entropy of the unmixed batch that a method adds to its loss."""
+        return 0.0
 
 
 def draw_beta(alpha: float, generator: Generator) -> float:

@@ -25,6 +25,7 @@ class Batches:
         self.labels = torch.from_numpy(labels).to(device)
         self.device = device
         # (u / 255 - mean) / std as one multiply-add.
+        self.std = torch.as_tensor(std, dtype=torch.float32, device=device)
         self.scale = torch.as_tensor(1.0 / (255.0 * std), dtype=torch.float32, device=device)
         self.shift = torch.as_tensor(-mean / std, dtype=torch.float32, device=device)
 
@@ -36,7 +37,7 @@ class Batches:
         return torch.addcmul(self.shift, pixels.float(), self.scale).permute(0, 3, 1, 2)
 
     def shuffled(self, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x float [B, C, H, W], y int64 [B]) over a random order; an incomplete last batch is left out.
+        """Yield augmented (pixels uint8 [B, H, W, C], y int64 [B]) in random order; an incomplete batch is left out.
 
         Order and augmentation depend on (seed, epoch) only, so a run can be resumed at any epoch.
         """
@@ -44,7 +45,7 @@ class Batches:
         augment = _generator(seed, "augment", epoch)
         for start in range(0, len(self) - recipe.batch_size + 1, recipe.batch_size):
             chosen = order[start : start + recipe.batch_size]
-            yield self.normalise(self.crop_and_flip(chosen, recipe, augment)), self.labels[chosen]
+            yield self.crop_and_flip(chosen, recipe, augment), self.labels[chosen]
 
     def crop_and_flip(self, chosen: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
         """Gather randomly shifted and flipped images: uint8 [B, H, W, C].

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from automixsearch.data.base import ImageSet, channel_statistics, split
 from automixsearch.errors import DataError, NonFiniteLoss, TrainingError
@@ -106,6 +107,7 @@ class TrainingRun:
             if recipe.batch_norm == "global":
                 make_global(model)
             forward = nn.parallel.DistributedDataParallel(model)
+        self.clean_weight = self.mixer.clean_weight(len(image_set.classes))
         self.forward = torch.compile(forward) if recipe.compile else forward
         self.optimizer = torch.optim.SGD(
             model.parameters(),
@@ -147,10 +149,10 @@ class TrainingRun:
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
         batches = self.train.shuffled(self.recipe, self.config.seed, self.epoch)
         first = self.epoch * self.steps_per_epoch
-        for step, (x, y) in enumerate(batches):
+        for step, (pixels, y) in enumerate(batches):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.recipe, first + step, self.steps_per_epoch)
-            loss = self._step(x, y, mixing)
+            loss = self._step(pixels, y, mixing)
             losses[step] = loss.detach()
         # One read for the whole epoch: reading every step would make a GPU wait for the host.
         self.step_losses = (self.world.sum(losses) / self.world.size).tolist()
@@ -162,16 +164,41 @@ class TrainingRun:
                 )
         return self.step_losses
 
-    def _step(self, x: Tensor, y: Tensor, mixing: Generator) -> Tensor:
-        mixed = self.mixer(x if self.recipe.channels_last else x.contiguous(), mixing)
+    def _step(self, pixels: Tensor, y: Tensor, mixing: Generator) -> Tensor:
+        x = self._normalise(self.train, pixels)
+        mixed = self.mixer(x, mixing, **self._supply(pixels, x, y))
         partner_y, share = y[mixed.partner], self.world.share
         with self._autocast():
             logits = self.forward(share(mixed.x))
         loss = self.loss(logits, share(y), share(partner_y), share(mixed.lam), self.recipe.label_smoothing)
+        if self.clean_weight:
+            with self._autocast():
+                clean = self.forward(share(x))
+            loss = loss + self.clean_weight * functional.cross_entropy(clean.float(), share(y))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return loss
+
+    def _supply(self, pixels: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What the mixer needs of the global batch; see `Mixer.needs`."""
+        supply = {"pixels": lambda: pixels, "std": lambda: self.train.std, "saliency": lambda: self._saliency(x, y)}
+        return {need: supply[need]() for need in self.mixer.needs}
+
+    def _saliency(self, x: Tensor, y: Tensor) -> Tensor:
+        """Gradient saliency [B, H, W] of the global batch, in eval mode; each worker computes its share."""
+        self.model.eval()
+        own = self.world.share(x).detach().requires_grad_()
+        with self._autocast():
+            logits = self.model(own)
+        loss = functional.cross_entropy(logits.float(), self.world.share(y), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, own)
+        self.model.train()
+        return self.world.gather(gradient.float().square().mean(1).sqrt())
+
+    def _normalise(self, part: Batches, pixels: Tensor) -> Tensor:
+        x = part.normalise(pixels)
+        return x if self.recipe.channels_last else x.contiguous()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         on = self.recipe.amp == "bf16" or (self.recipe.amp == "auto" and self.device.type == "cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -20,6 +21,14 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Put the equal shares of all workers together again: [b, ...] -> [B, ...]."""
+        if self.size == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
 
     def share(self, batch: Tensor) -> Tensor:
         """This worker's equal share of a global batch [B, ...]."""

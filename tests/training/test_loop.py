@@ -233,9 +233,24 @@ def test_global_random_state_has_no_say(digits):
     ids=str,
 )
 def test_every_switch_trains(digits, knobs):
-    outcome = train(config(epochs=4, lr=0.1, **knobs), digits, "cpu")
+    outcome = train(config(epochs=10, lr=0.1, **knobs), digits, "cpu")
     assert outcome.last.val_top1 > 15
     assert all(math.isfinite(value) for value in dataclasses.asdict(outcome.test).values())
+
+
+def test_saliency_is_the_size_of_each_sample_own_input_gradient(digits):
+    run = TrainingRun(config(), digits, "cpu")
+    next(run.epochs())
+    x, y = next(run.train.in_order(5))
+    before = [parameter.grad.clone() for parameter in run.model.parameters()]
+    found = run._saliency(x, y)
+    assert all(torch.equal(old, new.grad) for old, new in zip(before, run.model.parameters(), strict=True))
+    run.model.eval()
+    for n in range(5):
+        one = x[n : n + 1].clone().requires_grad_()
+        torch.nn.functional.cross_entropy(run.model(one), y[n : n + 1]).backward()
+        torch.testing.assert_close(found[n], one.grad[0].square().mean(0).sqrt())
+    assert found.shape == (5, 8, 8)
 
 
 def test_memory_formats_agree(digits):
