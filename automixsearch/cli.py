@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,10 +244,10 @@ def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str
     """Print the table of best policies."""
     from automixsearch.show import best_table, unresolved
 
-    metric = metric or study.objective[0]
+    by = metric or str(study.objective[0])
     if rows:
-        out.print(best_table(rows, metric, f"Best of {study.name} by {metric}"), highlight=False)
-        close = unresolved(rows, metric)
+        out.print(best_table(rows, by, f"Best of {study.name} by {by}"), highlight=False)
+        close = unresolved(rows, by)
         if close:
             print(
                 f"Unresolved: {', '.join(close)} cannot be told from {rows[0]['trial_id']}: ± is the 95 % error of the "
@@ -380,9 +381,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
+    if hasattr(value, "item"):  # a NumPy scalar
         value = value.item()
-    if hasattr(value, "isoformat"):
+    if isinstance(value, date):
         return value.isoformat()
     return None if value != value else value
 

@@ -119,7 +119,7 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
     found["epochs"] = Dimension("epochs", known["epochs"], (known["epochs"].knob.check(epochs, "budget.epochs"),))
     _check_conditions(found)
     if "warmup_epochs" in found:
-        longest = max(found["warmup_epochs"].choices or (found["warmup_epochs"].high,))
+        longest = max(map(float, found["warmup_epochs"].choices or (found["warmup_epochs"].high,)))
         if longest >= epochs:
             raise SpecError(f"warmup_epochs = {longest:g} must be below budget.epochs = {epochs}; lower it")
     return tuple(sorted(found.values(), key=lambda d: (d.name != "method", d.name != "loss", bool(d.when))))
@@ -231,7 +231,7 @@ def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> 
     values: dict[str, Scalar] = {}
     for name in ("method", "loss"):
         choices = by_name[name].choices or ()
-        values[name] = _choice(point.get(name, choices[0]), choices, f"{where}: {name}")
+        values[name] = _choice(point.get(name, next(iter(choices))), choices, f"{where}: {name}")
     if not MIXERS[str(values["method"])].mixes:
         values["loss"] = "mce"
     taken: dict[str, Scalar] = {}

@@ -105,7 +105,7 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
             raise SpecError(
                 f"{where}: {name} has no effect with method {chosen['method']} and loss {chosen['loss']}; drop it"
             )
-    if chosen["warmup_epochs"] >= chosen["epochs"]:
+    if int(chosen["warmup_epochs"]) >= int(chosen["epochs"]):
         raise SpecError(
             f"{where}: warmup_epochs = {chosen['warmup_epochs']} must be below epochs = {chosen['epochs']}; lower it"
         )
@@ -130,11 +130,11 @@ class Data(Frozen):
     image_column: str | None = None
     label_column: str | None = None
     """Parquet columns; None: found from the schema."""
-    size: int | None = Field(None, ge=4, le=1024)
+    size: int | None = Field(default=None, ge=4, le=1024)
     """Resize to size x size pixels; None: as stored."""
     download: bool = False
     """Let torchvision download (cifar only)."""
-    val_fraction: float = Field(0.1, gt=0, le=0.5)
+    val_fraction: float = Field(default=0.1, gt=0, le=0.5)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -160,8 +160,8 @@ class TrialConfig(Frozen):
     schema_version: Literal[1] = 1
     data: Data
     data_fingerprint: str | None = None
-    split_seed: int = Field(0, ge=0)
-    seed: int = Field(0, ge=0)
+    split_seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
     knobs: dict[str, Any]
 
     @field_validator("knobs")
@@ -225,15 +225,15 @@ def derive_seed(seed: int, *path: object) -> int:
 class Budget(Frozen):
     """trials: in total, over all runs of the command. epochs: of one full trial."""
 
-    trials: int = Field(20, ge=1, le=1_000_000)
-    epochs: int = Field(200, ge=1, le=100_000)
+    trials: int = Field(default=20, ge=1, le=1_000_000)
+    epochs: int = Field(default=200, ge=1, le=100_000)
 
 
 class Seeds(Frozen):
     """study: sampler and trial seeds. split: validation split. training: one seed for all trials, or one each."""
 
-    study: int = Field(0, ge=0)
-    split: int = Field(0, ge=0)
+    study: int = Field(default=0, ge=0)
+    split: int = Field(default=0, ge=0)
     training: Literal["per_trial", "shared"] = "per_trial"
 
 
@@ -241,24 +241,24 @@ class Sampler(Frozen):
     """How configs are proposed; `startup_trials` are random before tpe and gp start modelling."""
 
     name: Literal["tpe", "random", "sobol", "gp", "nsga2"] = "tpe"
-    startup_trials: int = Field(10, ge=0)
+    startup_trials: int = Field(default=10, ge=0)
 
 
 class Scheduler(Frozen):
     """When trials are stopped early; asha compares a trial with others of its own method only."""
 
     name: Literal["fifo", "asha"] = "fifo"
-    grace_epochs: int | None = Field(None, ge=1)
+    grace_epochs: int | None = Field(default=None, ge=1)
     """First epoch at which a trial can be stopped; None: a quarter of the full schedule."""
-    reduction: int = Field(3, ge=2)
+    reduction: int = Field(default=3, ge=2)
     """One in `reduction` trials goes on at each rung."""
 
 
 class Resources(Frozen):
     """What one trial holds. With `workers` > 1, cpus and gpus are for each worker."""
 
-    workers: int = Field(1, ge=1)
-    cpus: float = Field(1.0, gt=0)
+    workers: int = Field(default=1, ge=1)
+    cpus: float = Field(default=1.0, gt=0)
     gpus: float | Literal["auto"] = "auto"
     """auto: one GPU for each worker where the cluster has GPUs, else none."""
     concurrent: int | Literal["auto"] = "auto"
@@ -283,7 +283,7 @@ class Resources(Frozen):
 class SearchSpace(Frozen):
     """A search, as data: see search_spaces/README.md for the format."""
 
-    name: str = Field("search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = Field(default="search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     about: str = ""
     data: Data = Data()
     knobs: dict[str, Any]
@@ -325,10 +325,11 @@ class SearchSpace(Frozen):
                 "a stopped trial has no comparable value for each of them and would distort the Pareto front; "
                 "use scheduler: fifo or a single objective"
             )
-        if self.scheduler.name != "fifo" and self.objective[0] not in PER_EPOCH:
+        first = next(iter(self.objective))
+        if self.scheduler.name != "fifo" and first not in PER_EPOCH:
             raise ValueError(
                 f"scheduler {self.scheduler.name} needs an objective that is measured every epoch; "
-                f"{self.objective[0]} only grows; use one of {', '.join(PER_EPOCH)}"
+                f"{first} only grows; use one of {', '.join(PER_EPOCH)}"
             )
         grace = self.scheduler.grace_epochs
         if grace is not None and grace > self.budget.epochs:
@@ -343,7 +344,7 @@ class SearchSpace(Frozen):
         return dimensions(self.knobs, self.budget.epochs)
 
     @property
-    def directions(self) -> tuple[str, ...]:
+    def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:
         """`maximize` or `minimize` for each objective."""
         return tuple("maximize" if METRICS[name] == "max" else "minimize" for name in self.objective)
 

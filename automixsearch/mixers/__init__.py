@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from automixsearch.mixers.base import Draw, Mixed, Mixer
 from automixsearch.mixers.cutmix import CutMix
+from automixsearch.mixers.fmix import FMix
 from automixsearch.mixers.mixup import MixUp
+from automixsearch.mixers.puzzlemix import PuzzleMix
 from automixsearch.mixers.resizemix import ResizeMix
+from automixsearch.mixers.saliencymix import SaliencyMix
 from automixsearch.mixers.vanilla import Vanilla
 
-MIXERS: dict[str, type[Mixer]] = {mixer.name: mixer for mixer in (Vanilla, MixUp, CutMix, ResizeMix)}
+MIXERS: dict[str, type[Mixer]] = {
+    mixer.name: mixer for mixer in (Vanilla, MixUp, CutMix, ResizeMix, SaliencyMix, FMix, PuzzleMix)
+}
 
 __all__ = ["MIXERS", "Draw", "Mixed", "Mixer"]

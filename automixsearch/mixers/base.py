@@ -60,6 +60,8 @@ class Mixer(Knobbed, ABC):
     pixels: uint8 [B, H, W, C], the batch before normalisation. std: float [C], what it was divided by (0..1 units).
     saliency: float [B, H, W], sqrt of the mean over channels of (d CE / d x)^2 at the current weights.
     """
+    label_slack: ClassVar[float] = 0
+    """The own share of the pixels differs from lam by at most this many pixels."""
     published: ClassVar[Mapping[str, Mapping[str, Scalar]]] = {}
     """Knob values used for published tables, by data set family (cifar, tiny, imagenet, fine_grained)."""
     source: ClassVar[str] = ""
@@ -78,7 +80,7 @@ class Mixer(Knobbed, ABC):
 
     def __call__(self, x: Tensor, generator: Generator, **supplied: Tensor) -> Mixed:
         """Draw and apply."""
-        return self.apply(x, self.draw(tuple(x.shape), generator), **supplied)
+        return self.apply(x, self.draw((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), generator), **supplied)
 
     def clean_weight(self, num_classes: int) -> float:
         """Weight of the plain cross-entropy of the unmixed batch that a method adds to its loss."""

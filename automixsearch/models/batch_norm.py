@@ -17,7 +17,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     loses digits.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None

@@ -91,7 +91,7 @@ def allot(resources: Resources, started_here: bool) -> Allotment:
     """
     import ray
 
-    total = ray.cluster_resources()
+    total: dict[str, float] = dict(ray.cluster_resources())
     gpus = resources.gpus
     if gpus == "auto":
         gpus = 1.0 if total.get("GPU", 0) >= resources.workers else 0.0

@@ -11,16 +11,17 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from automixsearch.errors import StudyError
 from automixsearch.search.samplers import active_part, make_sampler, sobol_point
 from automixsearch.search.task import Task, trial_id_of
-from automixsearch.space import check_point, published_points, suggest
+from automixsearch.space import Suggester, check_point, published_points, suggest
 from automixsearch.spec import SearchSpace, TrialConfig, derive_seed
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Proposer:
         else:
             journal.parent.mkdir(parents=True, exist_ok=True)
             _mend_journal(journal)
-            backend = optuna.storages.journal.JournalFileBackend(str(journal))
+            backend = JournalFileBackend(str(journal))
             storage = optuna.storages.JournalStorage(backend)
         study = optuna.create_study(
             storage=storage,
@@ -152,7 +153,7 @@ class Proposer:
     def _make(self, trial: optuna.Trial) -> Task:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            values = suggest(self.space, trial)
+            values = suggest(self.space, cast(Suggester, trial))
         seeds = self.space.seeds
         shared = seeds.training == "shared"
         config = TrialConfig(
@@ -197,9 +198,9 @@ class Proposer:
         metric = self.space.objective[0]
         for epoch in self.store.epoch_rows(row["trial_id"]):
             self.report(number, epoch["epoch"], epoch.get(metric))
-        values = [row.get(name) for name in self.space.objective]
+        values = [row[name] for name in self.space.objective if row.get(name) is not None]
         state = STATES[row["state"]]
-        if state == TrialState.COMPLETE and None in values:
+        if state == TrialState.COMPLETE and len(values) < len(self.space.objective):
             state = TrialState.FAIL
         told = values if state == TrialState.COMPLETE else None
         self.study.tell(number, told, state, skip_if_finished=True)

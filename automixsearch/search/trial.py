@@ -11,7 +11,6 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -38,8 +37,7 @@ def run_trial(store: Store, task: Task, device: torch.device, world: World) -> I
     if store.trial_row(task.trial_id) is not None:
         return
     try:
-        with closing(_train(store, task, device, world)) as epochs:
-            yield from epochs
+        yield from _train(store, task, device, world)
     except Exception as error:
         store.write_trial(failed_row(store, task, error))
         if world.size > 1:

@@ -100,7 +100,7 @@ class TrainingRun:
         recipe, channels = self.recipe, image_set.train.images.shape[3]
         model = build_model(recipe, channels, len(image_set.classes), self.config.seed)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        model = model.to(self.device, memory_format=layout)
+        model = model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.model = model
         forward: nn.Module = model
         if self.world.size > 1:

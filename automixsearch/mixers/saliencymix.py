@@ -1,0 +1,98 @@
+"""SaliencyMix: a box of the partner image around its most salient pixel, pasted in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from automixsearch.knobs import knob
+from automixsearch.lazy import torch
+from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, draw_beta
+from automixsearch.mixers.static_saliency import first_peak, static_saliency
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class SaliencyMixDraw(Draw):
+    """lam: the own share before clipping, in [0, 1]."""
+
+    lam: float
+
+    def with_lam(self, lam: float) -> SaliencyMixDraw:
+        return dataclasses.replace(self, lam=lam)
+
+
+@dataclass(frozen=True)
+class SaliencyMix(Mixer):
+    """Paste a box of the partner, as CutMix does, but centred on the most salient pixel of the partner.
+
+    As released, one box serves the whole batch: the one around the peak of the partner of sample 0. `boxes = sample`
+    is what the paper describes, a box around the peak of every partner. lam ~ Beta(alpha, alpha) gives the area of
+    the box before clipping; the labels are weighted by the area that was really pasted.
+
+    Source: Uddin et al., arXiv 2006.01791, section 3; authors' code SaliencyMix at 9ee02b8.
+    Differs: saliency is computed from the pixels (the authors' code hands normalised floats to a detector that reads
+    them as bytes: its peak is a random place). Applied to every batch (the authors' CIFAR runs mix half of them).
+    """
+
+    name: ClassVar[str] = "saliencymix"
+    source: ClassVar[str] = "arXiv 2006.01791"
+    needs: ClassVar[frozenset[str]] = frozenset({"pixels"})
+    published: ClassVar = {
+        "cifar": {"alpha": 0.2},
+        "tiny": {"alpha": 1.0},
+        "imagenet": {"alpha": 1.0},
+        "fine_grained": {"alpha": 0.2},
+    }
+
+    alpha: float = knob(
+        1.0,
+        "Beta(alpha, alpha) of the own share",
+        low=0,
+        high=100,
+        open_low=True,
+        search=(0.1, 4.0),
+        log=True,
+    )
+    boxes: str = knob("batch", "one box per batch or per sample", choices=("batch", "sample"))
+
+    def draw(self, shape: Shape, generator: Generator) -> SaliencyMixDraw:
+        """Draw the permutation, then lam."""
+        partner = torch.randperm(shape[0], generator=generator)
+        return SaliencyMixDraw(partner, draw_beta(self.alpha, generator))
+
+    def apply(self, x: Tensor, draw: SaliencyMixDraw, *, pixels: Tensor) -> Mixed:  # pyright: ignore[reportIncompatibleMethodOverride] - what `needs` names is handed in
+        """Return a copy of `x` with the partner's box in it, and the share outside the box as lam.
+
+        Args:
+            pixels: uint8 [B, H, W, C], what `x` was before it was normalised; C = 1 or 3 (RGB).
+        """
+        expected = (x.shape[0], *x.shape[2:], x.shape[1])
+        if pixels.dtype != torch.uint8 or pixels.shape != expected:
+            raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)} and must be torch.uint8 {expected}")
+        partner = draw.partner.to(x.device)
+        shown = pixels[partner if self.boxes == "sample" else partner[:1]]
+        inside = box_masks(first_peak(static_saliency(shown)), math.sqrt(1.0 - draw.lam), (x.shape[2], x.shape[3]))
+        return paste(x, partner, inside)
+
+
+def box_masks(centre: Tensor, side: float, size: tuple[int, int]) -> Tensor:
+    """What `clipped_box` encloses around each `centre`, int64 [M, 2] (row, column): bool [M, H, W]."""
+
+    def span(length: int, middle: Tensor) -> Tensor:
+        half = int(length * side) // 2
+        offset = torch.arange(length, device=middle.device) - middle[:, None]
+        return (offset >= -half) & (offset < half)
+
+    rows, columns = span(size[0], centre[:, 0]), span(size[1], centre[:, 1])
+    return rows[:, :, None] & columns[:, None]
+
+
+def paste(x: Tensor, partner: Tensor, inside: Tensor) -> Mixed:
+    """Show the partner where `inside`, bool [M, H, W], says so; M is B, or 1 for one mask for all."""
+    lam = 1.0 - inside.sum((1, 2)).double() / inside[0].numel()
+    return Mixed(torch.where(inside[:, None], x[partner], x), partner, lam.expand(len(x)).clone())
