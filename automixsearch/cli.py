@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -140,7 +142,7 @@ def search_command(args: argparse.Namespace) -> int:
         result = search(space, args.results, args.address, watch)
     finally:
         watch.end()
-    again = " ".join(_quote(word) for word in ["automixsearch", *args.words])
+    again = " ".join([program(), *map(_quote, args.words)])
     return report_search(result, again, args.json, watch)
 
 
@@ -171,12 +173,21 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     if result.interrupted:
         print(f"Stopped early; nothing is lost. To go on: {again}")
         return status
-    where = _study_words(result)
+    ask = f"{program()} {{}} {_study_words(result)}"
     print("Next:")
-    print(f"  automixsearch best {where} --per method              the best of each method")
-    print(f"  automixsearch best {where} --export best.yaml        the winning config, for automixsearch train")
-    print(f'  automixsearch query {where} "SELECT method, avg(val_top1) FROM trials GROUP BY 1"')
+    print(f"  {ask.format('best')} -n 1 --per method     the best of each method")
+    print(f"  {ask.format('best')} --export best.yaml    the winning config; then: {program()} train best.yaml")
+    print(f'  {ask.format("query")} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"')
     return status
+
+
+def program() -> str:
+    """How this program was called: by name where the path finds it, else by its place."""
+    called = Path(sys.argv[0])
+    found = shutil.which("automixsearch")
+    if called.name != "automixsearch" or (found is not None and os.path.samefile(found, called)):
+        return "automixsearch"
+    return _quote(os.path.relpath(called))
 
 
 def _study_words(result: Any) -> str:
@@ -389,8 +400,6 @@ def _plain(value: Any) -> Any:
 
 
 def _quote(word: str) -> str:
-    import shlex
-
     return shlex.quote(word)
 
 
