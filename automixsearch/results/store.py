@@ -83,8 +83,9 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """The study's directory, or its URI."""
-        return f"{self.results.rstrip('/')}/{self.study}"
+        """The study's directory, or its URI; options of the URI (`?endpoint_override=...`) stay at its end."""
+        place, mark, options = self.results.partition("?") if "://" in self.results else (self.results, "", "")
+        return f"{place.rstrip('/')}/{self.study}{mark}{options}"
 
     def local_path(self, name: str) -> Path | None:
         """Where a document lies on this machine; None on remote storage."""

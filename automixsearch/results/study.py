@@ -312,9 +312,12 @@ def open_study(study: str | Path, results: str | Path = "results") -> Study:
         StudyError: there is no such study; the message lists those that are there.
     """
     text = str(study).rstrip("/")
-    if "://" in text or os.sep in text or os.path.isdir(text):
-        where = text if "://" in text else os.path.abspath(text)
-        folder, _, name = where.rpartition("/")
+    if "://" in text:
+        place, mark, options = text.partition("?")
+        folder, _, name = place.rstrip("/").rpartition("/")
+        folder += mark + options
+    elif os.sep in text or os.path.isdir(text):
+        folder, _, name = os.path.abspath(text).rpartition("/")
     else:
         folder, name = str(results), text
     store = Store(folder, name)

@@ -78,7 +78,7 @@ def search(
     from automixsearch.results.store import Store
 
     store, watcher = Store(results, space.name), watcher or Watcher()
-    with store.lock():
+    with store.lock(), _leaving_nothing_behind(store):
         store.repair()
         _refuse_other_space(store, space)
         watcher.begin(space, store.trial_rows())
@@ -95,6 +95,21 @@ def search(
             store.compact()
         finished = len(store.finished())
     return SearchResult(space.name, store.uri, finished, space.budget.trials, interrupted)
+
+
+@contextlib.contextmanager
+def _leaving_nothing_behind(store: Store) -> Iterator[None]:
+    """Where a search is refused before its study exists, remove the empty folder that holding it has made."""
+    try:
+        yield
+    except Exception:
+        lock = store.local_path("lock")
+        if lock is not None and not (lock.parent / "study.json").exists():
+            with contextlib.suppress(OSError):
+                for name in (".lock", "driver.log"):
+                    (lock.parent / name).unlink(missing_ok=True)
+                lock.parent.rmdir()
+        raise
 
 
 def _refuse_other_space(store: Store, space: SearchSpace) -> None:
@@ -180,6 +195,8 @@ def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher
         import ray
 
         ray.shutdown()
+        if store.local_path("driver.log") is None and log.exists():
+            store.put("driver.log", log.read_bytes())
         shutil.rmtree(scratch, ignore_errors=True)
 
 

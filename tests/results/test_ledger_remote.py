@@ -138,3 +138,9 @@ def test_a_lease_is_renewed_while_its_driver_lives_and_stale_when_it_died(
 def test_storage_that_cannot_be_opened_is_named() -> None:
     with pytest.raises(StudyError, match=r"nope://x: cannot be opened: .*; check address"):
         Store("nope://x", "s").trial_rows()
+
+
+def test_options_of_a_uri_stay_at_its_end() -> None:
+    store = Store("s3://bucket/runs/?endpoint_override=http://127.0.0.1:1&region=r", "s")
+    assert store.uri == "s3://bucket/runs/s?endpoint_override=http://127.0.0.1:1&region=r"
+    assert Store("/a/b?c", "s").uri == "/a/b?c/s"
