@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["SearchSpace", "Study", "TrialConfig", "__version__", "open_study", "search", "train"]
+__all__ = ["SearchSpace", "Study", "TrialConfig", "__version__", "open_study", "run_search", "train"]
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study, open_study
-    from automixsearch.search.driver import search
+    from automixsearch.search.driver import run_search
     from automixsearch.spec import SearchSpace, TrialConfig
     from automixsearch.training.loop import train
 
@@ -22,7 +22,7 @@ _HOMES = {
     "TrialConfig": "automixsearch.spec",
     "Study": "automixsearch.results.study",
     "open_study": "automixsearch.results.study",
-    "search": "automixsearch.search.driver",
+    "run_search": "automixsearch.search.driver",
     "train": "automixsearch.training.loop",
 }
 

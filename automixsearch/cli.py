@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def search_command(args: argparse.Namespace) -> int:
-    from automixsearch.search.driver import search
+    from automixsearch.search.driver import run_search
     from automixsearch.spec import load_space
     from automixsearch.watch import Watch
 
@@ -139,7 +139,7 @@ def search_command(args: argparse.Namespace) -> int:
     space = load_space(args.space, overrides)
     watch = Watch(console(stderr=True))
     try:
-        result = search(space, args.results, args.address, watch)
+        result = run_search(space, args.results, args.address, watch)
     finally:
         watch.end()
     again = " ".join([program(), *map(_quote, args.words)])

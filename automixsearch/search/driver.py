@@ -57,7 +57,7 @@ class SearchResult:
     interrupted: bool
 
 
-def search(
+def run_search(
     space: SearchSpace,
     results: str | Path = "results",
     address: str | None = None,
