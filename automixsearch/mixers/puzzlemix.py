@@ -88,7 +88,7 @@ class PuzzleMix(Mixer):
         grids = [blocks for blocks in GRIDS if blocks <= min(self.max_blocks, *shape[2:])] or [1]
         return PuzzleMixDraw(partner, lam, grids[int(torch.randint(len(grids), (), generator=generator))])
 
-    def apply(self, x: Tensor, draw: PuzzleMixDraw, *, saliency: Tensor, std: Tensor) -> Mixed:  # pyright: ignore[reportIncompatibleMethodOverride] - what `needs` names is handed in
+    def apply(self, x: Tensor, draw: PuzzleMixDraw, *, saliency: Tensor, std: Tensor) -> Mixed:
         """Mix `x` [B, C, H, W] by its saliency.
 
         Args:

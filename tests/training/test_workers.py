@@ -42,9 +42,12 @@ def worker(rank: int, size: int, folder: str, made: TrialConfig) -> None:
     dist.destroy_process_group()
 
 
-def test_two_workers_take_the_steps_of_one():
+@pytest.mark.parametrize(
+    "knobs", [{}, {"method": "puzzlemix", "loss": "mce", "epochs": 1}], ids=["cutmix", "puzzlemix"]
+)
+def test_two_workers_take_the_steps_of_one(knobs):
     """Equal up to the order of sums, which training amplifies: exact at first, close after two epochs."""
-    made = config()
+    made = config(**knobs)
     alone, val_loss, ece = run(made)
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(worker, (2, folder, made), nprocs=2)
