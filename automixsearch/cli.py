@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -28,16 +29,22 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(words)
     try:
         return args.run(args)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader has left (`| head`); Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"automixsearch: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        return 2
     except AutoMixError as error:
         print(f"automixsearch: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("automixsearch: interrupted; everything reported so far is kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader has left (`| head`); Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    finally:
+        for problem in args.study_opened.corrupt if hasattr(args, "study_opened") else ():
+            print(f"automixsearch: warning: left out {problem}", file=sys.stderr)
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -88,13 +95,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("config", metavar="CONFIG", help="YAML file, as written by best --export")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR seed=3 epochs=300")
     sub.add_argument("--device", help="cpu, cuda, cuda:1 ... (CUDA where there is one)")
-    sub.add_argument("--threads", type=int, help="CPU threads (as many as a search gives a trial: 1)", default=1)
+    sub.add_argument("--threads", type=_positive, help="CPU threads (as many as a search gives a trial: 1)", default=1)
     sub.add_argument("--out", metavar="FILE", help="save the trained weights here (a state_dict)")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
     sub = command(best_command, "Print the best trials of a study.")
     study(sub)
-    sub.add_argument("-n", type=int, default=5, help="how many (5)")
+    sub.add_argument("-n", type=_positive, default=5, help="how many (5)")
     sub.add_argument("--per", metavar="COLUMN", help="the best for each value of a column, e.g. method")
     sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")
     sub.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -209,8 +216,12 @@ def train_command(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     try:
         device = torch.device(args.device) if args.device else pick_device()
-    except RuntimeError:
-        raise SpecError(f"--device {args.device!r} is no device; use cpu or cuda") from None
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise SpecError(f"--device {args.device!r} cannot be used here; use cpu, or see automixsearch doctor") from None
+    if args.out:
+        with open(args.out, "ab"):  # now, not after hours of training
+            pass
     run = TrainingRun(config, load(config.data), device)
     for epoch in run.epochs():
         if not args.json:
@@ -262,7 +273,7 @@ def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str
         if close:
             print(
                 f"Unresolved: {', '.join(close)} cannot be told from {rows[0]['trial_id']}: ± is the 95 % error of the "
-                "number of images alone,\nand each config ran with one seed."
+                "number of images alone,\nand each trial is one seed."
             )
     else:
         out.print(f"{study.name}: no complete trial yet")
@@ -275,10 +286,15 @@ def query_command(args: argparse.Namespace) -> int:
         return 0
     from automixsearch.show import brief, make_table
 
-    table = make_table("", frame.columns)
-    for row in frame.itertuples(index=False):
+    out = console()
+    shown = frame.iloc[:, : max(1, out.width // 12)]
+    table = make_table("", shown.columns)
+    for row in shown.itertuples(index=False):
         table.add_row(*(brief(value) for value in row))
-    console().print(table, highlight=False)
+    out.print(table, highlight=False)
+    if shown.shape[1] < frame.shape[1]:
+        left = frame.shape[1] - shown.shape[1]
+        print(f"{left} more columns do not fit: name the ones you want, or use --json")
     return 0
 
 
@@ -368,10 +384,8 @@ def doctor_command(args: argparse.Namespace) -> int:
 def _open(args: argparse.Namespace) -> Any:
     from automixsearch.results.study import open_study
 
-    study = open_study(args.study, args.results)
-    for problem in study.corrupt:
-        print(f"automixsearch: warning: {problem}", file=sys.stderr)
-    return study
+    args.study_opened = open_study(args.study, args.results)
+    return args.study_opened
 
 
 def console(stderr: bool = False) -> Console:
@@ -392,11 +406,17 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    if hasattr(value, "item"):  # a NumPy scalar
-        value = value.item()
+    if hasattr(value, "tolist"):  # a NumPy scalar or array
+        return _plain(value.tolist())
     if isinstance(value, date):
         return value.isoformat()
-    return None if value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
 
 
 def _quote(word: str) -> str:

@@ -56,4 +56,6 @@ def unknown(kind: str, name: object, choices: Iterable[object]) -> str:
     swapped = [choice for choice in names if sorted(choice) == sorted(str(name))]
     near = swapped or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if near and len(names) > 24:  # a long list would bury the answer
+        return f"unknown {kind} {name!r}{hint}"
     return f"unknown {kind} {name!r}{hint} (choices: {', '.join(names)})"

@@ -23,7 +23,7 @@ def policy_of(row: Mapping[str, Any]) -> str:
 
 def brief(value: object) -> str:
     """A value in few characters: three significant digits for numbers, `-` for nothing."""
-    if value is None or value != value:
+    if value is None or (isinstance(value, float) and value != value):
         return "-"
     if isinstance(value, bool):
         return str(value).lower()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -136,6 +137,12 @@ class Data(Frozen):
     """Let torchvision download (cifar only)."""
     val_fraction: float = Field(default=0.1, gt=0, le=0.5)
 
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        # Workers and exported configs must find the data from any directory.
+        return None if path is None else os.path.abspath(os.path.expanduser(path))
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.source == "digits" and self.path is not None:
@@ -160,8 +167,8 @@ class TrialConfig(Frozen):
     schema_version: Literal[1] = 1
     data: Data
     data_fingerprint: str | None = None
-    split_seed: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
+    split_seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     knobs: dict[str, Any]
 
     @field_validator("knobs")
@@ -232,8 +239,8 @@ class Budget(Frozen):
 class Seeds(Frozen):
     """study: sampler and trial seeds. split: validation split. training: one seed for all trials, or one each."""
 
-    study: int = Field(default=0, ge=0)
-    split: int = Field(default=0, ge=0)
+    study: int = Field(default=0, ge=0, lt=2**63)
+    split: int = Field(default=0, ge=0, lt=2**63)
     training: Literal["per_trial", "shared"] = "per_trial"
 
 
@@ -355,7 +362,7 @@ class SearchSpace(Frozen):
             mode="json", exclude={"about": True, "name": True, "resources": True, "budget": {"trials"}}
         )
         del content["data"]["path"], content["data"]["download"]
-        content["knobs"] = sorted(map(repr, self.dimensions))
+        content["knobs"] = sorted(repr((d.name, d.choices, d.low, d.high, d.log, d.when)) for d in self.dimensions)
         return hash_json(content)
 
 
@@ -489,6 +496,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrialConfig:
     content = read_yaml(read_text(Path(path), "config"), str(path))
     if not isinstance(content, dict):
         raise SpecError(f"{path}: must be a mapping of keys to values, with `data` and `knobs`")
+    if content.keys() & (SearchSpace.model_fields.keys() - TrialConfig.model_fields.keys()):
+        raise SpecError(f"{path}: is a search space, not the config of one trial; use automixsearch search {path}")
     for override in overrides:
         _override(content, override, TrialConfig)
     return build(TrialConfig, content, str(path))
@@ -545,7 +554,9 @@ def _explain(model: type[Frozen], detail: Any) -> str:
         return f"{key} = {arrived!r} must be {detail['ctx']['expected'].replace(chr(39), '')}"
     rule = detail["msg"][0].lower() + detail["msg"][1:]
     rule = rule.replace("input should be", "must be").replace("string should", "must")
-    return f"{key} = {arrived!r} {rule}; see search_spaces/README.md"
+    if kind == "string_pattern_mismatch":
+        rule = "must be 1 to 100 letters, digits, dots, - and _, the first a letter or digit; use --name"
+    return f"{key} = {arrived!r} {rule}".replace(" dictionary", " mapping").partition(" or instance of")[0]
 
 
 def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> str:
@@ -561,6 +572,10 @@ def _override(content: dict[str, Any], override: str, model: type[Frozen] = Sear
     if section == "knobs" and inner:
         section, inner, key = "", "", inner
     if section not in model.model_fields:
+        shorts = {name.rpartition(".")[2] for name in catalogue()}
+        known = {*catalogue(), *shorts, *model.model_fields, *(("trials",) if model is SearchSpace else ())}
+        if key not in known:
+            raise SpecError(f"override {override}: {unknown('key or knob', key, known)}")
         knobs = content.setdefault("knobs", {})
         if not isinstance(knobs, dict):
             raise SpecError(f"override {override}: knobs must be a mapping of names to values")

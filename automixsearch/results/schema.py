@@ -61,7 +61,7 @@ _SETUP = (
     Column("number", int, "position of the trial in the study, from 0", needed=True),
     Column("state", str, "complete, pruned (stopped early by the scheduler) or failed", needed=True),
     Column("purpose", str, "what the trial was run for: search, study, replicate or confirm"),
-    Column("config_id", str, "hash of the config; equal for trials that differ in nothing that matters"),
+    Column("config_id", str, "hash of the config, seeds included; where the data lie does not enter"),
     Column("space_id", str, "hash of the search space"),
 )
 _OUTCOME = (
@@ -93,13 +93,13 @@ _ORIGIN = (
     Column("split_seed", int, "seed of the validation split"),
 )
 _COST = (
-    Column("wall_s", float, "seconds of wall time, over all resumes"),
+    Column("wall_s", float, "seconds of training and validation, over all resumes; starting processes is left out"),
     Column("device_s", float, "wall seconds times the devices held"),
     Column("device", str, "name of the device"),
     Column("workers", int, "training processes"),
     Column("threads", int, "CPU threads of each"),
     Column("host", str, "machine of the first worker"),
-    Column("started_at", datetime, "when the trial began (UTC)"),
+    Column("started_at", datetime, "when the trial was first proposed (UTC)"),
     Column("ended_at", datetime, "when the trial ended (UTC)"),
 )
 _EPOCH = (
@@ -108,8 +108,8 @@ _EPOCH = (
     Column("epochs_total", int, "epochs of the full schedule"),
     Column("lr", float, "learning rate at the end of the epoch"),
     Column("train_loss", float, "mean training loss of the epoch"),
-    *(column for column in _OUTCOME if column.name.startswith("val_")),
-    Column("wall_s", float, "seconds since the trial began, over all resumes"),
+    *(column for column in _OUTCOME if column.name.startswith("val_") and column.name != "val_images"),
+    Column("wall_s", float, "seconds of training and validation so far, over all resumes"),
     Column("device_s", float, "wall seconds times the devices held, since the trial began"),
     Column("images_per_s", float, "training images per second"),
     Column("ended_at", datetime, "when the epoch ended (UTC)"),

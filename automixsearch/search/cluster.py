@@ -156,3 +156,5 @@ def log_to(log: Path, name: str) -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # It misses files that we do not let Tune write, which would look like an error.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)

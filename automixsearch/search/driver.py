@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError
 from automixsearch.recipe import Recipe
+from automixsearch.results.schema import TABLES
 from automixsearch.spec import SearchSpace
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def run_search(
         StudyError: the study belongs to another space; StudyBusy: another driver holds it.
         DataError, ResourceError: the data or the cluster do not fit.
     """
-    from automixsearch.results.schema import TABLES
     from automixsearch.results.store import Store
 
     store, watcher = Store(results, space.name), watcher or Watcher()
@@ -116,12 +116,17 @@ def _refuse_other_space(store: Store, space: SearchSpace) -> None:
     """Refuse to continue a study that was started with another space."""
     known = store.get("study.json")
     old = json.loads(known) if known is not None else None
-    if old is not None and old["space_id"] != space.space_id:
-        changed = ", ".join(_differences(old["space"], space.model_dump(mode="json"))) or "the code's defaults"
-        raise StudyError(
-            f"study {space.name!r} in {store.uri} was started with another space (changed: {changed}); "
-            "undo the change, or give this search a name of its own with --name"
-        )
+    if old is None or old["space_id"] == space.space_id:
+        return
+    if not any(store.live(table) for table in TABLES):  # nothing was ever trained: the name is free
+        for name in ["optuna.journal", *(f"pending/{name}" for name in store.names("pending"))]:
+            store.delete(name)
+        return
+    changed = ", ".join(_differences(old["space"], space.model_dump(mode="json"))) or "the code's defaults"
+    raise StudyError(
+        f"study {space.name!r} in {store.uri} was started with another space (changed: {changed}); "
+        "undo the change, or give this search a name of its own with --name"
+    )
 
 
 def _claim(store: Store, space: SearchSpace) -> None:

@@ -43,6 +43,8 @@ class Proposer:
         self.fingerprint, self.workers = data_fingerprint, workers
         self.notes: list[str] = []
         self.study = self._open()
+        if self._save_orphans():
+            self.study = self._open()
         self._reconcile()
         running = (TrialState.RUNNING,)
         self.unfinished = [t.number for t in self.study.get_trials(deepcopy=False, states=running)]
@@ -76,6 +78,22 @@ class Proposer:
         elif known != self.space.space_id:
             raise StudyError(f"the journal of study {self.space.name} was made for another space ({known})")
         return study
+
+    def _save_orphans(self) -> bool:
+        """Put the journal aside if it has finished trials whose row is lost, so that they run again; whether it has.
+
+        Their configs are kept as documents of trials in flight.
+        """
+        journal = self.store.local_path("optuna.journal")
+        known = {row["number"] for row in self.store.trial_rows(["number"])}
+        orphans = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in known]
+        if journal is None or not orphans:
+            return False
+        for trial in orphans:
+            self._task_of(trial.number, suggest(self.space, _Recorder(trial.params))).save(self.store)
+            self.notes.append(f"the row of {trial_id_of(trial.number)} is lost; the trial runs again")
+        journal.rename(journal.with_name(f"{journal.name}.orphans-{os.getpid()}"))
+        return True
 
     def _reconcile(self) -> None:
         """Bring the Optuna study up to what the ledger says."""
@@ -154,19 +172,24 @@ class Proposer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             values = suggest(self.space, cast(Suggester, trial))
+        task = self._task_of(trial.number, values)
+        trial.set_user_attr("config_id", task.config.config_id)
+        task.save(self.store)
+        return task
+
+    def _task_of(self, number: int, values: dict[str, Scalar]) -> Task:
         seeds = self.space.seeds
         shared = seeds.training == "shared"
         config = TrialConfig(
             data=self.space.data,
             data_fingerprint=self.fingerprint,
             split_seed=seeds.split,
-            seed=derive_seed(seeds.study, "training", "all" if shared else trial.number),
+            seed=derive_seed(seeds.study, "training", "all" if shared else number),
             knobs=values,
         )
-        trial.set_user_attr("config_id", config.config_id)
-        task = Task(
-            trial_id=trial_id_of(trial.number),
-            number=trial.number,
+        return Task(
+            trial_id=trial_id_of(number),
+            number=number,
             study=self.space.name,
             study_seed=seeds.study,
             space_id=self.space.space_id,
@@ -174,8 +197,6 @@ class Proposer:
             workers=self.workers,
             config=config,
         )
-        task.save(self.store)
-        return task
 
     # Telling ---------------------------------------------------------------------------------------------------
 

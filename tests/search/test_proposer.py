@@ -139,6 +139,19 @@ def test_a_lost_journal_is_rebuilt_from_the_ledger(tmp_path):
     assert [*parts, dict(task.config.knobs), *configs(again, 2)] == whole
 
 
+def test_a_finished_trial_whose_row_is_lost_runs_again_with_its_config(tmp_path):
+    made, store = space(4), Store(tmp_path, "s")
+    first = configs(Proposer(made, store, "f"), 4)
+    (tmp_path / "s" / "trials" / "t00002.parquet").unlink()
+    again = Proposer(made, store, "f")
+    assert again.notes == ["the row of t00002 is lost; the trial runs again"]
+    task = again.next()
+    assert (task.trial_id, task.config.knobs) == ("t00002", first[2])
+    run_to_end(again, task)
+    assert again.next() is None
+    assert [trial.state for trial in again.study.trials] == [TrialState.COMPLETE] * 4
+
+
 def test_storage_without_file_locks_needs_no_journal(tmp_path):
     made = space(4)
     store = RemoteLike(tmp_path, "s")
