@@ -86,10 +86,10 @@ REFUSED = [
     (changed(resources={"cpus": 0}), r"resources.cpus = 0 must be greater than 0"),
     (changed(priors=[{"method": "mixup", "mixup.alpha": 9.0}]), r"priors\[0\]: mixup.alpha = 9.0 lies outside"),
     (changed(priors=[{"method": "mixup", "lrr": 1}]), r"priors\[0\]: unknown knob of this space 'lrr'"),
-    (changed(name="../x"), r"name = '../x' must match pattern"),
+    (changed(name="../x"), r"name = '../x' must be 1 to 100 letters"),
     (changed(budgets={}), r"unknown key 'budgets'; did you mean 'budget'"),
     (changed(seeds={"study": -1}), r"seeds.study = -1 must be greater than or equal to 0"),
-    (changed(knobs=3), r"knobs = 3 must be a valid dictionary"),
+    (changed(knobs=3), r"knobs = 3 must be a valid mapping"),
     (changed(knobs__warmup_epochs=3), r"warmup_epochs = 3 must be below budget.epochs = 3"),
 ]
 
