@@ -173,7 +173,7 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     out = console()
     print_best(out, study, best, None)
     for count, name, first, hint in failures(watch.rows):
-        out.print(f"[red]{count} failed[/red] with {name}: {first}" + (f"\n  -> {hint}" if hint else ""))
+        out.print(f"{count} failed with {name}: {first}" + (f"\n  -> {hint}" if hint else ""), style="red")
     ended = f"{result.finished} of {result.total} trials"
     states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
     print(f"{ended} ({states or 'none yet'}) in {result.place}")
@@ -306,7 +306,7 @@ def show_command(args: argparse.Namespace) -> int:
     from automixsearch.show import brief, make_table, policy_of, score
 
     out, row = console(), trial["row"]
-    out.print(f"[bold]{row['trial_id']}[/bold] {policy_of(row)}: {row['state']}", highlight=False)
+    out.print(f"{row['trial_id']} {policy_of(row)}: {row['state']}", style="bold", highlight=False)
     table = make_table("", ("column", "value"))
     for name, value in row.items():
         if value is not None and name != "config":
@@ -373,8 +373,9 @@ def doctor_command(args: argparse.Namespace) -> int:
 
     out, worst = console(), 0
     for check in checks(args.results, ray=not args.no_ray):
-        mark = "[green]ok  [/green]" if check.ok else "[red]FAIL[/red]" if check.needed else "[yellow]note[/yellow]"
-        out.print(f"{mark} {check.name}: {check.found}", highlight=False)
+        mark, style = ("ok  ", "green") if check.ok else ("FAIL", "red") if check.needed else ("note", "yellow")
+        out.print(mark, style=style, end=" ")
+        out.print(f"{check.name}: {check.found}", highlight=False)
         if not check.ok:
             out.print(f"     -> {check.remedy}", highlight=False)
             worst = max(worst, 1 if check.needed else 0)
@@ -392,8 +393,9 @@ def console(stderr: bool = False) -> Console:
     """A rich console; wide enough for a table when the output is piped."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, soft_wrap=False)
-    return made if made.is_terminal else Console(stderr=stderr, width=140)
+    # Messages of errors hold brackets, which must not be read as markup.
+    made = Console(stderr=stderr, markup=False)
+    return made if made.is_terminal else Console(stderr=stderr, markup=False, width=140)
 
 
 def dump_json(value: object) -> str:

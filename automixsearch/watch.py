@@ -42,7 +42,7 @@ class Watch(Watcher):
     def note(self, text: str) -> None:
         self.notes.append(text)
         if self.console.is_terminal:
-            self.console.print(f"[dim]note: {text}[/dim]", highlight=False)
+            self.console.print(f"note: {text}", style="dim", highlight=False)
 
     def heard(self, event: str, task: Task, values: dict[str, Any]) -> None:
         if event == "end":

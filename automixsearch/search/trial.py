@@ -39,11 +39,20 @@ def run_trial(store: Store, task: Task, device: torch.device, world: World) -> I
     try:
         yield from _train(store, task, device, world)
     except Exception as error:
-        store.write_trial(failed_row(store, task, error))
+        if world.size == 1 or not _may_be_a_lost_peer(error):
+            store.write_trial(failed_row(store, task, error))
         if world.size > 1:
             raise
     finally:
         _free(device)
+
+
+def _may_be_a_lost_peer(error: Exception) -> bool:
+    """Whether another worker's death can be behind an error: gloo and nccl raise plain RuntimeErrors for it.
+
+    Ray Train then starts the workers anew from the checkpoint; a trial that always fails gets its row from the driver.
+    """
+    return isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
 
 
 def _train(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
