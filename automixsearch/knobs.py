@@ -33,12 +33,15 @@ class Knob:
     choices: tuple[Scalar, ...] | None = None
     search: tuple[Scalar, ...] | None = None
     log: bool = False
+    several: bool = False
+    """The value is one of `choices` or several of them joined by +."""
 
     @property
     def legal(self) -> str:
         """The legal values in words, e.g. `> 0`, `0 to 1`, `one of zero, reflect`."""
         if self.choices is not None:
-            return "one of " + ", ".join(str(choice).lower() for choice in self.choices)
+            number = "one or more (joined by +) of " if self.several else "one of "
+            return number + ", ".join(str(choice).lower() for choice in self.choices)
         if self.low is not None and self.high is not None:
             return f"{'> ' if self.open_low else ''}{self.low:g} to {self.high:g}"
         if self.low is not None:
@@ -61,6 +64,8 @@ class Knob:
         Raises:
             SpecError: the value has the wrong type or lies outside the legal range; `where` names the place.
         """
+        if self.several and isinstance(value, str):
+            return self._in_order(value.split("+"), where)
         if self.choices is not None:
             for choice in self.choices:
                 if type(value) is type(choice) and value == choice:
@@ -74,6 +79,16 @@ class Knob:
         if below or (self.high is not None and value > self.high):
             raise SpecError(f"{where} = {value!r} must be {self.legal}; default: {self.default!r}")
         return self.kind(value)
+
+    def _in_order(self, parts: list[str], where: str) -> str:
+        """The parts joined by +, in the order of the choices, so that every set has one spelling."""
+        choices = [str(choice) for choice in self.choices or ()]
+        for part in parts:
+            if part not in choices:
+                raise SpecError(f"{where}: {unknown('value', part, choices)}")
+        if len(set(parts)) < len(parts):
+            raise SpecError(f"{where} = {'+'.join(parts)!r} names a value twice; keep one of each")
+        return "+".join(choice for choice in choices if choice in parts)
 
 
 _WORDS = {float: "number", int: "whole number"}
@@ -89,13 +104,14 @@ def knob(
     choices: tuple[Scalar, ...] | None = None,
     search: tuple[Scalar, ...] | None = None,
     log: bool = False,
+    several: bool = False,
 ) -> Any:
     """Declare a dataclass field as a hyperparameter; see `Knob` for the arguments."""
     if isinstance(default, bool):
         choices = (False, True)
     if search is None and choices is not None and len(choices) > 1 and isinstance(default, bool):
         search = choices
-    made = Knob("", type(default), default, note, low, high, open_low, choices, search, log)
+    made = Knob("", type(default), default, note, low, high, open_low, choices, search, log, several)
     return dataclasses.field(default=default, metadata={"knob": made})
 
 

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+from automixsearch.policy import methods_of
+
 UNITS = {"top1": "%", "top5": "%", "wall_s": "s", "device_s": "s"}
 
 
 def policy_of(row: Mapping[str, Any]) -> str:
     """The mixing policy of a ledger row: `cutmix alpha=0.2, decoupled eta=0.1`."""
     knobs = [f"{name}={brief(row[name])}" for name in ("alpha", "gamma", "layer") if row.get(name) is not None]
+    methods = methods_of(row["method"])
+    if len(methods) > 1:
+        alphas = [brief(row.get(f"knob.{name}.alpha")) for name in methods]
+        knobs = [f"alpha={','.join(alphas)}", *knobs]
     loss = row.get("knob.loss")
     if loss not in (None, "mce"):
         eta = "" if row.get("eta") is None else f" eta={brief(row['eta'])}"
@@ -147,18 +153,21 @@ KNOB_COLUMNS = ("of", "knob", "default", "legal", "searched with auto", "meaning
 def knob_rows(everything: bool) -> list[tuple[str, ...]]:
     """The declared knobs of methods and losses (with `everything`, of training too), as `KNOB_COLUMNS`."""
     from automixsearch.mixers import MIXERS
+    from automixsearch.policy import WEIGHT
     from automixsearch.spec import catalogue
 
     rows: list[tuple[str, ...]] = []
-    with_knobs = {entry.method for entry in catalogue().values()}
+    with_knobs = {entry.method for entry in catalogue().values() if not entry.joint}
     rows += [(name, "-", "-", "-", "-", mixer.source) for name, mixer in MIXERS.items() if name not in with_knobs]
     for name, entry in catalogue().items():
-        owner = entry.method or (f"loss {entry.loss}" if entry.loss else "training")
-        if owner == "training" and not everything:
+        owner = entry.method or (f"loss {entry.loss}" if entry.loss else "policy" if entry.policy else "training")
+        if entry.joint or (owner == "training" and not everything):
             continue
         knob = entry.knob
         note = knob.note + (f" ({MIXERS[entry.method].source})" if entry.method else "")
         rows.append((owner, name, brief(knob.default), knob.legal, knob.searched or "-", note))
+    at = next(i for i, row in enumerate(rows) if row[0] == "policy")
+    rows.insert(at, ("policy", "METHOD.weight", brief(WEIGHT.default), WEIGHT.legal, WEIGHT.searched, WEIGHT.note))
     return rows
 
 

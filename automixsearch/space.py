@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from automixsearch.errors import SpecError, unknown
 from automixsearch.knobs import Knob, Scalar
 from automixsearch.mixers import MIXERS
-from automixsearch.spec import Entry, catalogue, complete, is_active
+from automixsearch.policy import methods_of
+from automixsearch.spec import Entry, catalogue, complete, is_active, mixes
 
 if TYPE_CHECKING:
     from automixsearch.spec import SearchSpace
@@ -69,7 +70,7 @@ def suggest(space: SearchSpace, trial: Suggester) -> dict[str, Scalar]:
     for dimension in space.dimensions:
         if dimension.name not in ("method", "loss") and not dimension.active(values):
             continue
-        if dimension.name == "loss" and not MIXERS[str(values["method"])].mixes:
+        if dimension.name == "loss" and not mixes(values["method"]):
             values["loss"] = "mce"
         elif dimension.choices is not None and dimension.fixed:
             values[dimension.name] = dimension.choices[0]
@@ -103,10 +104,14 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
         if found[name].when:
             raise SpecError(f"{name}.when: method and loss have no conditions; drop it")
     chosen = {name: found[name].choices or () for name in found}
+    joined = [methods_of(method) for method in chosen["method"]]
+    chosen["method"] = tuple(dict.fromkeys(name for names in joined for name in names))
+    several = {name for names in joined if len(names) > 1 for name in names}
     used = set()
     for name, entry in known.items():
         short = name.rpartition(".")[2]
         owner_chosen = entry.method in (None, *chosen["method"]) and entry.loss in (None, *chosen["loss"])
+        owner_chosen &= entry.method in several if entry.joint else True
         key = name if name in knobs else short if short in knobs else None
         if key is None or name in found:
             continue
@@ -232,7 +237,7 @@ def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> 
     for name in ("method", "loss"):
         choices = by_name[name].choices or ()
         values[name] = _choice(point.get(name, next(iter(choices))), choices, f"{where}: {name}")
-    if not MIXERS[str(values["method"])].mixes:
+    if not mixes(values["method"]):
         values["loss"] = "mce"
     taken: dict[str, Scalar] = {}
     for name, value in point.items():
@@ -240,7 +245,7 @@ def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> 
         dimension = by_name[full]
         if not dimension.holds(value):
             raise SpecError(f"{where}: {name} = {value!r} lies outside the space ({dimension})")
-        if not dimension.fixed and (full != "loss" or MIXERS[str(values["method"])].mixes):
+        if not dimension.fixed and (full != "loss" or mixes(values["method"])):
             taken[full] = dimension.entry.knob.check(value, f"{where}: {name}")
     complete({**values, **taken}, where)
     return taken
@@ -271,11 +276,16 @@ def published_points(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], st
     for method in by_name["method"].choices or ():
         point: dict[str, Scalar] = {} if by_name["method"].fixed else {"method": method}
         losses = by_name["loss"].choices or ()
-        if len(losses) > 1 and MIXERS[str(method)].mixes:
+        if len(losses) > 1 and mixes(method):
             point["loss"] = "mce" if "mce" in losses else losses[0]
         problems = []
-        for short, value in MIXERS[str(method)].published.get(space.family, {}).items():
-            dimension = by_name.get(f"{method}.{short}")
+        published = (
+            (f"{name}.{short}", value)
+            for name in methods_of(method)
+            for short, value in MIXERS[name].published.get(space.family, {}).items()
+        )
+        for full, value in published:
+            dimension = by_name.get(full)
             if dimension is None or dimension.fixed:
                 continue
             if dimension.holds(value):

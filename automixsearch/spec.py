@@ -23,6 +23,8 @@ from automixsearch.errors import SpecError, unknown
 from automixsearch.knobs import Knob, Scalar, knobs_of
 from automixsearch.losses import LOSSES, Loss
 from automixsearch.mixers import MIXERS, Mixer
+from automixsearch.mixers.switch import switched
+from automixsearch.policy import WEIGHT, Policy, methods_of
 from automixsearch.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -48,25 +50,33 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A knob and when it is active: only with `method` or only with `loss`; always where both are None."""
+    """A knob and when it is active: only with `method` or only with `loss`; always where both are None.
+
+    joint: only where several methods are joined. policy: only where there is anything to mix.
+    """
 
     knob: Knob
     method: str | None = None
     loss: str | None = None
+    joint: bool = False
+    policy: bool = False
 
 
 @cache
 def catalogue() -> dict[str, Entry]:
-    """Every knob there is by full name: `method`, `loss`, `<method>.<knob>`, `<loss>.<knob>`, `<recipe knob>`."""
+    """Every knob by full name: `method`, `loss`, `<method>.<knob>`, `<loss>.<knob>`, `<policy or recipe knob>`."""
     names, losses = tuple(MIXERS), tuple(LOSSES)
+    method = Knob("method", str, "mixup", "mixing method, or several", choices=names, search=names, several=True)
     found = {
-        "method": Entry(Knob("method", str, "mixup", "mixing method", choices=names, search=names)),
+        "method": Entry(method),
         "loss": Entry(Knob("loss", str, "mce", "loss of mixed samples", choices=losses, search=losses)),
     }
     for name, mixer in MIXERS.items():
         found |= {f"{name}.{k}": Entry(declared, method=name) for k, declared in knobs_of(mixer).items()}
+        found[f"{name}.weight"] = Entry(WEIGHT, method=name, joint=True)
     for name, loss in LOSSES.items():
         found |= {f"{name}.{k}": Entry(declared, loss=name) for k, declared in knobs_of(loss).items()}
+    found |= {k: Entry(declared, policy=True) for k, declared in knobs_of(Policy).items()}
     return found | {k: Entry(declared) for k, declared in knobs_of(Recipe).items()}
 
 
@@ -76,9 +86,23 @@ def column_of(name: str) -> str:
     return short if short in CANONICAL else f"knob.{short}"
 
 
+def joint_column_of(name: str) -> str | None:
+    """The ledger column of a knob of one of several joined methods; None: only the config holds it."""
+    owner, _, short = name.rpartition(".")
+    return f"knob.{name}" if owner in MIXERS and short in ("alpha", "weight") else None
+
+
 def is_active(entry: Entry, values: Mapping[str, Scalar]) -> bool:
     """Whether a knob has an effect under the method and loss that `values` holds."""
-    return entry.method in (None, values["method"]) and entry.loss in (None, values["loss"])
+    methods = methods_of(values["method"])
+    if (entry.joint and len(methods) == 1) or (entry.policy and methods == ("vanilla",)):
+        return False
+    return entry.method in (None, *methods) and entry.loss in (None, values["loss"])
+
+
+def mixes(method: object) -> bool:
+    """Whether a method, or any of several joined by +, changes labels."""
+    return any(MIXERS[name].mixes for name in methods_of(method))
 
 
 def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
@@ -95,7 +119,7 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
             raise SpecError(f"{where}: {unknown('knob', name, known)}")
     chosen = {name: known[name].knob.check(values.get(name, known[name].knob.default), f"{where}: {name}")
               for name in ("method", "loss")}  # fmt: skip
-    if not MIXERS[str(chosen["method"])].mixes and chosen["loss"] != "mce":
+    if not mixes(chosen["method"]) and chosen["loss"] != "mce":
         raise SpecError(f"{where}: loss {chosen['loss']} has no effect with method {chosen['method']}; use mce")
     for name, entry in known.items():
         if name in chosen:
@@ -106,11 +130,25 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
             raise SpecError(
                 f"{where}: {name} has no effect with method {chosen['method']} and loss {chosen['loss']}; drop it"
             )
+    _check_shares(chosen, where)
     if int(chosen["warmup_epochs"]) >= int(chosen["epochs"]):
         raise SpecError(
             f"{where}: warmup_epochs = {chosen['warmup_epochs']} must be below epochs = {chosen['epochs']}; lower it"
         )
     return chosen
+
+
+def _check_shares(values: Mapping[str, Scalar], where: str) -> None:
+    """Refuse part of a batch for a method that needs all of it, and weights that leave nothing to draw."""
+    methods = methods_of(values["method"])
+    alone = [name for name in methods if MIXERS[name].whole and values.get("switch", "batch") != "batch"]
+    if alone and (len(methods) > 1 or float(values["mix_prob"]) < 1):
+        raise SpecError(
+            f"{where}: switch = {values['switch']!r} gives {alone[0]} part of a batch, and it takes a whole one; "
+            f"use switch: batch, or leave {alone[0]} out of method"
+        )
+    if len(methods) > 1 and not any(float(values[f"{name}.weight"]) > 0 for name in methods):
+        raise SpecError(f"{where}: all weights of {values['method']} are 0; give one of them a positive weight")
 
 
 # Trial configs -------------------------------------------------------------------------------------------------
@@ -192,8 +230,19 @@ class TrialConfig(Frozen):
 
     @property
     def mixer(self) -> Mixer:
-        """The mixing method with its values."""
-        return MIXERS[self.method](**self._owned(self.method))
+        """The mixing method with its values, or what draws one of several."""
+        names, weights = methods_of(self.method), []
+        members = []
+        for name in names:
+            values = self._owned(name)
+            weights.append(float(values.pop("weight", 1.0)))
+            members.append(MIXERS[name](**values))
+        return switched(members, weights, self.policy.switch, self.policy.mix_prob)
+
+    @property
+    def policy(self) -> Policy:
+        """When and how often is mixed."""
+        return Policy(**{name: self.knobs[name] for name in knobs_of(Policy) if name in self.knobs})
 
     @property
     def loss(self) -> Loss:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from automixsearch.mixers.base import Draw, Mixed, Mixer
+from automixsearch.mixers.base import Draw, Mixed, Mixer, PairDraw
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.mixers.fmix import FMix
+from automixsearch.mixers.manifoldmix import ManifoldMix
 from automixsearch.mixers.mixup import MixUp
 from automixsearch.mixers.puzzlemix import PuzzleMix
 from automixsearch.mixers.resizemix import ResizeMix
 from automixsearch.mixers.saliencymix import SaliencyMix
+from automixsearch.mixers.trivialmix import TrivialMix
 from automixsearch.mixers.vanilla import Vanilla
 
 MIXERS: dict[str, type[Mixer]] = {
-    mixer.name: mixer for mixer in (Vanilla, MixUp, CutMix, ResizeMix, SaliencyMix, FMix, PuzzleMix)
+    mixer.name: mixer
+    for mixer in (Vanilla, MixUp, CutMix, ManifoldMix, ResizeMix, SaliencyMix, FMix, PuzzleMix, TrivialMix)
 }
 
-__all__ = ["MIXERS", "Draw", "Mixed", "Mixer"]
+__all__ = ["MIXERS", "Draw", "Mixed", "Mixer", "PairDraw"]

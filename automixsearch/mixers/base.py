@@ -17,8 +17,13 @@ Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Draw(ABC):
-    """The randomness of one mixed batch, and nothing else.
+class Draw:
+    """The randomness of one mixed batch, and nothing else."""
+
+
+@dataclass(frozen=True)
+class PairDraw(Draw, ABC):
+    """The randomness of a batch of mixed pairs.
 
     partner: int64 [B] on the CPU; sample i is mixed with sample partner[i].
     """
@@ -32,15 +37,33 @@ class Draw(ABC):
 
 @dataclass(frozen=True)
 class Mixed:
-    """A mixed batch, in the one form that losses understand.
+    """A mixed batch, in the one form that losses and the training loop understand, on the device of the batch.
 
-    x: float [B, C, H, W]. partner: int64 [B]. lam: float64 [B], the share of the sample's own label.
-    All three are on the device of the batch.
+    x: float [B, C, H, W].
+    sources: int64 [B, S], the samples whose labels row b carries. For pairs S = 2: the sample itself, its partner.
+    shares: float64 [B, S], the weight of each; rows sum to 1.
+    stage: `input` where x is mixed already; else the stage of the network at whose output the network has to do it,
+        h <- sum over s of shares[:, s] h[sources[:, s]].
+    views: None, or float [V, B, C, H, W]: further views of the same images, on which predictions should agree.
+    consistency: weight of the Jensen-Shannon divergence of the predictions of x and its views.
     """
 
     x: Tensor
-    partner: Tensor
-    lam: Tensor
+    sources: Tensor
+    shares: Tensor
+    stage: str = "input"
+    views: Tensor | None = None
+    consistency: float = 0.0
+
+    @property
+    def partner(self) -> Tensor:
+        """Of pairs: int64 [B], whom each sample is mixed with."""
+        return self.sources[:, 1]
+
+    @property
+    def lam(self) -> Tensor:
+        """Of pairs: float64 [B], the share of the sample itself."""
+        return self.shares[:, 0]
 
 
 @dataclass(frozen=True)
@@ -55,11 +78,15 @@ class Mixer(Knobbed, ABC):
     mixes: ClassVar[bool] = True
     """False where the method never changes a label (then the loss knobs have no effect and are not searched)."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What `apply` takes beside batch and draw, by keyword; whoever trains supplies it:
+    """What `apply` may take beside batch and draw, by keyword; whoever trains supplies it:
 
-    pixels: uint8 [B, H, W, C], the batch before normalisation. std: float [C], what it was divided by (0..1 units).
-    saliency: float [B, H, W], sqrt of the mean over channels of (d CE / d x)^2 at the current weights.
+    pixels: uint8 [B, H, W, C], the batch before normalisation.
+    mean, std: float [C], in 0..1 units: x = (pixels / 255 - mean) / std.
+    saliency: float [B, H, W], sqrt of the mean over channels of gradient^2.
+    gradient: float [B, C, H, W], d CE / d x at the current weights; any positive scale per sample.
     """
+    whole: ClassVar[bool] = False
+    """Needs the whole batch for itself: cannot share one with another method."""
     label_slack: ClassVar[float] = 0
     """The own share of the pixels differs from lam by at most this many pixels."""
     published: ClassVar[Mapping[str, Mapping[str, Scalar]]] = {}
@@ -79,11 +106,19 @@ class Mixer(Knobbed, ABC):
         """
 
     def __call__(self, x: Tensor, generator: Generator, **supplied: Tensor) -> Mixed:
-        """Draw and apply."""
-        return self.apply(x, self.draw((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), generator), **supplied)
+        """Draw and apply; `supplied` holds at least what the draw needs."""
+        draw = self.draw((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), generator)
+        return self.apply(x, draw, **{need: supplied[need] for need in self.needs_of(draw)})
 
-    def clean_weight(self, num_classes: int) -> float:
-        """Weight of the plain cross-entropy of the unmixed batch that a method adds to its loss."""
+    def needs_of(self, draw: Any) -> frozenset[str]:
+        """What `apply` takes for this `draw`: all or part of `needs`."""
+        return self.needs
+
+    def clean_weight_of(self, draw: Any) -> float:
+        """Weight of the cross-entropy of the unmixed batch that is added to the loss of the mixed one.
+
+        It is multiplied by the loss's `clean_scale`. Where it is > 0, saliency is taken from that clean pass.
+        """
         return 0.0
 
 
@@ -99,10 +134,12 @@ def draw_beta(alpha: float, generator: Generator) -> float:
     return float(betaincinv(alpha, alpha, uniform))
 
 
-def mixed(x: Tensor, partner: Tensor, lam: float) -> Mixed:
-    """Put `x` into a `Mixed` with one `lam` for the whole batch."""
-    weights = torch.full((x.shape[0],), lam, dtype=torch.float64, device=x.device)
-    return Mixed(x, partner.to(x.device), weights)
+def pairs(x: Tensor, partner: Tensor, lam: Tensor | float, stage: str = "input") -> Mixed:
+    """Put mixed pairs into a `Mixed`; `lam`: the own share, [B] or one number for the whole batch."""
+    own = torch.as_tensor(lam, dtype=torch.float64, device=x.device).expand(len(x))
+    index = torch.arange(len(x), device=x.device)
+    sources = torch.stack([index, partner.to(x.device)], dim=1)
+    return Mixed(x, sources, torch.stack([own, 1 - own], dim=1), stage)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, ClassVar
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
 from automixsearch.mixers.base import (
-    Draw,
     Mixed,
     Mixer,
+    PairDraw,
     Shape,
     clipped_box,
     draw_beta,
     draw_centre,
-    mixed,
     own_share,
+    pairs,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CutMixDraw(Draw):
+class CutMixDraw(PairDraw):
     """lam: the own share before clipping, in [0, 1]. centre: (row, column) of the box."""
 
     lam: float
@@ -80,4 +80,4 @@ class CutMix(Mixer):
         out = x.clone()
         region = (slice(None), slice(None), slice(box.top, box.bottom), slice(box.left, box.right))
         out[region] = x[region][partner]
-        return mixed(out, partner, own_share(box, size))
+        return pairs(out, partner, own_share(box, size))

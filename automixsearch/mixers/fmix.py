@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, draw_beta, mixed
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
-class FMixDraw(Draw):
+class FMixDraw(PairDraw):
     """lam: the own share, in [0, 1]. noise: float64 [M, H, W // 2 + 1 + W % 2, 2] on the CPU, standard normal; M is 1
     or B. ceil: whether the mask has ceil(lam H W) ones or floor(lam H W)."""
 
@@ -85,7 +85,7 @@ class FMix(Mixer):
         grey = grey_images(draw.noise.to(x.device), (x.shape[2], x.shape[3]), self.decay, self.variant)
         mask = brightest(grey, draw.lam, draw.ceil, self.max_soft)
         partner = draw.partner.to(x.device)
-        return mixed(torch.lerp(x[partner], x, mask[:, None].to(x.dtype)), partner, draw.lam)
+        return pairs(torch.lerp(x[partner], x, mask[:, None].to(x.dtype)), partner, draw.lam)
 
 
 def grey_images(noise: Tensor, size: tuple[int, int], decay: float, variant: str) -> Tensor:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, draw_beta, mixed
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
-class MixUpDraw(Draw):
+class MixUpDraw(PairDraw):
     """lam: the own share, in [0, 1]."""
 
     lam: float
@@ -61,4 +61,4 @@ class MixUp(Mixer):
     def apply(self, x: Tensor, draw: MixUpDraw) -> Mixed:
         """Return lam x + (1 - lam) x[partner]."""
         partner = draw.partner.to(x.device)
-        return mixed(x * draw.lam + x[partner] * (1.0 - draw.lam), partner, draw.lam)
+        return pairs(x * draw.lam + x[partner] * (1.0 - draw.lam), partner, draw.lam)

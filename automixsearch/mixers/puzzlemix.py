@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import functional, torch
-from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, draw_beta
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -18,7 +18,7 @@ GRIDS = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class PuzzleMixDraw(Draw):
+class PuzzleMixDraw(PairDraw):
     """lam: the own share that the prior leans to, in [0, 1]. blocks: b, the mask having b x b blocks."""
 
     lam: float
@@ -76,10 +76,12 @@ class PuzzleMix(Mixer):
     transport: bool = knob(True, "move salient blocks to where they are seen")
     t_eps: float = knob(0.8, "cost of moving across the image, in saliency", low=0, high=1000)
     t_size: int = knob(4, "largest side in pixels of the blocks that move; 0: the mask's", low=0, high=64)
-    clean_lam: float = knob(0.0, "the loop adds 2 clean_lam / classes of the clean loss", low=0, high=100)
+    clean_lam: float = knob(
+        0.0, "weight of the loss of the clean images; > 0: their pass gives the saliency", low=0, high=100
+    )
 
-    def clean_weight(self, num_classes: int) -> float:
-        return 2 * self.clean_lam / num_classes
+    def clean_weight_of(self, draw: PuzzleMixDraw) -> float:
+        return self.clean_lam
 
     def draw(self, shape: Shape, generator: Generator) -> PuzzleMixDraw:
         """Draw the permutation, lam, then the grid."""
@@ -105,7 +107,7 @@ class PuzzleMix(Mixer):
         plans = self.plans(salient, mask, partner) if self.transport else None
         own = pixel_counts(height, draw.blocks).outer(pixel_counts(width, draw.blocks))
         lam = (mask * own).sum((1, 2)) / (height * width)
-        return Mixed(compose(x, partner, mask.to(x), plans), partner, lam.to(x.device))
+        return pairs(compose(x, partner, mask.to(x), plans), partner, lam.to(x.device))
 
     def mask(self, x: Tensor, salient: Tensor, draw: PuzzleMixDraw, std: Tensor) -> Tensor:
         """The mask, float64 [B, b, b] on the CPU, from saliency pooled to [B, T, T], T a multiple of b."""

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, ClassVar
 from automixsearch.knobs import knob
 from automixsearch.lazy import functional, torch
 from automixsearch.mixers.base import (
-    Draw,
     Mixed,
     Mixer,
+    PairDraw,
     Shape,
     clipped_box,
     draw_beta,
     draw_centre,
-    mixed,
     own_share,
+    pairs,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TAU_LOW, TAU_HIGH = 0.1, 0.8
 
 
 @dataclass(frozen=True)
-class ResizeMixDraw(Draw):
+class ResizeMixDraw(PairDraw):
     """tau: relative side of the pasted image, in [0, 1]. centre: (row, column) of the box."""
 
     tau: float
@@ -92,4 +92,4 @@ class ResizeMix(Mixer):
         if box.area:
             small = functional.interpolate(x, (box.height, box.width), mode=self.interpolation)
             out[:, :, box.top : box.bottom, box.left : box.right] = small[partner]
-        return mixed(out, partner, own_share(box, size))
+        return pairs(out, partner, own_share(box, size))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, draw_beta
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
 from automixsearch.mixers.static_saliency import first_peak, static_saliency
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SaliencyMixDraw(Draw):
+class SaliencyMixDraw(PairDraw):
     """lam: the own share before clipping, in [0, 1]."""
 
     lam: float
@@ -95,4 +95,4 @@ def box_masks(centre: Tensor, side: float, size: tuple[int, int]) -> Tensor:
 def paste(x: Tensor, partner: Tensor, inside: Tensor) -> Mixed:
     """Show the partner where `inside`, bool [M, H, W], says so; M is B, or 1 for one mask for all."""
     lam = 1.0 - inside.sum((1, 2)).double() / inside[0].numel()
-    return Mixed(torch.where(inside[:, None], x[partner], x), partner, lam.expand(len(x)).clone())
+    return pairs(torch.where(inside[:, None], x[partner], x), partner, lam)

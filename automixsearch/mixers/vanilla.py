@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, mixed
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
-class VanillaDraw(Draw):
+class VanillaDraw(PairDraw):
     """Every sample is its own partner."""
 
     def with_lam(self, lam: float) -> VanillaDraw:
@@ -35,4 +35,4 @@ class Vanilla(Mixer):
 
     def apply(self, x: Tensor, draw: VanillaDraw) -> Mixed:
         """Return `x` itself with lam = 1."""
-        return mixed(x, draw.partner, 1.0)
+        return pairs(x, draw.partner, 1.0)

@@ -5,9 +5,11 @@ torchvision's ResNet has neither the CIFAR stem nor a width for basic blocks, he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
+
+from automixsearch.models.base import Backbone
 
 
 class BasicBlock(nn.Module):
@@ -30,7 +32,7 @@ class BasicBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Stem, four stages, average pooling, linear head: [B, C, H, W] -> logits [B, K].
 
     The stem is a 3x3 convolution of stride 1 without pooling; stage i has `width` * 2^(i-1) channels and halves
@@ -72,6 +74,9 @@ class ResNet(nn.Module):
         nn.init.normal_(self.head.weight, 0.0, 0.01)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(x)))))
-        return self.head(self.pool(x).flatten(1))
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        for name in ("stem", "stage1", "stage2", "stage3", "stage4"):
+            yield name, self.get_submodule(name)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.head(self.pool(features).flatten(1))

@@ -130,10 +130,12 @@ def columns(table: Table) -> tuple[Column, ...]:
 
 def _knob_columns() -> tuple[Column, ...]:
     """One column for all knobs of one short name: the canonical ones first, then `knob.<name>`."""
-    from automixsearch.spec import CANONICAL, catalogue, column_of
+    from automixsearch.spec import CANONICAL, catalogue, column_of, joint_column_of
 
     found: dict[str, Column] = {}
     for name, entry in catalogue().items():
+        if entry.joint:
+            continue
         column, note = column_of(name), f"{name}: {entry.knob.note}"
         kind = _RESERVED[column].kind if column in _RESERVED else entry.knob.kind
         known = found.setdefault(column, Column(column, kind, note))
@@ -141,6 +143,10 @@ def _knob_columns() -> tuple[Column, ...]:
             raise TypeError(f"knob {name} is {entry.knob.kind}, but its column {column} is {known.kind}")
         if known.note != note:
             found[column] = Column(column, known.kind, f"{known.note}; {note}")
+    for name, entry in catalogue().items():
+        joint = joint_column_of(name)
+        if joint is not None:
+            found[joint] = Column(joint, entry.knob.kind, f"{name}, where several methods are joined")
     first = [found.pop(name, None) or _RESERVED[name] for name in CANONICAL]
     return (*first, *found.values())
 
@@ -184,14 +190,18 @@ def metric_directions() -> dict[str, str]:
 
 def config_row(config: TrialConfig) -> dict[str, Any]:
     """The columns of `trials` that a config decides: knobs, JSON, hash, data, epochs and seeds."""
-    from automixsearch.spec import column_of
+    from automixsearch.policy import methods_of
+    from automixsearch.spec import catalogue, column_of, joint_column_of
 
     row: dict[str, Any] = {}
+    joined = len(methods_of(config.method)) > 1
     for name, value in config.knobs.items():
-        column = column_of(name)
+        of_method = joined and catalogue()[name].method is not None
+        column = joint_column_of(name) if of_method else column_of(name)
         if column in row:
             raise ValueError(f"two active knobs share the column {column}; {name} is the second")
-        row[column] = value
+        if column is not None:
+            row[column] = value
     return row | {
         "config": json.dumps(config.model_dump(mode="json")),
         "config_id": config.config_id,

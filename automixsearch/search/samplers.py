@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.mixers import MIXERS
-from automixsearch.spec import derive_seed
+from automixsearch.spec import derive_seed, mixes
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -88,7 +87,7 @@ def active_part(space: SearchSpace, point: dict[str, Scalar]) -> dict[str, Scala
     values: dict[str, Scalar] = {}
     for dimension in space.dimensions:
         value = point.get(dimension.name, dimension.choices[0] if dimension.choices else dimension.low)
-        if dimension.name == "loss" and not MIXERS[str(values["method"])].mixes:
+        if dimension.name == "loss" and not mixes(values["method"]):
             value = "mce"
         if dimension.name in ("method", "loss") or dimension.active(values):
             values[dimension.name] = value

@@ -25,6 +25,7 @@ class Batches:
         self.labels = torch.from_numpy(labels).to(device)
         self.device = device
         # (u / 255 - mean) / std as one multiply-add.
+        self.mean = torch.as_tensor(mean, dtype=torch.float32, device=device)
         self.std = torch.as_tensor(std, dtype=torch.float32, device=device)
         self.scale = torch.as_tensor(1.0 / (255.0 * std), dtype=torch.float32, device=device)
         self.shift = torch.as_tensor(-mean / std, dtype=torch.float32, device=device)

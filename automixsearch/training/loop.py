@@ -10,24 +10,28 @@ import io
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from automixsearch.data.base import ImageSet, channel_statistics, split
 from automixsearch.errors import DataError, NonFiniteLoss, TrainingError
 from automixsearch.evaluation.classification import Scores, ScoreSums
+from automixsearch.losses import jensen_shannon
+from automixsearch.mixers import Mixed, Mixer
+from automixsearch.mixers.vanilla import Vanilla
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
 from automixsearch.recipe import Recipe
 from automixsearch.spec import TrialConfig, derive_seed
 from automixsearch.training.batches import Batches
 from automixsearch.training.checks import check_batches
-from automixsearch.training.world import World
+from automixsearch.training.world import HiddenMixing, World
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class TrainingRun:
     ) -> None:
         self.config, self.recipe = config, config.recipe
         self.world, self.device = world or World(), torch.device(device)
-        self.mixer, self.loss = config.mixer, config.loss
+        self.mixer, self.policy, self.loss = config.mixer, config.policy, config.loss
         self.epoch, self.wall_s = 0, 0.0
         self.last: EpochMetrics | None = None
         self.step_losses: list[float] = []
@@ -106,8 +110,9 @@ class TrainingRun:
         if self.world.size > 1:
             if recipe.batch_norm == "global":
                 make_global(model)
-            forward = nn.parallel.DistributedDataParallel(model)
-        self.clean_weight = self.mixer.clean_weight(len(image_set.classes))
+            forward = DistributedDataParallel(model)
+        self.parallel = forward
+        self.clean_scale = self.loss.clean_scale(len(image_set.classes))
         self.forward = torch.compile(forward) if recipe.compile else forward
         self.optimizer = torch.optim.SGD(
             model.parameters(),
@@ -149,11 +154,11 @@ class TrainingRun:
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
         batches = self.train.shuffled(self.recipe, self.config.seed, self.epoch)
         first = self.epoch * self.steps_per_epoch
+        mixer = self.mixer if self.epoch < self.policy.mix_until * self.recipe.epochs else Vanilla()
         for step, (pixels, y) in enumerate(batches):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.recipe, first + step, self.steps_per_epoch)
-            loss = self._step(pixels, y, mixing)
-            losses[step] = loss.detach()
+            losses[step] = self._step(mixer, pixels, y, mixing)
         # One read for the whole epoch: reading every step would make a GPU wait for the host.
         self.step_losses = (self.world.sum(losses) / self.world.size).tolist()
         for step, loss in enumerate(self.step_losses):
@@ -164,29 +169,62 @@ class TrainingRun:
                 )
         return self.step_losses
 
-    def _step(self, pixels: Tensor, y: Tensor, mixing: Generator) -> Tensor:
+    def _step(self, mixer: Mixer, pixels: Tensor, y: Tensor, mixing: Generator) -> Tensor:
+        """One step of the optimiser on a global batch; returns this worker's loss."""
         x = self._normalise(self.train, pixels)
-        mixed = self.mixer(x, mixing, **self._supply(pixels, x, y))
-        partner_y, share = y[mixed.partner], self.world.share
-        with self._autocast():
-            logits = self.forward(share(mixed.x))
-        loss = self.loss(logits, share(y), share(partner_y), share(mixed.lam), self.recipe.label_smoothing)
-        if self.clean_weight:
-            with self._autocast():
-                clean = self.forward(share(x))
-            loss = loss + self.clean_weight * functional.cross_entropy(clean.float(), share(y))
+        batch, channels, height, width = x.shape
+        repeats = self.policy.repeats
+        draws = [mixer.draw((batch, channels, height, width), mixing) for _ in range(repeats)]
+        needs = frozenset[str]().union(*(mixer.needs_of(draw) for draw in draws))
+        clean_weight = self.clean_scale * sum(map(mixer.clean_weight_of, draws)) / repeats
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=self.device)
+        supply = {"pixels": pixels, "mean": self.train.mean, "std": self.train.std}
+        gradient = None
+        if clean_weight:
+            loss, gradient = self._clean_pass(x, y, clean_weight)
+            total += loss
+        elif needs & {"saliency", "gradient"}:
+            gradient = self._gradient(x, y)
+        if gradient is not None:
+            supply |= {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
+        for number, draw in enumerate(draws, 1):
+            mixed = mixer.apply(x, draw, **{need: supply[need] for need in mixer.needs_of(draw)})
+            with self._gradients_stay_here(number < repeats):
+                loss = self._loss(mixed, y) / repeats
+                loss.backward()
+            total += loss.detach()
         self.optimizer.step()
+        return total
+
+    def _loss(self, mixed: Mixed, y: Tensor) -> Tensor:
+        """The loss of this worker's share of a mixed batch."""
+        share = self.world.share
+        x, labels, shares = share(mixed.x), share(y[mixed.sources]), share(mixed.shares)
+        views = [] if mixed.views is None else [share(view) for view in mixed.views]
+        with self._autocast():
+            if mixed.stage == "input":
+                logits = self.forward(torch.cat([x, *views]) if views else x)
+            else:
+                logits = self.forward(x, mixed.stage, HiddenMixing(mixed, self.world))
+        loss = self.loss(logits[: len(x)], labels, shares, self.recipe.label_smoothing)
+        if views:
+            loss = loss + mixed.consistency * jensen_shannon(logits.unflatten(0, (-1, len(x)))).mean()
         return loss
 
-    def _supply(self, pixels: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """What the mixer needs of the global batch; see `Mixer.needs`."""
-        supply = {"pixels": lambda: pixels, "std": lambda: self.train.std, "saliency": lambda: self._saliency(x, y)}
-        return {need: supply[need]() for need in self.mixer.needs}
+    def _clean_pass(self, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Train on the clean images too; the same backward pass gives the gradient [B, C, H, W] of the global batch."""
+        own = self.world.share(x).detach().requires_grad_()
+        with self._gradients_stay_here(True):
+            with self._autocast():
+                logits = self.forward(own)
+            loss = weight * functional.cross_entropy(logits.float(), self.world.share(y))
+            loss.backward()
+        assert own.grad is not None
+        return loss.detach(), self.world.gather(own.grad.float())
 
-    def _saliency(self, x: Tensor, y: Tensor) -> Tensor:
-        """Gradient saliency [B, H, W] of the global batch, in eval mode; each worker computes its share."""
+    def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """d CE / d x [B, C, H, W] of the global batch, in eval mode; each worker computes its share."""
         self.model.eval()
         own = self.world.share(x).detach().requires_grad_()
         with self._autocast():
@@ -194,7 +232,12 @@ class TrainingRun:
         loss = functional.cross_entropy(logits.float(), self.world.share(y), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, own)
         self.model.train()
-        return self.world.gather(gradient.float().square().mean(1).sqrt())
+        return self.world.gather(gradient.float())
+
+    def _gradients_stay_here(self, on: bool) -> AbstractContextManager[Any]:
+        """Where `on`, gradients are not exchanged with the other workers yet: more of this step will follow."""
+        parallel = self.parallel
+        return parallel.no_sync() if on and isinstance(parallel, DistributedDataParallel) else nullcontext()
 
     def _normalise(self, part: Batches, pixels: Tensor) -> Tensor:
         x = part.normalise(pixels)

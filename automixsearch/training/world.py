@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+from automixsearch.mixers import Mixed
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,34 @@ class World:
         dist.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
+    def gather_with_gradient(self, part: Tensor) -> Tensor:
+        """As `gather`; what the other workers do with this part reaches it in the backward pass."""
+        if self.size == 1:
+            return part
+        own = part.new_zeros((self.size, *part.shape))
+        own = own.index_add(0, torch.tensor([self.rank], device=part.device), part[None])
+        return all_reduce(own).flatten(0, 1)
+
     def share(self, batch: Tensor) -> Tensor:
         """This worker's equal share of a global batch [B, ...]."""
         if self.size == 1:
             return batch
         each = batch.shape[0] // self.size
         return batch[self.rank * each : (self.rank + 1) * each]
+
+
+class HiddenMixing:
+    """What a network does to the output of the stage that `mixed` names: blend the features of mixed samples."""
+
+    def __init__(self, mixed: Mixed, world: World) -> None:
+        self.mixed, self.world = mixed, world
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """[b, ...] of this worker -> the same shape, each row a blend of rows of the global batch."""
+        everything = self.world.gather_with_gradient(features)
+        sources, shares = self.world.share(self.mixed.sources), self.world.share(self.mixed.shares)
+        shares = shares.to(features.dtype)[(...,) + (None,) * (features.ndim - 1)]
+        blend = shares[:, 0] * everything[sources[:, 0]]
+        for source in range(1, sources.shape[1]):
+            blend = blend + shares[:, source] * everything[sources[:, source]]
+        return blend

@@ -25,7 +25,7 @@ from automixsearch.results.schema import (
     to_arrow,
     utc,
 )
-from automixsearch.spec import CANONICAL, METRICS, Data, TrialConfig, catalogue, column_of
+from automixsearch.spec import CANONICAL, METRICS, Data, TrialConfig, catalogue, column_of, joint_column_of
 
 ROW = {"schema_version": 1, "study": "s", "trial_id": "t00001", "number": 1, "state": "complete"}
 
@@ -34,8 +34,9 @@ def test_every_knob_has_a_column_of_its_type() -> None:
     types = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
     trials = schema("trials")
     for name, entry in catalogue().items():
-        assert trials.field(column_of(name)).type == types[entry.knob.kind]
-        assert trials.field(column_of(name)).nullable
+        for column in {None if entry.joint else column_of(name), joint_column_of(name)} - {None}:
+            assert trials.field(column).type == types[entry.knob.kind]
+            assert trials.field(column).nullable
 
 
 def test_the_canonical_knob_columns_stand_together_and_include_the_reserved_ones() -> None:

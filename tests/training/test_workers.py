@@ -43,7 +43,14 @@ def worker(rank: int, size: int, folder: str, made: TrialConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs", [{}, {"method": "puzzlemix", "loss": "mce", "epochs": 1}], ids=["cutmix", "puzzlemix"]
+    "knobs",
+    [
+        {},
+        {"method": "puzzlemix", "loss": "mce", "epochs": 1},
+        {"method": "puzzlemix", "loss": "mce", "epochs": 1, "puzzlemix.clean_lam": 1.0, "repeats": 2},
+        {"method": "manifoldmix", "loss": "mce", "epochs": 1},
+    ],
+    ids=["cutmix", "puzzlemix", "clean pass", "manifoldmix"],
 )
 def test_two_workers_take_the_steps_of_one(knobs):
     """Equal up to the order of sums, which training amplifies: exact at first, close after two epochs."""

@@ -1,0 +1,71 @@
+"""TrivialMix: a random method with a random alpha for every batch; the baseline that needs no search."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from automixsearch.knobs import knob, knobs_of
+from automixsearch.lazy import torch
+from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class TrivialMixDraw(Draw):
+    """mixer: the method with the alpha that was drawn. draw: what it drew."""
+
+    mixer: Mixer
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class TrivialMix(Mixer):
+    """Draw a method uniformly, then its alpha uniformly over the searched range, anew for every batch.
+
+    What a search over methods and alpha has to beat. The pool holds every method that mixes labels and costs no pass
+    of the network, and vanilla (`cheap`), or those that take saliency or mix hidden features as well (`all`).
+
+    Source: ours, after TrivialAugment (arXiv 2103.10158), which does the same for augmentations.
+    """
+
+    name: ClassVar[str] = "trivialmix"
+    whole: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"pixels", "mean", "std", "saliency", "gradient"})
+    source: ClassVar[str] = "after arXiv 2103.10158"
+    published: ClassVar = {family: {"pool": "cheap"} for family in ("cifar", "tiny", "imagenet", "fine_grained")}
+
+    pool: str = knob("cheap", "methods drawn: those that cost no pass of the network, or all", choices=("cheap", "all"))
+
+    @property
+    def methods(self) -> tuple[type[Mixer], ...]:
+        """The pool, in the order of MIXERS."""
+        from automixsearch.mixers import MIXERS
+
+        others = [mixer for mixer in MIXERS.values() if mixer is not TrivialMix and (mixer.mixes or not mixer.needs)]
+        costs_a_pass = frozenset({"saliency", "gradient"})
+        return tuple(m for m in others if self.pool == "all" or not (m.needs & costs_a_pass or m.whole))
+
+    def draw(self, shape: Shape, generator: Generator) -> TrivialMixDraw:
+        """Draw the method, its alpha, then what the method draws."""
+        chosen, level = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        kind = self.methods[int(chosen * len(self.methods))]
+        mixer = kind()
+        alpha = knobs_of(kind).get("alpha")
+        if alpha is not None and alpha.search is not None:
+            low, high = (float(end) for end in alpha.search)
+            mixer = dataclasses.replace(mixer, alpha=low + (high - low) * level)  # pyright: ignore[reportCallIssue]
+        return TrivialMixDraw(mixer, mixer.draw(shape, generator))
+
+    def needs_of(self, draw: TrivialMixDraw) -> frozenset[str]:
+        return draw.mixer.needs_of(draw.draw)
+
+    def clean_weight_of(self, draw: TrivialMixDraw) -> float:
+        return draw.mixer.clean_weight_of(draw.draw)
+
+    def apply(self, x: Tensor, draw: TrivialMixDraw, **supplied: Tensor) -> Mixed:
+        """Mix `x` as the drawn method says."""
+        return draw.mixer.apply(x, draw.draw, **{need: supplied[need] for need in self.needs_of(draw)})

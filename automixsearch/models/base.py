@@ -1,0 +1,39 @@
+"""What every backbone offers: stages with names, at whose outputs features can be changed or taken."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
+
+from automixsearch.errors import TrainingError, unknown
+
+
+class Backbone(nn.Module):
+    """A network that is a chain of named stages and a head: [B, C, H, W] -> logits [B, K]."""
+
+    @abstractmethod
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        """The stages in order, by name: stem, stage1, stage2, ..."""
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """What the last stage puts out -> logits [B, K]."""
+
+    def forward(self, x: Tensor, stage: str = "input", change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Logits of `x`, with `change` applied to the output of `stage` on the way.
+
+        Raises:
+            TrainingError: this network has no such stage.
+        """
+        done = change is None
+        for name, part in self.stages():
+            x = part(x)
+            if name == stage and change is not None:
+                x, done = change(x), True
+        if not done:
+            raise TrainingError(
+                f"{type(self).__name__}: {unknown('stage', stage, [name for name, _ in self.stages()])}"
+            )
+        return self.classify(x)
