@@ -128,10 +128,15 @@ def draw_beta(alpha: float, generator: Generator) -> float:
     Inversion uses exactly one random number whatever alpha is, so that runs with the same seed and another alpha
     see the same ranks (common random numbers).
     """
+    return draw_betas(alpha, 1, generator).item()
+
+
+def draw_betas(alpha: float, count: int, generator: Generator) -> Tensor:
+    """`count` independent samples of Beta(alpha, alpha), drawn as `draw_beta` does: float64 [count]."""
     from scipy.special import betaincinv
 
-    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
-    return float(betaincinv(alpha, alpha, uniform))
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+    return torch.from_numpy(betaincinv(alpha, alpha, uniform.numpy()))
 
 
 def pairs(x: Tensor, partner: Tensor, lam: Tensor | float, stage: str = "input") -> Mixed:
@@ -184,6 +189,27 @@ def draw_centre(size: tuple[int, int], generator: Generator) -> tuple[int, int]:
     row = torch.randint(size[0], (), generator=generator).item()
     column = torch.randint(size[1], (), generator=generator).item()
     return int(row), int(column)
+
+
+def box_masks(centre: Tensor, side: Tensor | float, size: tuple[int, int]) -> Tensor:
+    """What `clipped_box` encloses around each `centre`, int64 [M, 2] (row, column): bool [M, H, W].
+
+    side: in [0, 1], float64 [M] or one number for all.
+    """
+
+    def span(length: int, middle: Tensor) -> Tensor:
+        half = torch.as_tensor(length * side, device=middle.device).long().reshape(-1, 1) // 2
+        offset = torch.arange(length, device=middle.device) - middle[:, None]
+        return (offset >= -half) & (offset < half)
+
+    rows, columns = span(size[0], centre[:, 0]), span(size[1], centre[:, 1])
+    return rows[:, :, None] & columns[:, None]
+
+
+def paste(x: Tensor, partner: Tensor, inside: Tensor) -> Mixed:
+    """Show the partner where `inside`, bool [M, H, W], says so; M is B, or 1 for one mask for all."""
+    lam = 1.0 - inside.sum((1, 2)).double() / inside[0].numel()
+    return pairs(torch.where(inside[:, None], x[partner], x), partner, lam)
 
 
 def own_share(box: Box, size: tuple[int, int]) -> float:

@@ -14,11 +14,14 @@ from automixsearch.mixers.base import (
     Mixer,
     PairDraw,
     Shape,
+    box_masks,
     clipped_box,
     draw_beta,
+    draw_betas,
     draw_centre,
     own_share,
     pairs,
+    paste,
 )
 
 if TYPE_CHECKING:
@@ -27,10 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CutMixDraw(PairDraw):
-    """lam: the own share before clipping, in [0, 1]. centre: (row, column) of the box."""
+    """lam: the own share before clipping, in [0, 1]. centre: (row, column) of the box.
 
-    lam: float
-    centre: tuple[int, int]
+    Where every sample has its own box: float64 [B], int64 [B, 2].
+    """
+
+    lam: float | Tensor
+    centre: tuple[int, int] | Tensor
 
     def with_lam(self, lam: float) -> CutMixDraw:
         return dataclasses.replace(self, lam=lam)
@@ -40,11 +46,11 @@ class CutMixDraw(PairDraw):
 class CutMix(Mixer):
     """Paste a box of the partner at the same place; its area is 1 - lam before clipping, lam ~ Beta(alpha, alpha).
 
-    One box per batch, centred uniformly over the pixels and clipped to the image; the labels are weighted by the
-    area that was really pasted, so the realised own share is never below the drawn one.
+    One box per batch (or one lam and one box per sample), centred uniformly over the pixels and clipped to the image;
+    the labels are weighted by the area that was really pasted, so the realised own share is never below the drawn one.
 
     Source: Yun et al., arXiv 1905.04899, eq. 1-2; authors' code CutMix-PyTorch at 2d8eb68.
-    Differs: applied to every batch (the authors' CIFAR runs mix half of them).
+    Differs: applied to every batch (the authors' CIFAR runs mix half of them: `mix_prob` 0.5).
     """
 
     name: ClassVar[str] = "cutmix"
@@ -66,17 +72,25 @@ class CutMix(Mixer):
         log=True,
     )
 
+    boxes: str = knob("batch", "one box per batch or per sample", choices=("batch", "sample"))
+
     def draw(self, shape: Shape, generator: Generator) -> CutMixDraw:
         """Draw the permutation, lam, then the centre (row, column)."""
         partner = torch.randperm(shape[0], generator=generator)
+        if self.boxes == "sample":
+            lams = draw_betas(self.alpha, shape[0], generator)
+            uniform = torch.rand(shape[0], 2, generator=generator, dtype=torch.float64)
+            return CutMixDraw(partner, lams, (uniform * torch.tensor(shape[2:])).long())
         lam = draw_beta(self.alpha, generator)
         return CutMixDraw(partner, lam, draw_centre(shape[2:], generator))
 
     def apply(self, x: Tensor, draw: CutMixDraw) -> Mixed:
         """Return a copy of `x` with the partner's box in it, and the share outside the box as lam."""
-        size = (x.shape[2], x.shape[3])
-        box = clipped_box(size, math.sqrt(1.0 - draw.lam), draw.centre)
-        partner = draw.partner.to(x.device)
+        size, partner = (x.shape[2], x.shape[3]), draw.partner.to(x.device)
+        if not isinstance(draw.centre, tuple):
+            side = torch.as_tensor(1.0 - draw.lam, dtype=torch.float64).sqrt()
+            return paste(x, partner, box_masks(draw.centre, side, size).to(x.device))
+        box = clipped_box(size, math.sqrt(1.0 - float(draw.lam)), draw.centre)
         out = x.clone()
         region = (slice(None), slice(None), slice(box.top, box.bottom), slice(box.left, box.right))
         out[region] = x[region][partner]

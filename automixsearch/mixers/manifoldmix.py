@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
 from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
+from automixsearch.mixers.mixup import blended
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -78,4 +79,4 @@ class ManifoldMix(Mixer):
         if draw.stage != "input":
             return pairs(x, draw.partner, draw.lam, draw.stage)
         partner = draw.partner.to(x.device)
-        return pairs(x * draw.lam + x[partner] * (1.0 - draw.lam), partner, draw.lam)
+        return pairs(blended(x, partner, draw.lam), partner, draw.lam)

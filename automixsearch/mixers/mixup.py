@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, draw_betas, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MixUpDraw(PairDraw):
-    """lam: the own share, in [0, 1]."""
+    """lam: the own share, in [0, 1]; float64 [B] where every sample has its own."""
 
-    lam: float
+    lam: float | Tensor
 
     def with_lam(self, lam: float) -> MixUpDraw:
         return dataclasses.replace(self, lam=lam)
@@ -28,7 +28,7 @@ class MixUpDraw(PairDraw):
 class MixUp(Mixer):
     """Blend every image with its partner: x <- lam x + (1 - lam) x[partner], lam ~ Beta(alpha, alpha).
 
-    One lam and one permutation per batch; lam is not folded to max(lam, 1 - lam).
+    One permutation and one lam per batch, or one lam per sample; lam is not folded to max(lam, 1 - lam).
 
     Source: Zhang et al., arXiv 1710.09412, eq. 1; authors' code mixup-cifar10 at eaff31a.
     Differs: nothing.
@@ -53,12 +53,25 @@ class MixUp(Mixer):
         log=True,
     )
 
+    lams: str = knob("batch", "one lam per batch or per sample", choices=("batch", "sample"))
+
     def draw(self, shape: Shape, generator: Generator) -> MixUpDraw:
         """Draw the permutation, then lam."""
         partner = torch.randperm(shape[0], generator=generator)
-        return MixUpDraw(partner, draw_beta(self.alpha, generator))
+        one = self.lams == "batch"
+        return MixUpDraw(
+            partner, draw_beta(self.alpha, generator) if one else draw_betas(self.alpha, shape[0], generator)
+        )
 
     def apply(self, x: Tensor, draw: MixUpDraw) -> Mixed:
         """Return lam x + (1 - lam) x[partner]."""
         partner = draw.partner.to(x.device)
-        return pairs(x * draw.lam + x[partner] * (1.0 - draw.lam), partner, draw.lam)
+        return pairs(blended(x, partner, draw.lam), partner, draw.lam)
+
+
+def blended(x: Tensor, partner: Tensor, lam: Tensor | float) -> Tensor:
+    """lam x + (1 - lam) x[partner] for `x` [B, C, H, W] and `lam`, [B] or one number."""
+    if isinstance(lam, float | int):
+        return x * lam + x[partner] * (1.0 - lam)
+    own = lam.to(x)[:, None, None, None]
+    return x * own + x[partner] * (1.0 - own)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
-from automixsearch.mixers.static_saliency import first_peak, static_saliency
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, box_masks, draw_beta, paste
+from automixsearch.mixers.static_saliency import first_peak, released_saliency, static_saliency
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -34,9 +34,12 @@ class SaliencyMix(Mixer):
     is what the paper describes, a box around the peak of every partner. lam ~ Beta(alpha, alpha) gives the area of
     the box before clipping; the labels are weighted by the area that was really pasted.
 
+    `variant = released` finds the peaks as the authors' code does, which hands normalised floats to a detector that
+    reads them as bytes, so that they are random places; the published figures of SaliencyMix were measured with it.
+
     Source: Uddin et al., arXiv 2006.01791, section 3; authors' code SaliencyMix at 9ee02b8.
-    Differs: saliency is computed from the pixels (the authors' code hands normalised floats to a detector that reads
-    them as bytes: its peak is a random place). Applied to every batch (the authors' CIFAR runs mix half of them).
+    Differs: saliency is computed from the pixels. Applied to every batch (the authors' CIFAR runs mix half of them:
+    `mix_prob` 0.5).
     """
 
     name: ClassVar[str] = "saliencymix"
@@ -59,6 +62,7 @@ class SaliencyMix(Mixer):
         log=True,
     )
     boxes: str = knob("batch", "one box per batch or per sample", choices=("batch", "sample"))
+    variant: str = knob("paper", "saliency of the pixels, or of the released code", choices=("paper", "released"))
 
     def draw(self, shape: Shape, generator: Generator) -> SaliencyMixDraw:
         """Draw the permutation, then lam."""
@@ -75,24 +79,7 @@ class SaliencyMix(Mixer):
         if pixels.dtype != torch.uint8 or pixels.shape != expected:
             raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)} and must be torch.uint8 {expected}")
         partner = draw.partner.to(x.device)
-        shown = pixels[partner if self.boxes == "sample" else partner[:1]]
-        inside = box_masks(first_peak(static_saliency(shown)), math.sqrt(1.0 - draw.lam), (x.shape[2], x.shape[3]))
+        shown = partner if self.boxes == "sample" else partner[:1]
+        salient = static_saliency(pixels[shown]) if self.variant == "paper" else released_saliency(x[shown])
+        inside = box_masks(first_peak(salient), math.sqrt(1.0 - draw.lam), (x.shape[2], x.shape[3]))
         return paste(x, partner, inside)
-
-
-def box_masks(centre: Tensor, side: float, size: tuple[int, int]) -> Tensor:
-    """What `clipped_box` encloses around each `centre`, int64 [M, 2] (row, column): bool [M, H, W]."""
-
-    def span(length: int, middle: Tensor) -> Tensor:
-        half = int(length * side) // 2
-        offset = torch.arange(length, device=middle.device) - middle[:, None]
-        return (offset >= -half) & (offset < half)
-
-    rows, columns = span(size[0], centre[:, 0]), span(size[1], centre[:, 1])
-    return rows[:, :, None] & columns[:, None]
-
-
-def paste(x: Tensor, partner: Tensor, inside: Tensor) -> Mixed:
-    """Show the partner where `inside`, bool [M, H, W], says so; M is B, or 1 for one mask for all."""
-    lam = 1.0 - inside.sum((1, 2)).double() / inside[0].numel()
-    return pairs(torch.where(inside[:, None], x[partner], x), partner, lam)

@@ -29,8 +29,33 @@ def static_saliency(pixels: Tensor) -> Tensor:
     Differs: nothing; an image of one colour has a map of zeros.
     """
     grey = blurred(blurred(grey_levels(pixels)))
+    return _contrasts(grey, grey)
+
+
+def released_saliency(x: Tensor) -> Tensor:
+    """What the detector makes of normalised floats, as the authors of SaliencyMix call it: uint8 [B, H, W].
+
+    It takes the first W bytes of the 4 W bytes of each row for the pixels, and sums the floats rounded to whole
+    numbers for the surrounds; the largest value lies at a random place. Equal to the authors' maps up to the last
+    bits of floats, which differ between machines.
+
+    Args:
+        x: float [B, C, H, W], normalised, C = 1 or 3 (RGB), H and W at least 2.
+    """
+    channels = x.float().unbind(1)
+    grey = 0.114 * channels[0] + 0.587 * channels[1] + 0.299 * channels[2] if len(channels) == 3 else channels[0]
+    for _ in range(2):
+        wide = functional.pad(grey, (1, 1, 1, 1), mode="reflect")
+        wide = (wide[..., :-2] + wide[..., 2:]) * 0.25 + wide[..., 1:-1] * 0.5
+        grey = (wide[:, :-2] + wide[:, 2:]) * 0.25 + wide[:, 1:-1] * 0.5
+    seen = grey.contiguous().view(torch.uint8)[..., : grey.shape[2]]
+    return _contrasts(seen.float(), grey.round())
+
+
+def _contrasts(grey: Tensor, summed: Tensor) -> Tensor:
+    """The map of `static_saliency` from the pixels [B, H, W] and what is averaged over their surrounds, likewise."""
     height, width = grey.shape[1:]
-    integral = grey.int().cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
+    integral = summed.int().cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
     integral = functional.pad(integral, (1, 0, 1, 0))
     on, off = torch.zeros_like(grey), torch.zeros_like(grey)
     # every surround at least as large as the image is the whole image
@@ -40,7 +65,7 @@ def static_saliency(pixels: Tensor) -> Tensor:
         rows = integral.index_select(1, bottom) - integral.index_select(1, top)
         total = (rows.index_select(2, right) - rows.index_select(2, left)).float()
         others = torch.outer(bottom - top, right - left).float() - 1
-        contrast = (grey - (total - grey) / others).trunc_()
+        contrast = (grey - (total - grey) / others).trunc_().fmod_(256)  # a byte: more than 255 only as released
         on.add_(contrast.clamp(min=0), alpha=times)
         off.sub_(contrast.clamp_(max=0), alpha=times)
     return (_scaled(on) + _scaled(off)).remainder_(256).to(torch.uint8)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automixsearch.errors import SpecError
-from automixsearch.mixers.base import clipped_box, own_share
-from automixsearch.mixers.saliencymix import SaliencyMix, SaliencyMixDraw, box_masks, paste
-from automixsearch.mixers.static_saliency import first_peak, static_saliency
+from automixsearch.mixers.base import box_masks, clipped_box, own_share, paste
+from automixsearch.mixers.saliencymix import SaliencyMix, SaliencyMixDraw
+from automixsearch.mixers.static_saliency import first_peak, released_saliency, static_saliency
 
 SHAPES = [(8, 3, 32, 32), (1, 3, 32, 32), (5, 3, 31, 35), (4, 3, 24, 40), (6, 1, 8, 8), (2, 3, 2, 150)]
 EVERY = [SaliencyMix(boxes="batch"), SaliencyMix(boxes="sample")]
@@ -265,3 +265,32 @@ def test_mistakes_are_refused_by_name():
         SaliencyMix(boxes="pixel")
     for values in SaliencyMix.published.values():
         SaliencyMix(**values)
+
+
+@pytest.mark.parametrize(("group", "close"), [("a", 0.99), ("b", 0.98)])
+def test_the_released_variant_reads_floats_as_bytes_like_the_authors(golden, group, close):
+    """The last bits of floats, which decide a few values, depend on the order of sums; so not all are equal."""
+    file = golden("saliencymix")
+    found = released_saliency(torch.from_numpy(file[f"{group}_x"]))
+    expected = torch.from_numpy(np.rint(file[f"{group}_map_from_float"] * 255).astype(np.uint8))
+    off_by_one = (found.int() - expected.int()).abs() <= 1
+    assert off_by_one.float().mean() > close
+    paper = static_saliency(torch.from_numpy(file[f"{group}_image_u8"]))
+    assert ((paper.int() - expected.int()).abs() <= 1).float().mean() < 0.1
+
+
+def test_the_released_variant_finds_most_peaks_of_the_authors(golden):
+    file = golden("saliencymix")
+    found = first_peak(released_saliency(torch.from_numpy(file["a_x"])))
+    assert (found.numpy() == file["a_peak_from_float"]).all(1).sum() >= 5
+
+
+def test_the_variants_choose_different_boxes():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (8, 16, 16, 3), generator=generator, dtype=torch.uint8)
+    x = pixels.permute(0, 3, 1, 2).float() / 64 - 2
+    draw = SaliencyMix().draw((8, 3, 16, 16), generator)
+    paper, released = (
+        SaliencyMix(variant=v, boxes="sample").apply(x, draw, pixels=pixels) for v in ("paper", "released")
+    )
+    assert not torch.equal(paper.x, released.x)
