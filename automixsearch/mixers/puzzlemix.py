@@ -19,10 +19,17 @@ GRIDS = (2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class PuzzleMixDraw(PairDraw):
-    """lam: the own share that the prior leans to, in [0, 1]. blocks: b, the mask having b x b blocks."""
+    """lam: the own share that the prior leans to, in [0, 1]. blocks: b, the mask having b x b blocks.
+
+    attacked: whether own images and partners are shown perturbed. start: float [B, C, H, W] in [-1, 1], where the
+    perturbation starts, or None where there is none. strength: in [0, 1], the part of it that is added.
+    """
 
     lam: float
     blocks: int
+    attacked: tuple[bool, bool] = (False, False)
+    start: Tensor | None = None
+    strength: float = 0.0
 
     def with_lam(self, lam: float) -> PuzzleMixDraw:
         return dataclasses.replace(self, lam=lam)
@@ -37,6 +44,9 @@ class PuzzleMix(Mixer):
     blocks, plus -prior/b^2 log of the binomial probability of each value given lam ~ Beta(alpha, alpha). T1 and T2
     move salient blocks to where z shows them. The own label weighs mean(z), per sample; lam is only a prior.
 
+    With probability `adv_p` each, own images and partners are shown with an adversarial perturbation: uniform noise
+    plus a signed gradient step, within adv_eps / 255, times a factor uniform in [0, 1].
+
     Source: Kim et al., arXiv 2009.06962, eq. 1-6; authors' code PuzzleMix at e2dbf3a.
     Differs: the mask is an exact optimum (alpha-beta swap: local, on integer costs that overflow int32 where a block
     holds more than 21.47/b^2 of the saliency, with 1/9 and 4/9 rounded to 0.11 and 0.44). Probabilities in the prior
@@ -45,12 +55,13 @@ class PuzzleMix(Mixer):
     for 4 and 14 pixels). Any H and W: a block is the pixels y with floor(y b / H) = row, columns likewise; borders are
     compared on the image averaged to whole blocks of H // b by W // b pixels. Negative pair costs, possible only for
     pixels outside [0, 1], count as 0, saliency that is not finite (an overflowing scaled gradient) too. Grids finer
-    than the image are not drawn. The adversarial option is left out.
+    than the image are not drawn. Perturbations take the gradient
+    at the image (released: at the image plus the random start, which saliency is then taken from too).
     """
 
     name: ClassVar[str] = "puzzlemix"
     source: ClassVar[str] = "arXiv 2009.06962"
-    needs: ClassVar[frozenset[str]] = frozenset({"saliency", "std"})
+    needs: ClassVar[frozenset[str]] = frozenset({"saliency", "std", "mean", "gradient"})
     published: ClassVar = {
         "cifar": {"alpha": 1.0},
         "tiny": {"alpha": 1.0, "max_blocks": 8, "t_size": 0},
@@ -80,22 +91,44 @@ class PuzzleMix(Mixer):
         0.0, "weight of the loss of the clean images; > 0: their pass gives the saliency", low=0, high=100
     )
 
+    adv_p: float = knob(0.0, "probability that own images (partners) are shown perturbed", low=0, high=1)
+    adv_eps: float = knob(10.0, "size of the perturbation, in 255ths of the brightness", low=0, high=255)
+
+    def needs_of(self, draw: PuzzleMixDraw) -> frozenset[str]:
+        return self.needs if any(draw.attacked) else frozenset({"saliency", "std"})
+
     def clean_weight_of(self, draw: PuzzleMixDraw) -> float:
         return self.clean_lam
 
     def draw(self, shape: Shape, generator: Generator) -> PuzzleMixDraw:
-        """Draw the permutation, lam, then the grid."""
+        """Draw the permutation, lam, the grid, then (with adv_p > 0) who is perturbed, the start and the strength."""
         partner = torch.randperm(shape[0], generator=generator)
         lam = draw_beta(self.alpha, generator)
         grids = [blocks for blocks in GRIDS if blocks <= min(self.max_blocks, *shape[2:])] or [1]
-        return PuzzleMixDraw(partner, lam, grids[int(torch.randint(len(grids), (), generator=generator))])
+        draw = PuzzleMixDraw(partner, lam, grids[int(torch.randint(len(grids), (), generator=generator))])
+        if not self.adv_p:
+            return draw
+        own, other, strength = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        attacked = (own < self.adv_p, other < self.adv_p)
+        start = torch.rand(shape, generator=generator) * 2 - 1 if any(attacked) else None
+        return dataclasses.replace(draw, attacked=attacked, start=start, strength=strength)
 
-    def apply(self, x: Tensor, draw: PuzzleMixDraw, *, saliency: Tensor, std: Tensor) -> Mixed:
+    def apply(
+        self,
+        x: Tensor,
+        draw: PuzzleMixDraw,
+        *,
+        saliency: Tensor,
+        std: Tensor,
+        mean: Tensor | None = None,
+        gradient: Tensor | None = None,
+    ) -> Mixed:
         """Mix `x` [B, C, H, W] by its saliency.
 
         Args:
             saliency: [B, H, W], sqrt(mean over channels of (d CE / d x)^2) of `x`; any scale.
             std: [C], the standard deviations by which `x` was divided, for pixels in [0, 1] (the mean cancels).
+            mean: [C], what was subtracted before, and gradient: [B, C, H, W], d CE / d x of `x`; for perturbations.
         """
         height, width = x.shape[2:]
         if draw.blocks > min(height, width):
@@ -105,9 +138,15 @@ class PuzzleMix(Mixer):
         salient = pooled_saliency(saliency, side)
         mask = self.mask(x, salient, draw, std)
         plans = self.plans(salient, mask, partner) if self.transport else None
-        own = pixel_counts(height, draw.blocks).outer(pixel_counts(width, draw.blocks))
-        lam = (mask * own).sum((1, 2)) / (height * width)
-        return pairs(compose(x, partner, mask.to(x), plans), partner, lam.to(x.device))
+        area = pixel_counts(height, draw.blocks).outer(pixel_counts(width, draw.blocks))
+        lam = (mask * area).sum((1, 2)) / (height * width)
+        own, other = x, x
+        if draw.start is not None:
+            assert mean is not None
+            assert gradient is not None
+            attack = perturbed(x, draw, gradient, mean, std, self.adv_eps / 255)
+            own, other = (attack if on else x for on in draw.attacked)
+        return pairs(compose(own, other, partner, mask.to(x), plans), partner, lam.to(x.device))
 
     def mask(self, x: Tensor, salient: Tensor, draw: PuzzleMixDraw, std: Tensor) -> Tensor:
         """The mask, float64 [B, b, b] on the CPU, from saliency pooled to [B, T, T], T a multiple of b."""
@@ -228,10 +267,22 @@ def best_mask(costs: BlockCosts, smoothness: float, prior: Tensor) -> Tensor:
     return 1 - torch.from_numpy(labels).double() / (len(prior) - 1)
 
 
-def compose(x: Tensor, partner: Tensor, mask: Tensor, plans: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """z T1(x) + (1 - z) T2(x[partner]) for the mask z [B, b, b], and plans as `PuzzleMix.plans` returns them."""
+def perturbed(x: Tensor, draw: PuzzleMixDraw, gradient: Tensor, mean: Tensor, std: Tensor, size: float) -> Tensor:
+    """`x` plus the perturbation of `draw`, at most `size` for pixels in [0, 1], which they stay within."""
+    assert draw.start is not None
+    step = size + 2 / 255  # beyond the bound, so that the signed step outweighs a start on the other side
+    change = (draw.start.to(x.device) * size + step * gradient.sign()).clamp(-size, size) * draw.strength
+    mean, std = mean[:, None, None], std[:, None, None]
+    return (((x * std + mean + change).clamp(0, 1) - mean) / std).to(x.dtype)
+
+
+def compose(
+    own: Tensor, other: Tensor, partner: Tensor, mask: Tensor, plans: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """z T1(own) + (1 - z) T2(other[partner]) for the mask z [B, b, b], and plans as `PuzzleMix.plans` returns them."""
+    x = own
     index = torch.arange(len(x), device=x.device)
-    own, other = (moved(x, index, plans[0]), moved(x, partner, plans[1])) if plans else (x, x[partner])
+    own, other = (moved(own, index, plans[0]), moved(other, partner, plans[1])) if plans else (own, other[partner])
     rows, columns = (
         (torch.arange(length, device=x.device) * mask.shape[-1]).div(length, rounding_mode="floor")
         for length in x.shape[2:]

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from automixsearch.losses import SoftmaxBCE, soft_labels
 from automixsearch.mixers.base import clipped_box, own_share
 from automixsearch.mixers.cutmix import CutMix, CutMixDraw
+from automixsearch.mixers.manifoldmix import ManifoldMix, ManifoldMixDraw
 from automixsearch.mixers.mixup import MixUp, MixUpDraw
 from automixsearch.mixers.resizemix import ResizeMix, ResizeMixDraw
+from automixsearch.training.world import HiddenMixing, World
 
 
 def tensor(array) -> torch.Tensor:
@@ -67,3 +70,20 @@ def test_resizemix_boxes_equal_its_release(golden):
         names = ("start_dim2", "end_dim2", "start_dim3", "end_dim3")
         assert (box.top, box.bottom, box.left, box.right) == tuple(file[f"box_{name}"][row] for name in names)
         assert own_share(box, size) == pytest.approx(file["box_lam_adjusted"][row], abs=1e-12)
+
+
+@pytest.mark.parametrize("case", ["c0", "c1", "c2"])
+def test_manifold_mixup_equals_the_authors(golden, case):
+    file = golden("manifoldmix")
+    hidden, y = tensor(file[f"{case}_hidden"]), tensor(file[f"{case}_y"])
+    draw = ManifoldMixDraw(tensor(file[f"{case}_index"]), float(file[f"{case}_lam"]), "stage1")
+    mixed = ManifoldMix().apply(hidden, draw)
+    found = HiddenMixing(mixed, World())(hidden)
+    np.testing.assert_allclose(found, file[f"{case}_mixed_hidden"], atol=1e-6)
+    target = soft_labels(y[mixed.sources], mixed.shares, int(file[f"{case}_num_classes"]))
+    np.testing.assert_allclose(target, file[f"{case}_mixed_target"], atol=1e-6)
+    logits = tensor(file[f"{case}_logits"]).requires_grad_()
+    loss = SoftmaxBCE()(logits, y[mixed.sources], mixed.shares)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(file[f"{case}_bce_on_softmax_loss"]), rel=1e-5)
+    np.testing.assert_allclose(logits.grad, file[f"{case}_bce_on_softmax_grad"], atol=1e-6)

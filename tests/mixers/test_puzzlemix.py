@@ -24,6 +24,7 @@ from automixsearch.mixers.puzzlemix import (
     compose,
     label_prior,
     moved,
+    perturbed,
     pooled_saliency,
     transport_side,
 )
@@ -159,7 +160,7 @@ def test_mixed_images_equal_the_authors_given_their_mask_and_plan(authors, file,
         found = [case[f"transport{which}_plan"].argmax(1).reshape(masks[0].shape) for which in (1, 2)]
         own = np.arange(masks[0][0].size).reshape(masks[0][0].shape)
         plans = tuple(tensor(np.where(seen > 0, plan, own)) for plan, seen in zip(found, masks, strict=True))
-    mixed = compose(tensor(case["x"]), tensor(case["index"]), tensor(case["mask_blocks"]), plans)
+    mixed = compose(tensor(case["x"]), tensor(case["x"]), tensor(case["index"]), tensor(case["mask_blocks"]), plans)
     np.testing.assert_allclose(mixed, case["mixed"], atol=1e-6)
 
 
@@ -441,3 +442,29 @@ def test_mistakes_are_refused_by_name():
         PuzzleMix(data_smoothness=1.5)
     for values in PuzzleMix.published.values():
         PuzzleMix(**values)
+
+
+def test_perturbations_stay_within_their_size_and_raise_the_loss():
+    x, gradient = batch((6, 3, 16, 16))[0], batch((6, 3, 16, 16), 1)[0]
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
+    draw = PuzzleMix(adv_p=1.0).draw((6, 3, 16, 16), torch.Generator().manual_seed(0))
+    assert draw.attacked == (True, True)
+    change = (perturbed(x, draw, gradient, mean, std, 10 / 255) - x) * std[:, None, None]
+    inside = ((x * 0.25 + 0.5) > 10 / 255) & ((x * 0.25 + 0.5) < 245 / 255)
+    assert bool((change[inside].abs() <= draw.strength * 10 / 255 + 1e-6).all())
+    assert bool(((change * gradient)[inside] > 0).all())
+
+
+def test_only_who_is_attacked_is_perturbed():
+    x, gradient = batch((4, 3, 8, 8))[0], batch((4, 3, 8, 8), 1)[0]
+    supply = {"saliency": torch.ones(4, 8, 8), "std": torch.full((3,), 0.25)}
+    mixer = PuzzleMix(adv_p=0.5)
+    draws = [mixer.draw((4, 3, 8, 8), torch.Generator().manual_seed(seed)) for seed in range(60)]
+    kinds = {draw.attacked for draw in draws}
+    assert kinds == {(a, b) for a in (True, False) for b in (True, False)}
+    for draw in draws:
+        more = {"mean": torch.full((3,), 0.5), "gradient": gradient} if any(draw.attacked) else {}
+        assert mixer.needs_of(draw) == supply.keys() | more.keys()
+        own, other = (mixer.apply(x, draw.with_lam(lam), **supply, **more) for lam in (1.0, 0.0))
+        assert torch.equal(own.x, x) == (not draw.attacked[0])
+        assert torch.equal(other.x, x[draw.partner]) == (not draw.attacked[1])
