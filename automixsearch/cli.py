@@ -128,6 +128,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--all", action="store_true", help="the training knobs too")
     sub.add_argument("--markdown", action="store_true", help="as Markdown")
 
+    sub = command(gallery_command, "Draw what the mixing methods do with your images.")
+    sub.add_argument("data", metavar="DATA", help="digits, or a directory: class folders, Parquet, CIFAR")
+    sub.add_argument("overrides", nargs="*", metavar="knob=value", help="e.g. fmix.decay=2 saliencymix.boxes=sample")
+    sub.add_argument("--methods", metavar="A,B", help="which methods (all that mix images)")
+    sub.add_argument("--lams", default="0.25,0.5,0.75", metavar="L,L", help="own shares to show (0.25,0.5,0.75)")
+    sub.add_argument("--pairs", type=_positive, default=2, help="pairs of images, 1 to 4 (2)")
+    sub.add_argument("--seed", type=int, default=0, metavar="S", help="which images and draws (0)")
+    sub.add_argument("--config", metavar="CONFIG", help="config of a trained network, for its saliency")
+    sub.add_argument("--weights", metavar="FILE", help="its weights, as train --out saves them")
+    sub.add_argument("--out", required=True, metavar="FILE", help="the picture, e.g. mixes.png")
+
     sub = command(doctor_command, "Check this machine, with a remedy for everything amiss.")
     sub.add_argument("--no-ray", action="store_true", help="leave out the start of a Ray cluster (seconds)")
     results(sub)
@@ -365,6 +376,41 @@ def mixers_command(args: argparse.Namespace) -> int:
         print(knob_table_markdown(args.all))
     else:
         console().print(knob_table(args.all), highlight=False)
+    return 0
+
+
+def gallery_command(args: argparse.Namespace) -> int:
+    from automixsearch.data import load
+    from automixsearch.errors import SpecError, unknown
+    from automixsearch.mixers import MIXERS
+    from automixsearch.spec import Data, TrialConfig, build, load_config, parse_knobs
+
+    drawn = [name for name in MIXERS if name not in ("vanilla", "trivialmix")]
+    methods = args.methods.split(",") if args.methods else drawn
+    given = parse_knobs(args.overrides)
+    mixers = {}
+    for method in methods:
+        if method not in drawn:
+            raise SpecError(f"--methods: {unknown('method', method, drawn)}")
+        own = {name: value for name, value in given.items() if name.startswith(method + ".")}
+        content = {"data": Data(), "knobs": {"method": method, **own}}
+        mixers[method] = build(TrialConfig, content, "gallery").mixer
+    for name in given:
+        if name.partition(".")[0] not in methods:
+            raise SpecError(f"{name} belongs to none of the methods drawn: {', '.join(methods)}; drop it")
+    if bool(args.config) != bool(args.weights):
+        raise SpecError("--config and --weights go together; give both, or neither")
+    try:
+        lams = [min(max(float(text), 0.0), 1.0) for text in args.lams.split(",")]
+    except ValueError:
+        raise SpecError(f"--lams {args.lams!r} must be shares from 0 to 1, e.g. 0.25,0.5,0.75") from None
+    from automixsearch.gallery import data_at, load_network, make_gallery, picture_file
+
+    out = picture_file(args.out)
+    images = load(data_at(args.data))
+    network = load_network(load_config(args.config), args.weights, images) if args.config else None
+    make_gallery(images, mixers, lams, args.pairs, args.seed, network).save(out)
+    print(f"picture: {out}")
     return 0
 
 

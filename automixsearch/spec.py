@@ -508,7 +508,8 @@ def _narrow(knobs: dict[str, Any], written: set[str]) -> None:
         value = knobs.get(kind, catalogue()[kind].knob.default)
         return list(catalogue()[kind].knob.choices or ()) if value in ("all", "auto") else [value, *_listed(value)]
 
-    methods, losses = chosen("method"), chosen("loss")
+    methods = [name for method in chosen("method") if isinstance(method, str) for name in methods_of(method)]
+    losses = chosen("loss")
     for key in written:
         owners = [entry for name, entry in catalogue().items() if key in (name, name.rpartition(".")[2])]
         if owners and not any(e.method in (None, *methods) and e.loss in (None, *losses) for e in owners):
@@ -550,6 +551,20 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrialConfig:
     for override in overrides:
         _override(content, override, TrialConfig)
     return build(TrialConfig, content, str(path))
+
+
+def parse_knobs(overrides: Iterable[str]) -> dict[str, Any]:
+    """Read `knob=value` strings: the values by full name.
+
+    Raises:
+        SpecError: a word is no `key=value`, or no knob.
+    """
+    content: dict[str, Any] = {"knobs": {}}
+    for override in overrides:
+        _override(content, override, TrialConfig)
+    if len(content) > 1:
+        raise SpecError(f"override {max(content.keys() - {'knobs'})} is no knob; only knobs can be given here")
+    return content["knobs"]
 
 
 def space_folder() -> Path:
