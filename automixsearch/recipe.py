@@ -24,6 +24,9 @@ class Recipe(Knobbed):
     weight_decay: float = knob(1e-4, "L2 on every parameter", low=0, high=1, search=(5e-5, 1e-3), log=True)
     label_smoothing: float = knob(0.0, "share of every label spread evenly", low=0, high=0.9, search=(0.0, 0.2))
     backbone: str = knob("resnet18", "network", choices=("resnet18",))
+    stem: str = knob(
+        "cifar", "first layers: 3x3 at full size, or 7x7 and pooling to a quarter", choices=("cifar", "imagenet")
+    )
     width: int = knob(64, "channels of the first stage", low=1, high=1024)
     crop_pad: int = knob(4, "pixels of padding before the random crop; 0 switches it off", low=0, high=64)
     pad_mode: str = knob("zero", "what the padding holds", choices=("zero", "reflect"))

@@ -16,7 +16,7 @@ def build_model(recipe: Recipe, in_channels: int, num_classes: int, seed: int) -
     """Build the backbone of `recipe` with a linear head, initialised from `seed`; global random state stays."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
-        return ResNet((2, 2, 2, 2), recipe.width, in_channels, num_classes)
+        return ResNet((2, 2, 2, 2), recipe.width, in_channels, num_classes, recipe.stem)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -35,10 +35,12 @@ class BasicBlock(nn.Module):
 class ResNet(Backbone):
     """Stem, four stages, average pooling, linear head: [B, C, H, W] -> logits [B, K].
 
-    The stem is a 3x3 convolution of stride 1 without pooling; stage i has `width` * 2^(i-1) channels and halves
-    the resolution from stage 2 on. The last BatchNorm of every block starts at zero, so blocks start as identities.
+    The stem is a 3x3 convolution of stride 1 without pooling (cifar), or a 7x7 convolution and a 3x3 max-pooling, both
+    of stride 2 (imagenet); stage i has `width` * 2^(i-1) channels and halves the resolution from stage 2 on. The last
+    BatchNorm of every block starts at zero, so blocks start as identities.
 
-    Source: He et al., arXiv 1512.03385; 11,220,132 parameters at width 64 with 3 channels and 100 classes.
+    Source: He et al., arXiv 1512.03385; at width 64 with 3 channels 11,220,132 parameters for 100 classes with the
+    CIFAR stem, 11,689,512 for 1000 classes with the ImageNet stem.
     """
 
     def __init__(
@@ -47,11 +49,14 @@ class ResNet(Backbone):
         width: int = 64,
         in_channels: int = 3,
         num_classes: int = 10,
+        stem: str = "cifar",
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        large = stem == "imagenet"
+        kernel, stride = (7, 2) if large else (3, 1)
+        first = nn.Conv2d(in_channels, width, kernel, stride, kernel // 2, bias=False)
+        layers = [first, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        self.stem = nn.Sequential(*layers, *([nn.MaxPool2d(3, 2, 1)] if large else []))
         widths = [width, *(width * 2**i for i in range(len(blocks)))]
         stages = (self._stage(widths[i], widths[i + 1], count, 1 if i == 0 else 2) for i, count in enumerate(blocks))
         self.stage1, self.stage2, self.stage3, self.stage4 = stages

@@ -198,6 +198,9 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_to_its_floor():
 def test_resnet18_has_the_published_number_of_parameters():
     assert count_parameters(build_model(Recipe(), 3, 100, 0)) == 11_220_132
     assert count_parameters(build_model(Recipe(), 3, 200, 0)) == 11_271_432
+    large = build_model(Recipe(stem="imagenet"), 3, 1000, 0)
+    assert count_parameters(large) == 11_689_512
+    assert large.get_submodule("stem")(torch.zeros(1, 3, 64, 96)).shape == (1, 64, 16, 24)
 
 
 def test_the_network_keeps_resolution_in_the_stem_and_halves_it_three_times():
