@@ -8,6 +8,7 @@ share zero has no effect, whatever its logit is.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -75,12 +76,13 @@ def by_class(labels: Tensor, shares: Tensor) -> Tensor:
 def jensen_shannon(logits: Tensor) -> Tensor:
     """Divergence of the predictions of V views of the same images from their mean: [V, B, K] -> [B], 0 to log V.
 
-    The mean over views of KL(p_v || M), M the mean of p_v, clamped below at 1e-7.
+    The mean over views of KL(p_v || M), M the mean of p_v.
 
     Source: Hendrycks et al., arXiv 1912.02781, eq. 1.
+    Differs: log M is exact, where the released code raises M to 1e-7; the loss is zero where predictions are equal.
     """
     log_p = functional.log_softmax(_wide(logits), dim=2)
-    log_mean = log_p.exp().mean(dim=0).clamp(1e-7, 1).log()
+    log_mean = log_p.logsumexp(dim=0) - math.log(len(log_p))
     return functional.kl_div(log_mean.expand_as(log_p), log_p, reduction="none", log_target=True).sum(dim=2).mean(dim=0)
 
 

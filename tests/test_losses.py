@@ -302,6 +302,41 @@ def test_only_labelled_sources_are_decoupled():
     assert asymmetric.item() == pytest.approx(bce(LOGITS[:1], target).item())
 
 
+@pytest.mark.parametrize("case", ["jsd0", "jsd1"])
+def test_divergence_and_its_gradient_equal_the_augmix_authors(golden, case):
+    file = golden("augmix")
+    logits = torch.from_numpy(file[f"{case}_logits"]).requires_grad_()
+    views = logits.view(3, -1, logits.shape[1])
+    clean = torch.nn.functional.cross_entropy(views[0], torch.from_numpy(file[f"{case}_labels"]))
+    assert clean.item() == pytest.approx(float(file[f"{case}_ce_clean"]), rel=1e-5)
+    loss = clean + 12 * jensen_shannon(views).mean()
+    assert loss.item() == pytest.approx(float(file[f"{case}_loss"]), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    np.testing.assert_allclose(logits.grad, file[f"{case}_grad_logits"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e30])
+def test_divergence_and_its_gradient_are_finite_whatever_the_logits(scale):
+    logits = (scale * torch.randn(3, 8, 10, generator=torch.Generator().manual_seed(1))).requires_grad_()
+    divergence = jensen_shannon(logits)
+    assert bool(((divergence > -1e-6) & (divergence < np.log(3) + 1e-6)).all())
+    divergence.sum().backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
+    order = [torch.tensor(views) for views in ([1, 2, 0], [2, 1, 0])]
+    for other in order:
+        np.testing.assert_allclose(jensen_shannon(logits[other]).detach(), divergence.detach(), atol=1e-6)
+
+
+def test_divergence_of_equal_predictions_is_zero_also_where_they_are_certain():
+    logits = torch.tensor([[30.0, 0, -30, -60]], dtype=torch.float64).expand(3, 1, 4)
+    assert jensen_shannon(logits).abs().item() < 1e-15
+    unsure = torch.zeros(2, 1, 1000, dtype=torch.float64)
+    unsure[:, :, 0] = 20  # 999 probabilities below what the released code raises them to
+    assert jensen_shannon(unsure).abs().item() < 1e-15
+
+
 def test_divergence_is_zero_for_equal_predictions_and_log_of_views_at_most():
     logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     assert jensen_shannon(logits[:1].expand(3, 4, 5)).abs().max() < 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from automixsearch.mixers.augmix import AugMix
 from automixsearch.mixers.base import Draw, Mixed, Mixer, PairDraw
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.mixers.fmix import FMix
@@ -15,7 +16,7 @@ from automixsearch.mixers.vanilla import Vanilla
 
 MIXERS: dict[str, type[Mixer]] = {
     mixer.name: mixer
-    for mixer in (Vanilla, MixUp, CutMix, ManifoldMix, ResizeMix, SaliencyMix, FMix, PuzzleMix, TrivialMix)
+    for mixer in (Vanilla, MixUp, CutMix, ManifoldMix, ResizeMix, SaliencyMix, FMix, PuzzleMix, AugMix, TrivialMix)
 }
 
 __all__ = ["MIXERS", "Draw", "Mixed", "Mixer", "PairDraw"]
