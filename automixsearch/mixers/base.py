@@ -198,7 +198,7 @@ def box_masks(centre: Tensor, side: Tensor | float, size: tuple[int, int]) -> Te
     """
 
     def span(length: int, middle: Tensor) -> Tensor:
-        half = torch.as_tensor(length * side, device=middle.device).long().reshape(-1, 1) // 2
+        half = torch.as_tensor(length * side, dtype=torch.float64, device=middle.device).long().reshape(-1, 1) // 2
         offset = torch.arange(length, device=middle.device) - middle[:, None]
         return (offset >= -half) & (offset < half)
 
