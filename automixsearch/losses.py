@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from automixsearch.knobs import Knobbed, knob
+from automixsearch.knobs import Knobbed, Scalar, knob
 from automixsearch.lazy import functional, torch
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ class Loss(Knobbed, ABC):
     """A loss and its knobs."""
 
     name: ClassVar[str]
+    published: ClassVar[Mapping[str, Mapping[str, Mapping[str, Scalar]]]] = {}
+    """Knob values used for published tables, of the loss and of the method, by data set family and method."""
 
     @abstractmethod
     def __call__(
@@ -184,6 +187,20 @@ class Decoupled(Loss):
     """
 
     name: ClassVar[str] = "decoupled"
+    published: ClassVar = {
+        "cifar": {  # OpenMixup at 37e1372, ResNet-18 on CIFAR-100, 800 epochs
+            "mixup": {"eta": 0.01, "weighting": "more", "xi": 0.5, "alpha": 0.2},
+            "cutmix": {"eta": 0.1, "weighting": "less", "xi": 0.5, "alpha": 0.2},
+            "manifoldmix": {"eta": 0.01, "weighting": "more", "xi": 0.0, "alpha": 0.5},
+            "fmix": {"eta": 0.01, "weighting": "less", "xi": 0.0, "alpha": 0.2},
+            "resizemix": {"eta": 0.1, "weighting": "less", "xi": 0.5, "alpha": 0.2},
+            "saliencymix": {"eta": 0.01, "weighting": "less", "xi": 0.0, "alpha": 0.2},
+        },
+        "imagenet": {
+            name: {"eta": 0.1, "weighting": "both", "xi": 1.0, "alpha": 1.0}
+            for name in ("mixup", "cutmix", "manifoldmix", "fmix", "resizemix", "saliencymix")
+        },
+    }
 
     eta: float = knob(0.1, "weight of the decoupled term", low=0, high=100, search=(0.005, 2.0), log=True)
     weighting: str = knob(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from automixsearch.knobs import Knob
 
 from automixsearch.policy import methods_of
 
@@ -147,39 +150,67 @@ def failures(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, str, str, str
     return sorted(found, reverse=True)
 
 
-KNOB_COLUMNS = ("of", "knob", "default", "legal", "searched with auto", "meaning")
+KNOB_COLUMNS = ("knob", "default", "legal", "searched with auto", "published", "meaning")
 
 
 def knob_rows(everything: bool) -> list[tuple[str, ...]]:
-    """The declared knobs of methods and losses (with `everything`, of training too), as `KNOB_COLUMNS`."""
-    from automixsearch.mixers import MIXERS
+    """The declared knobs of methods, losses and policies (with `everything`, of training too), as `KNOB_COLUMNS`."""
     from automixsearch.policy import WEIGHT
     from automixsearch.spec import catalogue
 
-    rows: list[tuple[str, ...]] = []
-    with_knobs = {entry.method for entry in catalogue().values() if not entry.joint}
-    rows += [(name, "-", "-", "-", "-", mixer.source) for name, mixer in MIXERS.items() if name not in with_knobs]
+    named: list[tuple[str, Knob, str]] = []
     for name, entry in catalogue().items():
-        owner = entry.method or (f"loss {entry.loss}" if entry.loss else "policy" if entry.policy else "training")
-        if entry.joint or (owner == "training" and not everything):
-            continue
-        knob = entry.knob
-        note = knob.note + (f" ({MIXERS[entry.method].source})" if entry.method else "")
-        rows.append((owner, name, brief(knob.default), knob.legal, knob.searched or "-", note))
-    at = next(i for i, row in enumerate(rows) if row[0] == "policy")
-    rows.insert(at, ("policy", "METHOD.weight", brief(WEIGHT.default), WEIGHT.legal, WEIGHT.searched, WEIGHT.note))
-    return rows
+        if entry.policy and not any(row[0] == "METHOD.weight" for row in named):
+            named.append(("METHOD.weight", WEIGHT, ""))
+        if not entry.joint and (everything or entry.method or entry.loss or entry.policy):
+            named.append((name, entry.knob, published_of(entry.method, entry.knob.name)))
+    return [(n, brief(k.default), k.legal, k.searched or "-", known or "-", k.note) for n, k, known in named]
+
+
+def published_of(method: str | None, knob: str) -> str:
+    """The values of a knob in published tables: one where all families agree, else by family."""
+    from automixsearch.mixers import MIXERS
+
+    settings = MIXERS[method].published if method else {}
+    values = {family: brief(setting[knob]) for family, setting in settings.items() if knob in setting}
+    if len(values) == len(settings) and len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    by_value: dict[str, list[str]] = {}
+    for family, value in values.items():
+        by_value.setdefault(value, []).append(family)
+    return "; ".join(f"{value} ({', '.join(families)})" for value, families in by_value.items())
 
 
 def knob_table(everything: bool = False) -> Table:
     """The declared knobs as a terminal table."""
-    table = make_table("Mixing methods, losses and their knobs", KNOB_COLUMNS)
+    table = make_table("Knobs of mixing methods, losses and policies", KNOB_COLUMNS)
     for row in knob_rows(everything):
         table.add_row(*row)
     return table
 
 
+def method_rows() -> list[tuple[str, ...]]:
+    """Every mixing method: name, what it does, its knobs, where it comes from."""
+    from automixsearch.knobs import knobs_of
+    from automixsearch.mixers import MIXERS
+
+    rows = []
+    for name, mixer in MIXERS.items():
+        doc = (sys.modules[mixer.__module__].__doc__ or "").strip().partition("\n")[0]
+        rows.append((name, doc.partition(": ")[2].rstrip("."), ", ".join(knobs_of(mixer)) or "-", mixer.source))
+    return rows
+
+
+def method_table_markdown() -> str:
+    """The mixing methods as a Markdown table."""
+    return markdown(("method", "what it does", "knobs", "source"), method_rows())
+
+
 def knob_table_markdown(everything: bool = False) -> str:
     """The declared knobs as a Markdown table."""
-    lines = [KNOB_COLUMNS, ("---",) * len(KNOB_COLUMNS), *knob_rows(everything)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    return markdown(KNOB_COLUMNS, knob_rows(everything))
+
+
+def markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Rows as a Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))

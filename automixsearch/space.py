@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from automixsearch.errors import SpecError, unknown
-from automixsearch.knobs import Knob, Scalar
+from automixsearch.knobs import Knob, Scalar, knobs_of
+from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.spec import Entry, catalogue, complete, is_active, mixes
@@ -266,30 +267,41 @@ def _full_name(name: str, values: Mapping[str, Scalar], by_name: Mapping[str, Di
 
 
 def published_points(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], str]]:
-    """Each chosen method's published setting for the family of the space, with the plain loss where it is chosen.
+    """The published settings for the family of the space: of each chosen method with the plain loss, then with the
+    chosen losses that have settings of their own.
 
     Yields:
         (point, problem): the searched part of the setting, and why part of it had to be left to the sampler
         (empty where nothing was).
     """
     by_name = {dimension.name: dimension for dimension in space.dimensions}
-    for method in by_name["method"].choices or ():
-        point: dict[str, Scalar] = {} if by_name["method"].fixed else {"method": method}
-        losses = by_name["loss"].choices or ()
-        if len(losses) > 1 and mixes(method):
-            point["loss"] = "mce" if "mce" in losses else losses[0]
-        problems = []
-        published = (
-            (f"{name}.{short}", value)
-            for name in methods_of(method)
-            for short, value in MIXERS[name].published.get(space.family, {}).items()
-        )
-        for full, value in published:
-            dimension = by_name.get(full)
-            if dimension is None or dimension.fixed:
-                continue
-            if dimension.holds(value):
-                point[dimension.name] = value
-            else:
-                problems.append(f"published {dimension.name} = {value} lies outside {dimension}")
-        yield point, "; ".join(problems)
+    methods, losses = by_name["method"].choices or (), by_name["loss"].choices or ()
+    plain = "mce" if "mce" in losses else next(iter(losses))
+    for method in methods:
+        names = methods_of(method)
+        settings = {name: MIXERS[name].published.get(space.family, {}) for name in names}
+        values = {f"{name}.{knob}": value for name in names for knob, value in settings[name].items()}
+        yield _searched(by_name, {"method": method, **({"loss": plain} if mixes(method) else {})}, values)
+    for loss in losses:
+        for method, setting in LOSSES[str(loss)].published.get(space.family, {}).items():
+            if method in methods:
+                own = knobs_of(LOSSES[str(loss)])
+                values = {f"{loss if knob in own else method}.{knob}": value for knob, value in setting.items()}
+                yield _searched(by_name, {"method": method, "loss": loss}, values)
+
+
+def _searched(
+    by_name: Mapping[str, Dimension], chosen: dict[str, Scalar], values: Mapping[str, Scalar]
+) -> tuple[dict[str, Scalar], str]:
+    """The part of a setting that the space searches, and what of it lies outside."""
+    point = {name: value for name, value in chosen.items() if not by_name[name].fixed}
+    problems = []
+    for name, value in values.items():
+        dimension = by_name.get(name)
+        if dimension is None or dimension.fixed:
+            continue
+        if dimension.holds(value):
+            point[name] = value
+        else:
+            problems.append(f"published {name} = {value} lies outside {dimension}")
+    return point, "; ".join(problems)

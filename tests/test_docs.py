@@ -11,11 +11,12 @@ import pytest
 
 from automixsearch.cli import parser
 from automixsearch.results.schema import render_columns
-from automixsearch.show import knob_table_markdown
+from automixsearch.show import knob_table_markdown, method_table_markdown
 
 ROOT = Path(__file__).parents[1]
 GENERATED = {
-    ("README.md", "mixers"): lambda: knob_table_markdown(),
+    ("README.md", "mixers"): lambda: method_table_markdown(),
+    ("automixsearch/mixers/README.md", "knobs"): lambda: knob_table_markdown(),
     ("automixsearch/results/README.md", "trials"): lambda: render_columns("trials").strip(),
     ("automixsearch/results/README.md", "epochs"): lambda: render_columns("epochs").strip(),
 }

@@ -72,7 +72,9 @@ def test_full_names_win_over_short_ones():
 
 def test_published_settings_are_the_searched_part_and_say_what_does_not_fit():
     points = list(published_points(SPACE))
-    assert [point["method"] for point, _ in points] == ["vanilla", "mixup", "cutmix", "resizemix"]
+    methods = ["vanilla", "mixup", "cutmix", "resizemix"]
+    assert [point["method"] for point, _ in points] == [*methods, "mixup", "cutmix", "resizemix"]
+    assert [point.get("loss") for point, _ in points] == [None, *["mce"] * 3, *["decoupled"] * 3]
     assert points[1][0] == {"method": "mixup", "loss": "mce", "mixup.alpha": 1.0}
     assert "cutmix.alpha" not in points[2][0]
     assert "published cutmix.alpha = 0.2 lies outside 0.5, 1.0" in points[2][1]

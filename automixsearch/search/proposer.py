@@ -129,8 +129,9 @@ class Proposer:
         if self.space.priors == "published":
             for point, problem in published_points(self.space):
                 points.append(point)
-                if problem:
-                    self.notes.append(f"{problem}; the sampler chooses it")
+                note = f"{problem}; the sampler chooses it"
+                if problem and note not in self.notes:
+                    self.notes.append(note)
         elif isinstance(self.space.priors, list):
             points = [check_point(self.space, point, f"priors[{i}]") for i, point in enumerate(self.space.priors)]
         for point in points:

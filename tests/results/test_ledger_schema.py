@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -25,6 +26,7 @@ from automixsearch.results.schema import (
     to_arrow,
     utc,
 )
+from automixsearch.show import policy_of
 from automixsearch.spec import CANONICAL, METRICS, Data, TrialConfig, catalogue, column_of, joint_column_of
 
 ROW = {"schema_version": 1, "study": "s", "trial_id": "t00001", "number": 1, "state": "complete"}
@@ -37,6 +39,16 @@ def test_every_knob_has_a_column_of_its_type() -> None:
         for column in {None if entry.joint else column_of(name), joint_column_of(name)} - {None}:
             assert trials.field(column).type == types[entry.knob.kind]
             assert trials.field(column).nullable
+
+
+def test_joined_methods_have_columns_of_their_own() -> None:
+    knobs = {"method": "mixup+fmix", "mixup.alpha": 0.3, "fmix.alpha": 0.7, "fmix.weight": 2.0, "fmix.decay": 2.5}
+    row = config_row(TrialConfig(data=Data(), knobs=knobs))
+    assert (row["method"], row["knob.mixup.alpha"], row["knob.fmix.alpha"]) == ("mixup+fmix", 0.3, 0.7)
+    assert (row["knob.mixup.weight"], row["knob.fmix.weight"]) == (1.0, 2.0)
+    assert "alpha" not in row
+    assert json.loads(row["config"])["knobs"]["fmix.decay"] == 2.5
+    assert policy_of(row) == "mixup+fmix alpha=0.3,0.7"
 
 
 def test_the_canonical_knob_columns_stand_together_and_include_the_reserved_ones() -> None:

@@ -54,6 +54,22 @@ def test_twenty_seeded_steps_give_known_losses(digits, method):
     np.testing.assert_allclose(twenty_steps(method, digits), expected, rtol=2e-4)
 
 
+@pytest.mark.parametrize("method", [*MIXERS, "mixup+cutmix", "puzzlemix+fmix"])
+def test_every_method_learns_in_two_hundred_steps(digits, method):
+    """The validation loss falls well below that of guessing, every step is finite, every weight has a gradient."""
+    switch = {"switch": "sample"} if "+" in method else {}
+    run = TrainingRun(config(method=method, epochs=6, batch_size=32, **switch), digits, "cpu")
+    steps = losses(run)
+    assert len(steps) >= 200
+    assert all(math.isfinite(loss) for loss in steps)
+    assert run.last is not None
+    assert run.last.val_loss < 0.8 * math.log(10)
+    for name, parameter in run.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert bool(parameter.grad.any()), name
+
+
 def test_the_same_seed_trains_bitwise_the_same_network_and_another_seed_another(digits):
     first, again, other = (TrainingRun(config(seed), digits, "cpu") for seed in (1, 1, 2))
     assert losses(first) == losses(again) != losses(other)
