@@ -6,16 +6,17 @@ import argparse
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from automixsearch import __version__
-from automixsearch.errors import AutoMixError
+from automixsearch.errors import AutoMixError, StudyError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,11 +61,19 @@ def parse(words: list[str]) -> argparse.Namespace:
     return args
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that names the nearest command for a misspelt one."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.match(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if found:
+            message = unknown("command", found[1], re.findall(r"\w+", found[2]))
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    top = argparse.ArgumentParser(
-        prog="automixsearch", description="Search mixup policies on Ray; keep every trial in Parquet."
-    )
+    top = Parser(prog="automixsearch", description="Search mixup policies on Ray; keep every trial in Parquet.")
     top.add_argument("--version", action="version", version=f"automixsearch {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -255,8 +264,6 @@ def best_command(args: argparse.Namespace) -> int:
     study = _open(args)
     rows = study.best_rows(args.n, per=args.per, metric=args.metric)
     if args.export:
-        from automixsearch.errors import StudyError
-
         if not rows:
             raise StudyError(f"study {study.name} has no complete trial to export yet")
         head = (
@@ -338,6 +345,8 @@ def ls_command(args: argparse.Namespace) -> int:
     if args.json:
         print(dump_json(studies))
         return 0
+    if not studies and "://" not in args.results and args.results != RESULTS and not os.path.isdir(args.results):
+        raise StudyError(f"{args.results}: there is no such directory; check --results")
     if not studies:
         print(f"no studies in {args.results}; start one: automixsearch search quickstart")
         return 0
@@ -381,7 +390,7 @@ def mixers_command(args: argparse.Namespace) -> int:
 
 def gallery_command(args: argparse.Namespace) -> int:
     from automixsearch.data import load
-    from automixsearch.errors import SpecError, unknown
+    from automixsearch.errors import SpecError
     from automixsearch.mixers import MIXERS
     from automixsearch.spec import Data, TrialConfig, build, load_config, parse_knobs
 

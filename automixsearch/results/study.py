@@ -103,6 +103,9 @@ class Study:
 
         def ask(con: DuckDBPyConnection) -> DataFrame:
             con.execute(safe)
+            statements = len(con.extract_statements(sql))
+            if statements > 1:
+                raise StudyError(f"study {self.name}: {statements} statements; ask one at a time")
             answer = con.sql(sql)
             return pd.DataFrame() if answer is None else answer.to_arrow_table().to_pandas()
 
