@@ -47,7 +47,7 @@ def test_commands_that_documents_name_exist():
             assert f" {command} " in help_text, f"{path.name} names the command {command}"
 
 
-HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "sklearn", "scipy", "duckdb", "rich", "torchvision")
+HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "sklearn", "scipy", "numba", "duckdb", "rich", "torchvision")
 LAYERS = {
     "automixsearch": (),
     "automixsearch.errors": (),

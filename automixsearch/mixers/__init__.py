@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from automixsearch.mixers.augmix import AugMix
 from automixsearch.mixers.base import Draw, Mixed, Mixer, PairDraw
+from automixsearch.mixers.comixup import CoMixup
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.mixers.fmix import FMix
 from automixsearch.mixers.manifoldmix import ManifoldMix
@@ -16,7 +17,19 @@ from automixsearch.mixers.vanilla import Vanilla
 
 MIXERS: dict[str, type[Mixer]] = {
     mixer.name: mixer
-    for mixer in (Vanilla, MixUp, CutMix, ManifoldMix, ResizeMix, SaliencyMix, FMix, PuzzleMix, AugMix, TrivialMix)
+    for mixer in (
+        Vanilla,
+        MixUp,
+        CutMix,
+        ManifoldMix,
+        ResizeMix,
+        SaliencyMix,
+        FMix,
+        PuzzleMix,
+        CoMixup,
+        AugMix,
+        TrivialMix,
+    )
 }
 
 __all__ = ["MIXERS", "Draw", "Mixed", "Mixer", "PairDraw"]
