@@ -110,6 +110,10 @@ class Mixer(Knobbed, ABC):
         draw = self.draw((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), generator)
         return self.apply(x, draw, **{need: supplied[need] for need in self.needs_of(draw)})
 
+    @classmethod
+    def prepare(cls) -> None:
+        """Do once on a machine what every process would else wait for at its first batch: compile, fill caches."""
+
     def needs_of(self, draw: Any) -> frozenset[str]:
         """What `apply` takes for this `draw`: all or part of `needs`."""
         return self.needs

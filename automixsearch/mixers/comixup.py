@@ -90,6 +90,11 @@ class CoMixup(Mixer):
         1.0, "weight of the loss of the clean images; > 0: their pass gives the saliency", low=0, high=100
     )
 
+    @classmethod
+    def prepare(cls) -> None:
+        """Let Numba compile the solver into its cache."""
+        import automixsearch.mixers.supermodular  # noqa: F401
+
     def clean_weight_of(self, draw: CoMixupDraw) -> float:
         return self.clean_lam
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError
+from automixsearch.mixers import MIXERS
+from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
 from automixsearch.spec import SearchSpace
@@ -171,6 +173,9 @@ def _prepare(space: SearchSpace, store: Store) -> ImageSet:
     for size in sizes:
         check_batches(int(size), len(made.train), space.resources.workers)
     _claim(store, space)
+    for method in next(d for d in space.dimensions if d.name == "method").choices or ():
+        for name in methods_of(method):
+            MIXERS[name].prepare()
     store.put(f"splits/{made.split_id}.json", made.to_json().encode())
     return images
 
