@@ -129,12 +129,13 @@ def _picture(crowd: Crowd, mixed: Mixed, parts: np.ndarray | None, at: int, numb
 
 
 def draw_gallery(crowd: Crowd, rows: Sequence[Row], lams: Sequence[float], title: str, tile: int = 88) -> Image.Image:
-    """Lay the rows out: names on the left, the pairs side by side, under each mixed image its mask and label shares."""
+    """Lay the rows out: names on the left, the pairs side by side, at each mixed image its mask and label shares."""
     pairs = len(rows[0].pictures)
     small, plain, bold = (ImageFont.load_default(size) for size in (11, 13, 15))
-    gap, left, head, foot = 6, 116, 34, 30
-    block = len(lams) * (tile + gap) + 22
-    height_of_row = tile + tile // 2 + 20 + 16
+    gap, left, head, foot = 12, 112, 34, 30
+    cell = tile + 2 + tile // 2 + gap
+    block = len(lams) * cell + 18
+    height_of_row = tile + 30
     top = head + tile + 44
     page = Image.new("RGB", (left + pairs * block, top + len(rows) * height_of_row + foot), PAPER)
     pen = ImageDraw.Draw(page)
@@ -142,22 +143,22 @@ def draw_gallery(crowd: Crowd, rows: Sequence[Row], lams: Sequence[float], title
     for pair in range(pairs):
         across = left + pair * block
         for side in range(2):
-            x = across + side * (tile + gap)
+            x = across + side * cell
             _paste(page, crowd.shown(crowd.x[2 * pair + side]), (x, head), tile)
             pen.rectangle((x - 1, head - 1, x + tile, head + tile), outline=COLOURS[side], width=2)
             _centred(pen, (x, head + tile + 3), tile, crowd.names[2 * pair + side], COLOURS[side], plain)
         for column, lam in enumerate(lams):
-            _centred(pen, (across + column * (tile + gap), top - 19), tile, f"own share {lam:g}", FAINT, small)
+            _centred(pen, (across + column * cell, top - 19), tile, f"own share {lam:g}", FAINT, small)
     for number, row in enumerate(rows):
         y = top + number * height_of_row
         pen.text((10, y + tile // 2 - 9), row.name, INK, plain)
         for pair, pictures in enumerate(row.pictures):
             palette = _palette(len(crowd.y), 2 * pair)
             for column, picture in enumerate(pictures):
-                x = left + pair * block + column * (tile + gap)
+                x = left + pair * block + column * cell
                 _paste(page, picture.pixels, (x, y), tile)
-                _mask(page, pen, picture, palette, (x, y + tile + 2), tile, small)
-                _bar(pen, picture.shares, palette, (x, y + tile + tile // 2 + 6), tile, small)
+                _mask(page, pen, picture, palette, (x + tile + 2, y), tile // 2, small)
+                _bar(pen, picture.shares, palette, (x, y + tile + 2), tile, small)
     words = (("Where it shows", FAINT), ("the image itself,", COLOURS[0]), ("its partner,", COLOURS[1]))
     words += (("others;", COLOURS[2]), ("bars: label shares in %", FAINT))
     x = 10.0
@@ -180,15 +181,15 @@ def _paste(page: Image.Image, pixels: np.ndarray, place: tuple[int, int], side: 
     ImageDraw.Draw(page).rectangle((place[0], place[1], place[0] + side - 1, place[1] + side - 1), outline=LINE)
 
 
-def _mask(page: Any, pen: Any, picture: Picture, palette: Any, place: tuple[int, int], tile: int, font: Any) -> None:
-    side = tile // 2
+def _mask(page: Any, pen: Any, picture: Picture, palette: Any, place: tuple[int, int], side: int, font: Any) -> None:
     if picture.parts is None:
-        _centred(pen, (place[0], place[1] + side // 2 - 7), tile, picture.note, FAINT, font)
+        for line, word in enumerate(picture.note.split()):
+            pen.text((place[0] + 2, place[1] + 13 * line), word, FAINT, font)
         return
     colours = np.tensordot(picture.parts, np.array(palette, float), axes=(0, 0))
     total = picture.parts.sum(0)[..., None]
     shown = np.clip(colours + (1 - total) * 255, 0, 255).astype(np.uint8)
-    _paste(page, shown, (place[0] + tile // 4, place[1]), side)
+    _paste(page, shown, place, side)
 
 
 def _bar(pen: Any, shares: np.ndarray, palette: Any, place: tuple[int, int], width: int, font: Any) -> None:
