@@ -249,7 +249,7 @@ def train_command(args: argparse.Namespace) -> int:
                   f"val_top1 {epoch.val_top1:.2f} %  {epoch.images_per_s:.0f} images/s")  # fmt: skip
     outcome = run.finish()
     if args.out:
-        torch.save(run.model.state_dict(), args.out)
+        torch.save(run.network.state_dict(), args.out)
     if args.json:
         print(dump_json({"config_id": config.config_id, **asdict(outcome)}))
     else:
@@ -394,7 +394,8 @@ def gallery_command(args: argparse.Namespace) -> int:
     from automixsearch.mixers import MIXERS
     from automixsearch.spec import Data, TrialConfig, build, load_config, parse_knobs
 
-    drawn = [name for name in MIXERS if name not in ("vanilla", "trivialmix")]
+    learned = {name for name, mixer in MIXERS.items() if "mask" in mixer.needs}
+    drawn = [name for name in MIXERS if name not in ("vanilla", "trivialmix", *learned)]
     methods = args.methods.split(",") if args.methods else drawn
     given = parse_knobs(args.overrides)
     mixers = {}

@@ -141,6 +141,12 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
 def _check_shares(values: Mapping[str, Scalar], where: str) -> None:
     """Refuse part of a batch for a method that needs all of it, and weights that leave nothing to draw."""
     methods = methods_of(values["method"])
+    led = [name for name in methods if MIXERS[name].paradigm != "plain"]
+    for name, plain in (("mix_prob", 1.0), ("repeats", 1), ("mix_until", 1.0)):
+        if led and values[name] != plain:
+            raise SpecError(f"{where}: {name} = {values[name]} does not go with {led[0]}; drop it")
+    if led and len(methods) > 1:
+        raise SpecError(f"{where}: {led[0]} trains in a way of its own and cannot be joined; use it alone")
     alone = [name for name in methods if MIXERS[name].whole and values.get("switch", "batch") != "batch"]
     if alone and (len(methods) > 1 or float(values["mix_prob"]) < 1):
         raise SpecError(

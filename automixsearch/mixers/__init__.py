@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from automixsearch.mixers.augmix import AugMix
+from automixsearch.mixers.automix import AutoMix
 from automixsearch.mixers.base import Draw, Mixed, Mixer, PairDraw
 from automixsearch.mixers.comixup import CoMixup
 from automixsearch.mixers.cutmix import CutMix
@@ -28,6 +29,7 @@ MIXERS: dict[str, type[Mixer]] = {
         PuzzleMix,
         CoMixup,
         AugMix,
+        AutoMix,
         TrivialMix,
     )
 }

@@ -17,9 +17,25 @@ class Backbone(nn.Module):
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """The stages in order, by name: stem, stage1, stage2, ..."""
 
+    head: nn.Linear
+    widths: dict[str, int]
+    """Channels of what each stage puts out."""
+
     @abstractmethod
+    def pooled(self, features: Tensor) -> Tensor:
+        """What the last stage puts out -> [B, D]."""
+
     def classify(self, features: Tensor) -> Tensor:
         """What the last stage puts out -> logits [B, K]."""
+        return self.head(self.pooled(features))
+
+    def features(self, x: Tensor, stage: str) -> Tensor:
+        """What `stage` puts out, [B, C, h, w]; later stages are not computed."""
+        for name, part in self.stages():
+            x = part(x)
+            if name == stage:
+                break
+        return x
 
     def forward(self, x: Tensor, stage: str = "input", change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Logits of `x`, with `change` applied to the output of `stage` on the way.

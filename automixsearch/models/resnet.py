@@ -58,6 +58,7 @@ class ResNet(Backbone):
         layers = [first, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*layers, *([nn.MaxPool2d(3, 2, 1)] if large else []))
         widths = [width, *(width * 2**i for i in range(len(blocks)))]
+        self.widths = {"stem": width} | {f"stage{i}": widths[i] for i in range(1, len(widths))}
         stages = (self._stage(widths[i], widths[i + 1], count, 1 if i == 0 else 2) for i, count in enumerate(blocks))
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -83,5 +84,5 @@ class ResNet(Backbone):
         for name in ("stem", "stage1", "stage2", "stage3", "stage4"):
             yield name, self.get_submodule(name)
 
-    def classify(self, features: Tensor) -> Tensor:
-        return self.head(self.pool(features).flatten(1))
+    def pooled(self, features: Tensor) -> Tensor:
+        return self.pool(features).flatten(1)

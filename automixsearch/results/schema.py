@@ -113,6 +113,17 @@ _EPOCH = (
     Column("device_s", float, "wall seconds times the devices held, since the trial began"),
     Column("images_per_s", float, "training images per second"),
     Column("ended_at", datetime, "when the epoch ended (UTC)"),
+    *(
+        Column(f"val_top1.{who}_{head}", float, f"top-1 accuracy of the {who} with its head for {head} images")
+        for who in ("teacher", "student")
+        for head in ("clean", "mix")
+    ),
+    Column("clean_loss", float, "loss of the clean images, where it is a term of its own"),
+    Column("mix_loss", float, "loss of the mixed images, likewise"),
+    Column("gen_loss", float, "loss that trains what makes the masks"),
+    Column("mask_loss", float, "distance of the masks from their shares, as it is trained"),
+    Column("mask_error", float, "mean distance of a mask's mean from its share"),
+    Column("mask_variance", float, "variance of a mask over its pixels, the mean"),
 )
 _RESERVED = {
     "gamma": Column("gamma", float, "reserved: no method has this knob yet"),

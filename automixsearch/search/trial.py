@@ -71,13 +71,13 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 saved_at = time.perf_counter()
                 cost = saved_at - started
         if metrics.epoch < run.recipe.epochs:
-            yield asdict(metrics) | place
+            yield metrics.row() | place
     outcome = run.finish()
     if world.rank == 0:
         store.write_trial(
             task.row(
                 "complete",
-                **run_columns(asdict(outcome.last)),
+                **run_columns(outcome.last.row()),
                 **{f"test_{name}": value for name, value in asdict(outcome.test).items()},
                 parameters=outcome.parameters,
                 val_images=len(run.val),
@@ -86,7 +86,7 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 **place,
             )
         )
-    yield asdict(outcome.last) | place
+    yield outcome.last.row() | place
 
 
 def epoch_row(task: Task, metrics: EpochMetrics) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def epoch_row(task: Task, metrics: EpochMetrics) -> dict[str, Any]:
         "method": task.config.method,
         "epochs_total": task.config.knobs["epochs"],
         "ended_at": datetime.now(UTC),
-        **asdict(metrics),
+        **metrics.row(),
     }
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,6 +33,9 @@ from automixsearch.training.batches import Batches
 from automixsearch.training.checks import check_batches
 from automixsearch.training.world import HiddenMixing, World
 
+if TYPE_CHECKING:
+    from automixsearch.training.momentum import Momentum
+
 
 @dataclass(frozen=True)
 class EpochMetrics:
@@ -52,6 +55,13 @@ class EpochMetrics:
     wall_s: float
     device_s: float
     images_per_s: float
+    extra: dict[str, float] = field(default_factory=dict)
+    """What only some paradigms have, by ledger column; see `Momentum`."""
+
+    def row(self) -> dict[str, Any]:
+        """All of it, by ledger column."""
+        row = asdict(self)
+        return row | row.pop("extra")
 
 
 @dataclass(frozen=True)
@@ -106,16 +116,25 @@ class TrainingRun:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model = model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.model = model
-        forward: nn.Module = model
+        self.momentum = None
+        if self.mixer.paradigm == "momentum":
+            from automixsearch.training.momentum import Momentum
+
+            side = max(image_set.train.images.shape[1:3])
+            paradigm: Any = Momentum
+            made = paradigm(model, self.mixer, self.loss, side, self.config.seed, self.world)
+            self.momentum = made.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.stateful: nn.Module = self.momentum or model
+        forward = self.stateful
         if self.world.size > 1:
             if recipe.batch_norm == "global":
-                make_global(model)
-            forward = DistributedDataParallel(model)
+                make_global(forward)
+            forward = DistributedDataParallel(forward, broadcast_buffers=self.momentum is None)
         self.parallel = forward
         self.clean_scale = self.loss.clean_scale(len(image_set.classes))
         self.forward = torch.compile(forward) if recipe.compile else forward
         self.optimizer = torch.optim.SGD(
-            model.parameters(),
+            self.momentum.groups() if self.momentum else [{"params": model.parameters(), "scale": 1.0}],
             lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov and recipe.momentum > 0,
@@ -134,7 +153,7 @@ class TrainingRun:
             lr = learning_rate(self.recipe, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
             losses = self._train_epoch()
             trained_s = time.perf_counter() - started
-            scores = self._evaluate(self.val)
+            scores, extra = self._validate()
             self.epoch += 1
             self.wall_s += time.perf_counter() - started
             self.last = EpochMetrics(
@@ -145,20 +164,26 @@ class TrainingRun:
                 wall_s=self.wall_s,
                 device_s=self.wall_s * self.world.size,
                 images_per_s=len(losses) * self.recipe.batch_size / trained_s,
+                extra=extra,
             )
             yield self.last
 
     def _train_epoch(self) -> list[float]:
-        self.model.train()
+        self.stateful.train()
         mixing = Generator().manual_seed(derive_seed(self.config.seed, "mix", self.epoch))
         losses = torch.zeros(self.steps_per_epoch, device=self.device)
+        self.parts: list[Tensor] = []
         batches = self.train.shuffled(self.recipe, self.config.seed, self.epoch)
         first = self.epoch * self.steps_per_epoch
         mixer = self.mixer if self.epoch < self.policy.mix_until * self.recipe.epochs else Vanilla()
         for step, (pixels, y) in enumerate(batches):
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.recipe, first + step, self.steps_per_epoch)
-            losses[step] = self._step(mixer, pixels, y, mixing)
+                group["lr"] = group["scale"] * learning_rate(self.recipe, first + step, self.steps_per_epoch)
+            if self.momentum:
+                x = self._normalise(self.train, pixels)
+                losses[step] = self._momentum_step(self.momentum, x, y, mixing, first + step)
+            else:
+                losses[step] = self._step(mixer, pixels, y, mixing)
         # One read for the whole epoch: reading every step would make a GPU wait for the host.
         self.step_losses = (self.world.sum(losses) / self.world.size).tolist()
         for step, loss in enumerate(self.step_losses):
@@ -196,6 +221,18 @@ class TrainingRun:
             total += loss.detach()
         self.optimizer.step()
         return total
+
+    def _momentum_step(self, momentum: Momentum, x: Tensor, y: Tensor, mixing: Generator, step: int) -> Tensor:
+        """One step of student, Mix Block and teacher on a global batch; returns this worker's loss."""
+        progress = step / (self.recipe.epochs * self.steps_per_epoch)
+        with self._autocast():
+            loss, parts = self.forward(x, y, *momentum.plan(x, mixing, step, progress), self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        momentum.follow(progress)
+        self.parts.append(parts)
+        return loss.detach()
 
     def _loss(self, mixed: Mixed, y: Tensor) -> Tensor:
         """The loss of this worker's share of a mixed batch."""
@@ -247,13 +284,25 @@ class TrainingRun:
         on = self.recipe.amp == "bf16" or (self.recipe.amp == "auto" and self.device.type == "cuda")
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
+    def _validate(self) -> tuple[Scores, dict[str, float]]:
+        """Scores on the validation split: of the reported head, and where there are several the accuracy of each."""
+        if self.momentum is None:
+            return self._evaluate(self.val), {}
+        scores = {name: self._evaluate(self.val, way) for name, way in self.momentum.predictors().items()}
+        extra = {f"val_top1.{name}": one.top1 for name, one in scores.items()}
+        terms = self.world.sum(torch.stack(self.parts)) / self.world.size
+        means = terms.nanmean(0).tolist()
+        extra |= {name: mean for name, mean in zip(self.momentum.TERMS, means, strict=True) if math.isfinite(mean)}
+        return next(iter(scores.values())), extra
+
     @torch.no_grad()
-    def _evaluate(self, part: Batches) -> Scores:
-        self.model.eval()
+    def _evaluate(self, part: Batches, predict: Callable[[Tensor], Tensor] | None = None) -> Scores:
+        self.stateful.eval()
+        predict = predict or self.model
         sums = ScoreSums(self.device)
         for x, y in part.in_order(max(256, self.recipe.batch_size), self.world.rank, self.world.size):
             with self._autocast():
-                logits = self.model(x if self.recipe.channels_last else x.contiguous())
+                logits = predict(x if self.recipe.channels_last else x.contiguous())
             sums.add(logits, y)
         self.world.sum(sums.sums)
         return sums.scores()
@@ -266,7 +315,13 @@ class TrainingRun:
         """
         if self.last is None or self.epoch < self.recipe.epochs:
             raise TrainingError(f"epoch {self.epoch} of {self.recipe.epochs}: test scores are read at the end only")
-        return Outcome(self.last, self._evaluate(self.test), count_parameters(self.model))
+        reported = next(iter(self.momentum.predictors().values())) if self.momentum else None
+        return Outcome(self.last, self._evaluate(self.test, reported), count_parameters(self.stateful))
+
+    @property
+    def network(self) -> nn.Module:
+        """What the run has trained: the network, or of several the reported one with the reported head."""
+        return self.momentum.reported() if self.momentum else self.model
 
     def state(self) -> bytes:
         """The run after its last epoch, as bytes that `load` takes."""
@@ -275,7 +330,7 @@ class TrainingRun:
             "epoch": self.epoch,
             "wall_s": self.wall_s,
             "last": asdict(self.last) if self.last else None,
-            "model": self.model.state_dict(),
+            "model": self.stateful.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         buffer = io.BytesIO()
@@ -295,7 +350,7 @@ class TrainingRun:
             raise TrainingError(f"the checkpoint cannot be read: {error}") from error
         if config_id != self.config.config_id:
             raise TrainingError(f"the checkpoint belongs to config {config_id}, not {self.config.config_id}")
-        self.model.load_state_dict(content["model"])
+        self.stateful.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.epoch, self.wall_s = content["epoch"], content["wall_s"]
         self.last = EpochMetrics(**content["last"]) if content["last"] else None

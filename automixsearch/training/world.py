@@ -41,6 +41,10 @@ class World:
         own = own.index_add(0, torch.tensor([self.rank], device=part.device), part[None])
         return all_reduce(own).flatten(0, 1)
 
+    def mean_with_gradient(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all workers, through which each worker's part is trained."""
+        return value if self.size == 1 else all_reduce(value) / self.size
+
     def share(self, batch: Tensor) -> Tensor:
         """This worker's equal share of a global batch [B, ...]."""
         if self.size == 1:

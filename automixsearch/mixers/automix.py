@@ -1,0 +1,160 @@
+"""AutoMix: masks that a Mix Block learns while the network trains, from features of a momentum teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from automixsearch.knobs import knob
+from automixsearch.lazy import torch
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+SMALL = 64
+"""Images up to this side get the settings that the released code has for CIFAR and Tiny-ImageNet."""
+STAGE = {"l1": "stage1", "l2": "stage2", "l3": "stage3", "l4": "stage4"}
+
+
+@dataclass(frozen=True)
+class AutoMixDraw(PairDraw):
+    """lam: the own share, in [0, 1]. chance: in [0, 1), decides what happens in a share of the batches only.
+    noise: float32 [B, h, w] in [0, 1), one value for every cell of a random grid."""
+
+    lam: float
+    chance: float
+    noise: Tensor
+
+    def with_lam(self, lam: float) -> AutoMixDraw:
+        return dataclasses.replace(self, lam=lam)
+
+
+@dataclass(frozen=True)
+class AutoMix(Mixer):
+    """Mix pairs by a mask that the Mix Block makes of both images: x <- (1 - s) x + s x[partner].
+
+    A teacher, the moving average of the network, gives the features of stage `layer` from which the Mix Block predicts
+    masks s of mean 1 - lam, lam ~ Beta(alpha, alpha). The Mix Block learns by the teacher's loss on the images that it
+    mixes, plus gamma times the distance of the masks from their share; the network learns from other mixes of the same
+    batch and from the clean images. Every network has a head for clean and a head for mixed images. See
+    `training/momentum.py` for the step and `models/mixblock.py` for the block; `apply` needs the finished mask.
+
+    `variant = released` sets what `auto` stands for to what OpenMixup has: one convolution for query and key, the mean
+    over all masks of a batch in the mask loss, and for images up to 64 pixels no share in the features and a constant
+    gamma. `auto` in paper mode: two convolutions, the mean of each mask, shares concatenated, gamma falling to 0.
+
+    Source: Liu et al., arXiv 2103.13027; settings and numbers from OpenMixup at 37e1372.
+    Differs from the released code: mask_adjust uses the share of the masks that it adjusts (released: of the others);
+    the teacher's clean pass stops at the stage it needs, so that later BatchNorms of the teacher see mixed images only.
+    One head, named beforehand (`report`), selects (released: the best of four on the test set).
+    """
+
+    name: ClassVar[str] = "automix"
+    paradigm: ClassVar[str] = "momentum"
+    whole: ClassVar[bool] = True
+    source: ClassVar[str] = "arXiv 2103.13027"
+    needs: ClassVar[frozenset[str]] = frozenset({"mask"})
+    published: ClassVar = {
+        "cifar": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.999999},
+        "tiny": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.999999},
+        "imagenet": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.99999},
+        "fine_grained": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.99999},
+    }
+
+    alpha: float = knob(
+        2.0,
+        "Beta(alpha, alpha) of the own share",
+        low=0,
+        high=100,
+        open_low=True,
+        search=(0.2, 4.0),
+        log=True,
+    )
+    layer: str = knob(
+        "l3", "stage whose features make the mask", choices=("l1", "l2", "l3", "l4"), search=("l1", "l2", "l3", "l4")
+    )
+    gamma: float = knob(0.1, "weight of the mask loss", low=0, high=100, search=(0.01, 1.0), log=True)
+    gamma_decay: str = knob("auto", "how it changes over the run", choices=("auto", "constant", "linear", "cosine"))
+    epsilon: float = knob(
+        0.1, "distance from its share that a mask may have for nothing", low=0, high=1, search=(0.0, 0.3)
+    )
+    mask_loss: str = knob(
+        "l1",
+        "form of the mask loss",
+        choices=("l1", "l1_variance", "l2_variance", "sparsity"),
+        search=("l1", "l1_variance"),
+    )
+    mask_mean: str = knob("auto", "its mean, over each mask or all of a batch", choices=("auto", "sample", "batch"))
+    mask_source: str = knob(
+        "mixblock",
+        "what makes the masks; all but mixblock are ablations",
+        choices=("mixblock", "random_grid", "mixup", "cutmix"),
+    )
+    attention: bool = knob(True, "cross attention; without it a mask depends on the partner's features alone")
+    embedding: str = knob(
+        "auto", "how the share enters the Mix Block", choices=("auto", "none", "concat", "concat_v", "multiply")
+    )
+    rescale: float = knob(-1.0, "contrast k of the share in embedding multiply; < 0: none", low=-1, high=10)
+    query_key: str = knob("auto", "one convolution for both, or two", choices=("auto", "shared", "separate"))
+    attend: str = knob(
+        "partner", "features of q and k: own and partner's, or both in each", choices=("partner", "both")
+    )
+    neck: bool = knob(False, "two layers make the value instead of one")
+    upsampling: str = knob(
+        "nearest", "how the mask grows to the image", choices=("nearest", "bilinear"), search=("nearest", "bilinear")
+    )
+    lam_margin: float = knob(0.08, "shares closer to 0 or 1 blend linearly", low=0, high=0.5, search=(0.0, 0.15))
+    mask_adjust: float = knob(0.0, "probability that masks are scaled to their share", low=0, high=1)
+    ema: bool = knob(True, "the teacher is a moving average; without: a copy of the network")
+    ema_start: float = knob(0.999, "momentum of the teacher at first", low=0, high=1)
+    ema_end: float = knob(0.99999, "and at the end, reached on a cosine", low=0, high=1)
+    ema_hold: float = knob(0.1, "share of the run with the first momentum", low=0, high=1)
+    clean_lam: float = knob(1.0, "weight of the loss of the clean images", low=0, high=100)
+    gen_lam: float = knob(1.0, "weight of the loss that trains the Mix Block", low=0, high=100)
+    switch_off: float = knob(0.0, "probability of a batch on which the Mix Block is not trained", low=0, high=1)
+    mixblock_every: int = knob(1, "train the Mix Block every n-th step", low=1, high=100)
+    mixblock_init: float = knob(
+        0.01, "spread of its first weights; larger ones leave the uniform mask sooner", low=0, high=10, open_low=True
+    )
+    mixblock_lr: float = knob(1.0, "learning rate of the Mix Block, as a multiple", low=0, high=1000)
+    shared_forward: bool = knob(False, "clean and mixed images in one batch: BatchNorm sees both at once")
+    report: str = knob(
+        "teacher_clean",
+        "which network and head selects and is tested",
+        choices=("teacher_clean", "student_clean", "teacher_mix", "student_mix"),
+    )
+    variant: str = knob("paper", "what auto stands for", choices=("paper", "released"))
+
+    def draw(self, shape: Shape, generator: Generator) -> AutoMixDraw:
+        """Draw the permutation, lam, the chance, then (for random grids) the noise."""
+        partner = torch.randperm(shape[0], generator=generator)
+        lam = draw_beta(self.alpha, generator)
+        chance = torch.rand((), generator=generator, dtype=torch.float64).item()
+        cells = (shape[0], 8, 8) if self.mask_source == "random_grid" else (shape[0], 0, 0)
+        return AutoMixDraw(partner, lam, chance, torch.rand(cells, generator=generator))
+
+    def apply(self, x: Tensor, draw: AutoMixDraw, *, mask: Tensor) -> Mixed:
+        """Return (1 - s) x + s x[partner].
+
+        Args:
+            mask: s, float [B, 1, H, W] in [0, 1]: where the partner is shown. Within `lam_margin` of lam = 0 or 1 the
+                constant 1 - lam takes its place.
+        """
+        partner = draw.partner.to(x.device)
+        if min(draw.lam, 1 - draw.lam) <= self.lam_margin:
+            mask = torch.full_like(mask, 1 - draw.lam)
+        return pairs(torch.lerp(x, x[partner], mask.to(x.dtype)), partner, draw.lam)
+
+    def resolved(self, side: int) -> AutoMix:
+        """The same with every `auto` written out, for images of `side` pixels."""
+        released, small = self.variant == "released", side <= SMALL
+        auto = {
+            "gamma_decay": "constant" if released and small else "cosine",
+            "mask_mean": "batch" if released else "sample",
+            "embedding": "none" if released and small else "concat",
+            "query_key": "shared" if released else "separate",
+        }
+        chosen = {name: value for name, value in auto.items() if getattr(self, name) == "auto"}
+        return dataclasses.replace(self, **chosen)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,232 @@
+"""The momentum pipeline of AutoMix: a student, a teacher that follows it, and a Mix Block that the teacher trains."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from automixsearch.losses import Loss, mce
+from automixsearch.mixers.automix import STAGE, AutoMix, AutoMixDraw
+from automixsearch.mixers.cutmix import CutMix
+from automixsearch.models.base import Backbone
+from automixsearch.models.mixblock import MixBlock, adjusted_mask, mask_loss
+from automixsearch.spec import derive_seed
+from automixsearch.training.world import World
+
+
+class TwoHeads(nn.Module):
+    """A backbone with a head for clean images, its own, and one for mixed images."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.mix_head = nn.Linear(backbone.head.in_features, backbone.head.out_features)
+        nn.init.normal_(self.mix_head.weight, 0.0, 0.01)
+        nn.init.zeros_(self.mix_head.bias)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Pooled features of the last stage, [B, D]."""
+        for _, part in self.backbone.stages():
+            x = part(x)
+        return self.backbone.pooled(x)
+
+    def clean(self, x: Tensor) -> Tensor:
+        return self.backbone.head(self.pooled(x))
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.mix_head(self.pooled(x))
+
+
+class Momentum(nn.Module):
+    """Student, teacher and Mix Block, and the loss of one step; what is trained are the student and the Mix Block.
+
+    L = clean_lam CE(student, clean head; x) + loss(student, mix head; mixed) + gen_lam MCE(teacher, mix head; mixed by
+    the Mix Block) + gamma mask loss. The images that the student sees are mixed by detached masks, with a share and
+    partners of their own, so the first two terms reach the student only; the teacher has no gradient, so the third
+    reaches the Mix Block only.
+
+    Source: Liu et al., arXiv 2103.13027, section 3.3 and algorithm 1; OpenMixup at 37e1372.
+    """
+
+    TERMS = ("clean_loss", "mix_loss", "gen_loss", "mask_loss", "mask_error", "mask_variance")
+    """The terms of the loss; the mean distance of a mask's mean from its share; the variance of a mask over pixels."""
+
+    def __init__(self, backbone: Backbone, mixer: AutoMix, loss: Loss, side: int, seed: int, world: World) -> None:
+        super().__init__()
+        self.settings, self.loss, self.world = mixer.resolved(side), loss, world
+        self.stage = STAGE[mixer.layer]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "mixblock"))
+            self.student = TwoHeads(backbone)
+            self.block = MixBlock(
+                backbone.widths[self.stage],
+                embedding=self.settings.embedding,
+                rescale=mixer.rescale,
+                shared=self.settings.query_key == "shared",
+                attend=mixer.attend,
+                attention=mixer.attention,
+                neck=mixer.neck,
+                bilinear=mixer.upsampling == "bilinear",
+                spread=mixer.mixblock_init,
+            )
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.learns = mixer.mask_source == "mixblock"
+        self.block.requires_grad_(self.learns)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimiser's parameter groups; `scale` multiplies the learning rate."""
+        block = [{"params": self.block.parameters(), "scale": self.settings.mixblock_lr}] if self.learns else []
+        return [{"params": self.student.parameters(), "scale": 1.0}, *block]
+
+    def plan(self, x: Tensor, mixing: Generator, step: int, progress: float) -> tuple[Any, ...]:
+        """What `forward` takes for the global batch `x` at `step`: features, draws, gamma, whether to generate."""
+        settings = self.settings
+        batch, channels, height, width = x.shape
+        draws = [settings.draw((batch, channels, height, width), mixing) for _ in range(2)]
+        generate = self.learns and step % settings.mixblock_every == 0 and draws[0].chance >= settings.switch_off
+        features = x.new_zeros(())
+        if self.learns:
+            with torch.no_grad():
+                features = self.world.gather(self.teacher.backbone.features(self.world.share(x), self.stage))
+        return features, draws, gamma_at(settings, progress), generate
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        features: Tensor,
+        draws: Sequence[AutoMixDraw],
+        gamma: float,
+        generate: bool,
+        label_smoothing: float,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of this worker's share of the global batch.
+
+        Args:
+            x, y: the global batch. features: of the global batch, [B, C, h, w], without gradient.
+            draws: for the Mix Block, and for the student.
+            gamma: weight of the mask loss now. generate: whether the Mix Block is trained.
+
+        Returns:
+            The loss, and the detached values that TERMS names, NaN where the Mix Block is not trained.
+        """
+        settings, share = self.settings, self.world.share
+        for_block, for_student = draws
+        with torch.no_grad():
+            mixed, labels, shares = self.mixed(x, y, features, for_student, adjust=True)
+        own, own_y = share(x), share(y)
+        clean_logits = None
+        if settings.shared_forward:
+            pooled = self.student.pooled(torch.cat([own, mixed]))
+            clean_logits = self.student.backbone.head(pooled[: len(own)])
+            mix_logits = self.student.mix_head(pooled[len(own) :])
+        else:
+            if settings.clean_lam:
+                clean_logits = self.student.clean(own)
+            mix_logits = self.student.mix(mixed)
+        mix = self.loss(mix_logits, labels, shares, label_smoothing)
+        total, clean = mix, mix.new_zeros(())
+        if clean_logits is not None:
+            clean = functional.cross_entropy(clean_logits.float(), own_y, label_smoothing=label_smoothing)
+            total = total + settings.clean_lam * clean
+        nan = mix.new_full((), math.nan)
+        gen = penalty = error = variance = nan
+        if generate:
+            mask = self.mask(features, for_block, x.shape[2:])
+            partner = for_block.partner.to(x.device)
+            pictures = torch.lerp(own, share(x[partner]), mask.to(x.dtype))
+            lam = mask.new_full((len(own),), for_block.lam)
+            pair = torch.stack([own_y, share(y[partner])], 1), torch.stack([lam, 1 - lam], 1).double()
+            gen = mce(self.teacher.mix(pictures), *pair, label_smoothing).mean()
+            mean = self.world.mean_with_gradient(mask.mean()) if settings.mask_mean == "batch" else None
+            penalty = mask_loss(mask, lam, settings.mask_loss, settings.epsilon, settings.mask_mean, mean)
+            total = total + settings.gen_lam * gen + gamma * penalty
+            with torch.no_grad():
+                error = (1 - mask.mean((1, 2, 3)) - lam).abs().mean()
+                variance = mask.var((1, 2, 3)).mean()
+        elif self.learns and self.world.size > 1:
+            for parameter in self.block.parameters():  # the other workers expect a gradient of each
+                total = total + 0 * parameter.sum()
+        return total, torch.stack([term.detach().float() for term in (clean, mix, gen, penalty, error, variance)])
+
+    def mask(self, features: Tensor, draw: AutoMixDraw, size: Any) -> Tensor:
+        """The Mix Block's masks of the partners for this worker's share, [b, 1, H, W]."""
+        own, partner = self.world.share(features), self.world.share(features[draw.partner.to(features.device)])
+        lam = features.new_full((len(own),), draw.lam)
+        return self.block(own, partner, lam, tuple(size))
+
+    def mixed(self, x: Tensor, y: Tensor, features: Tensor, draw: AutoMixDraw, adjust: bool) -> tuple[Tensor, ...]:
+        """This worker's share of the mixed images for the student, their labels [b, 2] and shares [b, 2]."""
+        settings, share = self.settings, self.world.share
+        if settings.mask_source == "cutmix":
+            generator = Generator().manual_seed(int(draw.chance * 2**53))
+            cut = CutMix(alpha=settings.alpha)
+            drawn = cut.draw((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), generator)
+            result = cut.apply(x, drawn)
+            return share(result.x), share(y[result.sources]), share(result.shares)
+        partner = draw.partner.to(x.device)
+        plain = settings.mask_source == "mixup" or min(draw.lam, 1 - draw.lam) <= settings.lam_margin
+        mask = x.new_full((1, 1, 1, 1), 1 - draw.lam)
+        lam = x.new_full((len(share(y)),), draw.lam)
+        if settings.mask_source == "random_grid" and not plain:
+            mask = random_grid(share(draw.noise.to(x.device)), 1 - draw.lam, x.shape[2:])
+        elif not plain:
+            mask = self.mask(features, draw, x.shape[2:])
+            if adjust and draw.chance < settings.mask_adjust:
+                mask = adjusted_mask(mask, lam)
+        pictures = torch.lerp(share(x), share(x[partner]), mask.to(x.dtype))
+        return pictures, share(torch.stack([y, y[partner]], 1)), torch.stack([lam, 1 - lam], 1).double()
+
+    @torch.no_grad()
+    def follow(self, progress: float) -> None:
+        """Move the teacher towards the student, at `progress` in [0, 1]; BatchNorm statistics are its own."""
+        momentum = teacher_momentum(self.settings, progress) if self.settings.ema else 0.0
+        for follower, leader in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            follower.lerp_(leader, 1 - momentum)
+
+    def reported(self) -> Backbone:
+        """A copy of the reported backbone with the reported head as its head."""
+        who, _, head = self.settings.report.partition("_")
+        network = self.teacher if who == "teacher" else self.student
+        backbone = copy.deepcopy(network.backbone)
+        if head == "mix":
+            backbone.head.load_state_dict(network.mix_head.state_dict())
+        return backbone
+
+    def predictors(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The four ways to predict, the one that selects first."""
+        ways = {
+            f"{who}_{head}": getattr(network, head)
+            for who, network in (("teacher", self.teacher), ("student", self.student))
+            for head in ("clean", "mix")
+        }
+        first = self.settings.report
+        return {first: ways.pop(first), **ways}
+
+
+def random_grid(noise: Tensor, part: float, size: Any) -> Tensor:
+    """Masks that show the partner in a random `part` of the cells of a grid: [b, 1, H, W], from noise [b, h, w]."""
+    cells = noise[0].numel()
+    rank = noise.flatten(1).argsort(1).argsort(1)
+    chosen = (rank < round(part * cells)).view_as(noise).to(noise.dtype)
+    return functional.interpolate(chosen[:, None], tuple(size), mode="nearest")
+
+
+def teacher_momentum(settings: AutoMix, progress: float) -> float:
+    """The share of the teacher that stays at each step: constant at first, then on a cosine over the whole run."""
+    if progress < settings.ema_hold:
+        return settings.ema_start
+    fall = (1 + math.cos(math.pi * progress)) / 2
+    return settings.ema_end - (settings.ema_end - settings.ema_start) * fall
+
+
+def gamma_at(settings: AutoMix, progress: float) -> float:
+    """The weight of the mask loss at `progress` in [0, 1] of the run."""
+    fall = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    return settings.gamma * fall[settings.gamma_decay]

@@ -1,0 +1,182 @@
+"""The Mix Block against its authors' numbers, and what must hold for any mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from automixsearch.models.mixblock import MixBlock, adjusted_mask, attended, mask_loss, rescaled
+
+MODES = ("l1", "sparsity", "l1_variance", "l2_variance")
+NAMES = {
+    "query_conv_": "query.",
+    "key_conv_": "key.",
+    "value_conv_0_conv_": "value.0.",
+    "value_conv_0_bn_": "value.1.",
+    "value_conv_1_conv_": "value.3.",
+    "value_": "value.",
+}
+
+
+def tensor(array) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def authors_block(file, case) -> MixBlock:
+    """The block of a golden case, with the authors' settings and weights."""
+
+    def read(name):
+        return file.get(f"{case}_cfg_{name}", np.array(0)).item()
+
+    samix = f"{case}_weight_key_conv_weight" in file
+    embedding = (
+        "multiply" if samix else "concat" if read("lam_concat") else "concat_v" if read("lam_concat_v") else "none"
+    )
+    block = MixBlock(
+        file[f"{case}_features"].shape[1],
+        embedding=embedding,
+        rescale=float(read("lam_mul_k")) if samix else -1,
+        shared=not samix,
+        attend="both" if samix else "partner",
+        neck=samix,
+        bilinear=bool(read("bilinear")),
+    )
+    state = {}
+    for key, value in file.items():
+        name = key.removeprefix(f"{case}_weight_")
+        if name != key:
+            prefix = next(prefix for prefix in NAMES if name.startswith(prefix))
+            state[NAMES[prefix] + name.removeprefix(prefix)] = tensor(value)
+    if not samix:
+        state |= {name.replace("query", "key"): value for name, value in state.items() if "query" in name}
+    missing = block.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    assert all("running" in name or "num_batches" in name for name in missing.missing_keys)
+    return block
+
+
+CASES = [("automix_mixblock", f"c{n}") for n in range(4)] + [("samix_mixblock", f"c{n}") for n in range(2)]
+
+
+def masks_of(file, case):
+    block = authors_block(file, case)
+    features = tensor(file[f"{case}_features"]).requires_grad_()
+    lam = torch.full((len(features),), float(file[f"{case}_lam"]))
+    side = features.shape[-1] * int(file[f"{case}_scale_factor"])
+    return block, features, lam, block(features, features[tensor(file[f"{case}_index"])], lam, (side, side))
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_masks_and_their_gradients_equal_the_authors(golden, name, case):
+    file = golden(name)
+    block, features, _, mask = masks_of(file, case)
+    np.testing.assert_allclose(mask[:, 0].detach(), file[f"{case}_mask"][:, -1], atol=1e-5)
+    (mask[:, 0] * tensor(file[f"{case}_grad_probe"])).sum().backward()
+    np.testing.assert_allclose(features.grad, file[f"{case}_grad_features"], atol=2e-6)
+    for name_, parameter in block.named_parameters():
+        old = next((o + name_.removeprefix(n) for o, n in NAMES.items() if name_.startswith(n)), None)
+        expected = file.get(f"{case}_grad_{old}")
+        if expected is not None:
+            np.testing.assert_allclose(parameter.grad, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_mask_losses_equal_the_authors(golden, name, case):
+    file = golden(name)
+    _, _, lam, mask = masks_of(file, case)
+    mode = MODES[int(file[f"{case}_cfg_mask_loss_mode"])]
+    for margin, expected in zip(file[f"{case}_mask_loss_margins"], file[f"{case}_mask_loss"], strict=True):
+        found = mask_loss(mask, lam, mode, float(margin), per="batch")
+        assert found.item() == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("case", [f"c{n}" for n in range(3)])
+def test_mixed_images_and_adjusted_masks_equal_the_authors(golden, case):
+    """The authors adjust with the share of the other masks; handed over, it gives their numbers."""
+    file = golden("automix_pixel_mixup")
+    block = MixBlock(32, embedding="none", shared=True)
+    state = {
+        f"{name}.{part}": tensor(file[f"{case}_{part}_{name}"])
+        for name in ("query", "value")
+        for part in ("weight", "bias")
+    }
+    state |= {name.replace("query", "key"): value for name, value in state.items() if "query" in name}
+    block.load_state_dict(state)
+    x, features = tensor(file["x"]), tensor(file[f"{case}_features"])
+    for name in ("mixblock", "backbone"):
+        partner, lam = tensor(file[f"{case}_index_{name}"]), float(file[f"{case}_lam_{name}"])
+        lams = torch.full((4,), lam)
+        mask = block(features, features[partner], lams, (32, 32))
+        if name == "mixblock":
+            loss = mask_loss(mask, lams, "l1", float(file[f"{case}_mask_loss_margin"]), "batch")
+            weighted = float(file[f"{case}_mask_loss_weight"]) * loss.item()
+            assert weighted == pytest.approx(float(file[f"{case}_mask_loss_weighted"]), abs=1e-6)
+        else:
+            if file[f"{case}_mask_adjust"] > file[f"{case}_uniform_draw"]:
+                mask = adjusted_mask(mask, torch.full((4,), float(file[f"{case}_lam_mixblock"])))
+            if float(file[f"{case}_lam_margin"]) >= min(lam, 1 - lam):
+                mask = torch.full_like(mask, 1 - lam)
+        mixed = torch.lerp(x, x[partner], mask)
+        np.testing.assert_allclose(mixed.detach(), file[f"{case}_mixed_{name}"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("width", "count"), [(64, 4225), (128, 16641), (256, 66049), (512, 263169), (1024, 1050625), (2048, 4198401)]
+)
+def test_parameters_are_those_of_the_paper(width, count):
+    """With two convolutions and no share in the features; added to the networks they give the paper's layer table."""
+    assert sum(parameter.numel() for parameter in MixBlock(width, embedding="none").parameters()) == count
+
+
+def test_attention_over_equal_features_is_uniform():
+    features = torch.randn(3, 8, 1, 1).expand(3, 8, 4, 4)
+    block = MixBlock(8)
+    mask = block(features, features[[1, 2, 0]], torch.full((3,), 0.3), (8, 8))
+    np.testing.assert_allclose(mask.detach(), mask[:, :, :1, :1].expand_as(mask).detach(), atol=1e-6)
+
+
+def test_attention_equals_its_definition():
+    query, key, value = (torch.randn(2, 9, width, dtype=torch.float64) for width in (5, 5, 1))
+    weights = (query @ key.transpose(1, 2) / 5**0.5).softmax(2)
+    np.testing.assert_allclose(attended(query, key, value), weights @ value, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("k", "lam", "expected"), [(0, 0.1, 0.244), (0.25, 0.1, 0.182286), (1, 0.25, 0.296875), (-1, 0.3, 0.3)]
+)
+def test_rescaled_shares_have_the_known_values(k, lam, expected):
+    assert rescaled(torch.tensor(lam, dtype=torch.float64), k).item() == pytest.approx(expected, abs=1e-6)
+    for fixed in (0.0, 0.5, 1.0):
+        assert rescaled(torch.tensor(fixed, dtype=torch.float64), k).item() == pytest.approx(fixed)
+
+
+@pytest.mark.parametrize(("mean", "lam", "expected"), [(0.5, 0.2, 0.2), (0.5, 0.65, 0.05), (0.5, 0.55, 0.0)])
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_the_mask_loss_has_the_known_values(mean, lam, expected, per):
+    mask = torch.full((2, 1, 4, 4), mean)
+    assert mask_loss(mask, torch.full((2,), lam), "l1", 0.1, per).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_mean_over_each_mask_sees_what_the_mean_over_all_hides():
+    mask = torch.cat([torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)])
+    assert mask_loss(mask, torch.full((2,), 0.5), "l1", 0.1, "batch").item() == 0
+    assert mask_loss(mask, torch.full((2,), 0.5), "l1", 0.1, "sample").item() == pytest.approx(0.4)
+
+
+def test_adjusted_masks_have_their_share():
+    mask = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    lam = torch.linspace(0.05, 0.95, 6)
+    adjusted = adjusted_mask(mask, lam)
+    np.testing.assert_allclose(1 - adjusted.mean((1, 2, 3)), lam, atol=1e-6)
+    assert bool(((adjusted >= 0) & (adjusted <= 1)).all())
+
+
+def test_the_block_computes_in_float32_under_autocast():
+    block, features = MixBlock(8), torch.randn(2, 8, 4, 4)
+    lam = torch.full((2,), 0.4)
+    plain = block(features, features.flip(0), lam, (8, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = block(features, features.flip(0), lam, (8, 8))
+    assert mixed.dtype == torch.float32
+    assert torch.equal(plain, mixed)
