@@ -19,6 +19,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +50,10 @@ def images(count: int, side: int) -> ImageSet:
 class Timed:
     """One method with everything that a step needs."""
 
-    def __init__(self, method: str, batch: int, source: ImageSet, stem: str, width: int, device: str) -> None:
-        knobs = {"method": method, "batch_size": batch, "stem": stem, "width": width, "epochs": 1}
+    def __init__(
+        self, method: str, batch: int, source: ImageSet, stem: str, width: int, device: str, **more: Any
+    ) -> None:
+        knobs = {"method": method, "batch_size": batch, "stem": stem, "width": width, "epochs": 1, **more}
         self.run = TrainingRun(TrialConfig(data=Data(val_fraction=0.2), knobs=knobs), source, device)
         self.generator = torch.Generator().manual_seed(0)
         self.pixels, self.y = next(self.run.train.shuffled(self.run.recipe, 0, 0))
@@ -59,17 +62,36 @@ class Timed:
         supply = {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
         supply |= {"pixels": self.pixels, "mean": self.run.train.mean, "std": self.run.train.std}
         self.x, self.supply = x, supply
+        self.number = 0
+        if self.run.momentum is not None:
+            self.plan = self.run.momentum.plan(x, self.generator, 0, 0.0)
+            self.run.parts = []
         self.mix_ms: list[float] = []
         self.step_ms: list[float] = []
         self.peak_mib = 0.0
 
     def round(self) -> None:
-        self.mix_ms.append(self._milliseconds(lambda: self.run.mixer(self.x, self.generator, **self.supply)))
-        step = lambda: self.run._step(self.run.mixer, self.pixels, self.y, self.generator)  # noqa: E731
-        self.run.model.train()
+        self.run.stateful.train()
+        self.mix_ms.append(self._milliseconds(self.mix))
         before = forget_peak(self.run.device)
-        self.step_ms.append(self._milliseconds(step))
+        self.step_ms.append(self._milliseconds(self.step))
         self.peak_mib = max(self.peak_mib, peak_mib(self.run.device) - before)
+
+    def mix(self) -> None:
+        """Mix a batch, everything given that is computed elsewhere; of a learned mask: make it, without training it."""
+        if self.run.momentum is None:
+            self.run.mixer(self.x, self.generator, **self.supply)
+            return
+        with torch.no_grad():
+            features, draws, *_ = self.plan
+            self.run.momentum.mixed(self.x, self.y, features, draws[0], adjust=False)
+
+    def step(self) -> None:
+        if self.run.momentum is None:
+            self.run._step(self.run.mixer, self.pixels, self.y, self.generator)
+        else:
+            self.run._momentum_step(self.run.momentum, self.x, self.y, self.generator, self.number)
+            self.number += 1
 
     def _milliseconds(self, call: Callable[[], object]) -> float:
         cuda = self.run.device.type == "cuda"

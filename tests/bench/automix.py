@@ -1,0 +1,62 @@
+"""Time a training step of AutoMix beside a vanilla step in the same run, at every layer and with its options.
+
+    python tests/bench/automix.py
+    python tests/bench/automix.py --shapes 224 --layers l1,l3
+
+The limit counts passes, a forward pass of the whole network as 1 and a vanilla step as 3: the teacher to the stage of
+the layer, the teacher on the images of the Mix Block and back to them (2), the student twice (6).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+
+import torch
+from mixers import CPU, GPU, Timed, calm, images
+
+LIMITS = {"l1": 2.75, "l2": 2.83, "l3": 2.92, "l4": 3.0}
+OPTIONS = {"mixblock_every=2": {"automix.mixblock_every": 2}, "shared_forward": {"automix.shared_forward": True}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of torch (all)")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--shapes", help="comma-separated (all)")
+    parser.add_argument("--layers", default="l1,l2,l3,l4")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = GPU if device == "cuda" else CPU
+    layers = args.layers.split(",")
+    variants = {f"automix {layer}": {"automix.layer": layer} for layer in layers}
+    variants |= {f"automix l3 {name}": {"automix.layer": "l3", **more} for name, more in OPTIONS.items()}
+    for shape in args.shapes.split(",") if args.shapes else settings:
+        (batch, side), stem = settings[shape]
+        source = images(max(2 * batch, 40) * 2, side)
+        timed = {"vanilla": Timed("vanilla", batch, source, stem, args.width, device)}
+        for name, more in variants.items():
+            timed[name] = Timed("automix", batch, source, stem, args.width, device, **more)
+        for number in range(args.rounds + 1):
+            for one in timed.values():
+                one.round()
+                if number == 0:  # the first calls compile, allocate and choose algorithms
+                    one.mix_ms, one.step_ms = [], []
+        vanilla = calm(timed["vanilla"].step_ms)
+        print(f"\n{batch} x 3 x {side} x {side}, ResNet-18 of width {args.width}, {stem} stem; "
+              f"{platform.machine()} {device}, {args.threads} threads, {args.rounds} rounds")  # fmt: skip
+        print(f"{'step':<30}{'mask ms':>9}{'step ms':>10}{'ratio':>8}{'limit':>8}{'peak MiB':>10}")
+        for name, one in timed.items():
+            every = int(one.run.config.knobs.get("automix.mixblock_every", 1))
+            step = sum(calm(one.step_ms[place::every]) for place in range(every)) / every  # steps with and without
+            limit = LIMITS.get(name.removeprefix("automix "), "")
+            print(
+                f"{name:<30}{calm(one.mix_ms):>9.1f}{step:>10.1f}{step / vanilla:>8.2f}{limit!s:>8}{one.peak_mib:>10.0f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
