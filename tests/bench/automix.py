@@ -53,9 +53,8 @@ def main() -> None:
             every = int(one.run.config.knobs.get("automix.mixblock_every", 1))
             step = sum(calm(one.step_ms[place::every]) for place in range(every)) / every  # steps with and without
             limit = LIMITS.get(name.removeprefix("automix "), "")
-            print(
-                f"{name:<30}{calm(one.mix_ms):>9.1f}{step:>10.1f}{step / vanilla:>8.2f}{limit!s:>8}{one.peak_mib:>10.0f}"
-            )
+            row = f"{name:<30}{calm(one.mix_ms):>9.1f}{step:>10.1f}{step / vanilla:>8.2f}"
+            print(f"{row}{limit!s:>8}{one.peak_mib:>10.0f}")
 
 
 if __name__ == "__main__":
