@@ -18,6 +18,7 @@ from automixsearch.errors import DataError, SpecError
 from automixsearch.mixers import Mixed, Mixer, PairDraw
 from automixsearch.mixers.static_saliency import static_saliency
 from automixsearch.models import build_model
+from automixsearch.models.weights import load_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -237,13 +238,13 @@ def load_network(config: TrialConfig, weights: str, images: ImageSet) -> nn.Modu
     """The network of a config with the weights that `train --out` saved.
 
     Raises:
-        DataError: the file is no such weights, or they do not fit the config and the images.
+        SpecError: the file is no such weights, or they do not fit the config and the images.
     """
-    network = build_model(config.recipe, images.train.images.shape[3], len(images.classes), config.seed)
-    try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many types for what is no state_dict of this network
-        raise DataError(f"{weights}: does not fit the config or the images: {str(error).splitlines()[0]}") from None
+    side, channels = images.train.images.shape[2:]
+    recipe = dataclasses.replace(config.recipe, weights="")
+    network = build_model(recipe, channels, len(images.classes), config.seed, side)
+    if not load_weights(network, weights, recipe.backbone):
+        raise SpecError(f"{weights}: was trained for another number of classes than {images.name} has")
     return network
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class Knob:
     log: bool = False
     several: bool = False
     """The value is one of `choices` or several of them joined by +."""
+    word: str | None = None
+    """The value is a path, this word or nothing."""
 
     @property
     def legal(self) -> str:
@@ -42,6 +45,8 @@ class Knob:
         if self.choices is not None:
             number = "one or more (joined by +) of " if self.several else "one of "
             return number + ", ".join(str(choice).lower() for choice in self.choices)
+        if self.kind is str:
+            return "any text" if self.word is None else f"a path, {self.word} or nothing"
         if self.low is not None and self.high is not None:
             return f"{'> ' if self.open_low else ''}{self.low:g} to {self.high:g}"
         if self.low is not None:
@@ -71,6 +76,8 @@ class Knob:
                 if type(value) is type(choice) and value == choice:
                     return choice
             raise SpecError(f"{where}: {unknown('value', value, self.choices)}")
+        if self.kind is str:
+            return self._text(value, where)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise SpecError(f"{where} = {value!r} must be a finite {_WORDS[self.kind]} ({self.legal})")
         if self.kind is int and value != int(value):
@@ -79,6 +86,16 @@ class Knob:
         if below or (self.high is not None and value > self.high):
             raise SpecError(f"{where} = {value!r} must be {self.legal}; default: {self.default!r}")
         return self.kind(value)
+
+    def _text(self, value: object, where: str) -> str:
+        """Any text; a path is made absolute, as workers and exported configs are read in other directories."""
+        if not isinstance(value, str):
+            raise SpecError(f"{where} = {value!r} must be {self.legal}; put it in quotes")
+        if self.word is None or value in ("", self.word):
+            return value
+        if not {"/", ".", os.sep} & set(value):
+            raise SpecError(f"{where} = {value!r} must be {self.legal}; for a file of this directory use ./{value}")
+        return os.path.abspath(os.path.expanduser(value))
 
     def _in_order(self, parts: list[str], where: str) -> str:
         """The parts joined by +, in the order of the choices, so that every set has one spelling."""
@@ -105,13 +122,14 @@ def knob(
     search: tuple[Scalar, ...] | None = None,
     log: bool = False,
     several: bool = False,
+    word: str | None = None,
 ) -> Any:
     """Declare a dataclass field as a hyperparameter; see `Knob` for the arguments."""
     if isinstance(default, bool):
         choices = (False, True)
     if search is None and choices is not None and len(choices) > 1 and isinstance(default, bool):
         search = choices
-    made = Knob("", type(default), default, note, low, high, open_low, choices, search, log, several)
+    made = Knob("", type(default), default, note, low, high, open_low, choices, search, log, several, word)
     return dataclasses.field(default=default, metadata={"knob": made})
 
 

@@ -36,7 +36,7 @@ def brief(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value) or "-"
 
 
 def score(name: str, value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
 from automixsearch.errors import SpecError, unknown
@@ -14,7 +15,7 @@ from automixsearch.knobs import Knob, Scalar, knobs_of
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
-from automixsearch.spec import Entry, catalogue, complete, is_active, mixes
+from automixsearch.spec import Entry, catalogue, check_backbone, complete, is_active, mixes
 
 if TYPE_CHECKING:
     from automixsearch.spec import SearchSpace
@@ -124,6 +125,7 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
             _refuse(key, known, chosen)
     found["epochs"] = Dimension("epochs", known["epochs"], (known["epochs"].knob.check(epochs, "budget.epochs"),))
     _check_conditions(found)
+    _check_backbones(found)
     if "warmup_epochs" in found:
         longest = max(map(float, found["warmup_epochs"].choices or (found["warmup_epochs"].high,)))
         if longest >= epochs:
@@ -225,6 +227,19 @@ def _check_conditions(found: Mapping[str, Dimension]) -> None:
             for value in allowed:
                 if not other.holds(value):
                     raise SpecError(f"{where}: {unknown('value', value, other.choices)}")
+
+
+def _check_backbones(found: Mapping[str, Dimension]) -> None:
+    """Refuse a space in which a backbone can meet a knob that it cannot follow."""
+    checked = [
+        d for name, d in found.items() if name in ("width", "stem", "drop_path") or name.endswith((".stages", ".layer"))
+    ]
+    backbones = found["backbone"].choices if "backbone" in found else (catalogue()["backbone"].knob.default,)
+    for backbone, dimension in product(backbones or (), checked):
+        if all(backbone in allowed for name, allowed in dimension.when if name == "backbone"):
+            low, high, kind = dimension.low, dimension.high, dimension.entry.knob.kind
+            for value in dimension.choices or (kind(low), kind(min(low + 1, high))):
+                check_backbone({"backbone": backbone, dimension.name: value}, "knobs")
 
 
 def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> dict[str, Scalar]:

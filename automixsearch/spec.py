@@ -25,7 +25,7 @@ from automixsearch.losses import LOSSES, Loss
 from automixsearch.mixers import MIXERS, Mixer
 from automixsearch.mixers.switch import switched
 from automixsearch.policy import WEIGHT, Policy, methods_of
-from automixsearch.recipe import Recipe
+from automixsearch.recipe import BACKBONES, Recipe
 
 if TYPE_CHECKING:
     from automixsearch.space import Dimension
@@ -131,6 +131,7 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
                 f"{where}: {name} has no effect with method {chosen['method']} and loss {chosen['loss']}; drop it"
             )
     _check_shares(chosen, where)
+    check_backbone(chosen, where)
     if int(chosen["warmup_epochs"]) >= int(chosen["epochs"]):
         raise SpecError(
             f"{where}: warmup_epochs = {chosen['warmup_epochs']} must be below epochs = {chosen['epochs']}; lower it"
@@ -155,6 +156,36 @@ def _check_shares(values: Mapping[str, Scalar], where: str) -> None:
         )
     if len(methods) > 1 and not any(float(values[f"{name}.weight"]) > 0 for name in methods):
         raise SpecError(f"{where}: all weights of {values['method']} are 0; give one of them a positive weight")
+
+
+def check_backbone(values: Mapping[str, Scalar], where: str) -> None:
+    """Refuse knobs that the backbone cannot follow; a knob that `values` lacks has its default.
+
+    Raises:
+        SpecError: a width it cannot have, a stage that cannot be mixed, a knob without effect.
+    """
+    backbone = str(values["backbone"])
+    network = BACKBONES[backbone]
+    for name, value in values.items():
+        if name.endswith(".stages"):
+            for stage in str(value).split("+"):
+                if stage not in network.mixable:
+                    raise SpecError(
+                        f"{where}: {name} = {value} needs {stage}, and backbone {backbone} can mix at "
+                        f"{', '.join(network.mixable)} only; leave {stage} out"
+                    )
+        elif name.endswith(".layer") and int(str(value)[1:]) > network.stages:
+            raise SpecError(
+                f"{where}: {name} = {value} needs stage {str(value)[1:]}, and backbone {backbone} has "
+                f"{network.stages}; use l{network.stages} at most"
+            )
+        elif name == "width" and int(value) % network.width:
+            raise SpecError(
+                f"{where}: width = {value} must be a multiple of {network.width} with backbone {backbone}; "
+                "64 is the published network"
+            )
+        elif name in ("stem", "drop_path") and value != catalogue()[name].knob.default and not getattr(network, name):
+            raise SpecError(f"{where}: {name} = {value} has no effect with backbone {backbone}; drop it")
 
 
 # Trial configs -------------------------------------------------------------------------------------------------

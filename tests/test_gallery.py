@@ -9,7 +9,7 @@ from PIL import Image
 
 from automixsearch.cli import main
 from automixsearch.data import load
-from automixsearch.errors import DataError, SpecError
+from automixsearch.errors import SpecError
 from automixsearch.gallery import Crowd, data_at, gallery_row, load_network, make_gallery, picture_file
 from automixsearch.mixers import MIXERS
 from automixsearch.models import build_model
@@ -70,13 +70,13 @@ def test_the_command_writes_a_picture_with_a_row_for_each_method(tmp_path, capsy
 
 def test_a_trained_network_gives_the_saliency(digits, tmp_path):
     config = TrialConfig(data=Data(), knobs={"width": 4})
-    network = build_model(config.recipe, 1, 10, 0)
+    network = build_model(config.recipe, 1, 10, 0, 8)
     torch.save(network.state_dict(), tmp_path / "w.pt")
     loaded = load_network(config, str(tmp_path / "w.pt"), digits)
     with_network, without = Crowd(digits, 0, loaded), Crowd(digits, 0)
     assert not torch.equal(with_network.saliency, without.saliency)
     assert make_gallery(digits, {"puzzlemix": MIXERS["puzzlemix"]()}, pairs=1, network=loaded).size[0] > 300
-    with pytest.raises(DataError, match=r"w.pt: does not fit the config"):
+    with pytest.raises(SpecError, match=r"w.pt: another network than backbone resnet18"):
         load_network(TrialConfig(data=Data(), knobs={"width": 5}), str(tmp_path / "w.pt"), digits)
 
 

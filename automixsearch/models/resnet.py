@@ -1,47 +1,89 @@
-"""ResNet with the CIFAR stem, of any width.
+"""ResNet and ResNeXt with the CIFAR or the ImageNet stem, of any width.
 
-torchvision's ResNet has neither the CIFAR stem nor a width for basic blocks, hence our own.
+torchvision's have neither the CIFAR stem nor a width for basic blocks, hence our own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from automixsearch.models.base import Backbone
+from automixsearch.recipe import stage_names
+
+
+def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: [B, C, H, W] -> [B, C', H/stride, W/stride]."""
+    """Two 3x3 convolutions and a shortcut: [B, C, H, W] -> [B, width, H/stride, W/stride]."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, groups: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, groups=groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.shortcut = nn.Identity()
-        if stride != 1 or in_channels != channels:
-            conv = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(channels))
+        self.shortcut = _shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut: [B, C, H, W] -> [B, 4 width, H/stride, W/stride].
+
+    With groups the 3x3 convolution has twice `width` channels, as in ResNeXt 32x4d.
+    """
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, groups: int) -> None:
+        super().__init__()
+        inner, channels = width * (2 if groups > 1 else 1), width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = _shortcut(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
 class ResNet(Backbone):
     """Stem, four stages, average pooling, linear head: [B, C, H, W] -> logits [B, K].
 
     The stem is a 3x3 convolution of stride 1 without pooling (cifar), or a 7x7 convolution and a 3x3 max-pooling, both
-    of stride 2 (imagenet); stage i has `width` * 2^(i-1) channels and halves the resolution from stage 2 on. The last
-    BatchNorm of every block starts at zero, so blocks start as identities.
+    of stride 2 (imagenet); stage i has `width` * 2^(i-1) channels, four times as many with bottlenecks, and halves the
+    resolution from stage 2 on. The last BatchNorm of every block starts at zero, so blocks start as identities. ResNeXt
+    has `width` / 2 groups of 4, 8, 16, 32 channels in stages 1 to 4.
 
-    Source: He et al., arXiv 1512.03385; at width 64 with 3 channels 11,220,132 parameters for 100 classes with the
-    CIFAR stem, 11,689,512 for 1000 classes with the ImageNet stem.
+    Source: He et al., arXiv 1512.03385; Xie et al., arXiv 1611.05431. ResNet-18 of width 64 with 3 channels has
+    11,220,132 parameters for 100 classes with the CIFAR stem, 11,689,512 for 1000 classes with the ImageNet stem.
     """
+
+    theirs = (
+        (r"^conv1\.", "stem.0."),
+        (r"^bn1\.", "stem.1."),
+        (r"^layer(?=\d)", "stage"),
+        (r"\.downsample\.", ".shortcut."),
+        (r"^fc\.", "head."),
+    )
 
     def __init__(
         self,
@@ -50,6 +92,8 @@ class ResNet(Backbone):
         in_channels: int = 3,
         num_classes: int = 10,
         stem: str = "cifar",
+        block: type[BasicBlock | Bottleneck] = BasicBlock,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         large = stem == "imagenet"
@@ -57,18 +101,16 @@ class ResNet(Backbone):
         first = nn.Conv2d(in_channels, width, kernel, stride, kernel // 2, bias=False)
         layers = [first, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*layers, *([nn.MaxPool2d(3, 2, 1)] if large else []))
-        widths = [width, *(width * 2**i for i in range(len(blocks)))]
-        self.widths = {"stem": width} | {f"stage{i}": widths[i] for i in range(1, len(widths))}
-        stages = (self._stage(widths[i], widths[i + 1], count, 1 if i == 0 else 2) for i, count in enumerate(blocks))
-        self.stage1, self.stage2, self.stage3, self.stage4 = stages
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(widths[-1], num_classes)
+        self.widths, channels = {"stem": width}, width
+        for i, (name, count) in enumerate(zip(stage_names(len(blocks))[1:], blocks, strict=True)):
+            stage = nn.Sequential()
+            for j in range(count):
+                stage.append(block(channels, width * 2**i, 2 if i and not j else 1, groups))
+                channels = width * 2**i * block.expansion
+            self.add_module(name, stage)
+            self.widths[name] = channels
+        self.head = nn.Linear(channels, num_classes)
         self._initialise()
-
-    @staticmethod
-    def _stage(in_channels: int, channels: int, count: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(in_channels, channels, stride)
-        return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(count - 1)))
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -77,12 +119,7 @@ class ResNet(Backbone):
         for module in self.modules():
             if isinstance(module, BasicBlock):
                 nn.init.zeros_(module.bn2.weight)
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
         nn.init.normal_(self.head.weight, 0.0, 0.01)
         nn.init.zeros_(self.head.bias)
-
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
-        for name in ("stem", "stage1", "stage2", "stage3", "stage4"):
-            yield name, self.get_submodule(name)
-
-    def pooled(self, features: Tensor) -> Tensor:
-        return self.pool(features).flatten(1)

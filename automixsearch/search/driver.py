@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from automixsearch.errors import StudyError
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
-from automixsearch.recipe import Recipe
+from automixsearch.recipe import Recipe, check_sides
 from automixsearch.results.schema import TABLES
 from automixsearch.spec import SearchSpace
 
@@ -172,6 +172,9 @@ def _prepare(space: SearchSpace, store: Store) -> ImageSet:
     sizes = (Recipe().batch_size,) if batch is None else batch.choices or (batch.low, batch.high)
     for size in sizes:
         check_batches(int(size), len(made.train), space.resources.workers)
+    backbone = by_name.get("backbone")
+    for name in (backbone.choices or ()) if backbone else (Recipe().backbone,):
+        check_sides(str(name), *images.train.images.shape[1:3])
     _claim(store, space)
     for method in next(d for d in space.dimensions if d.name == "method").choices or ():
         for name in methods_of(method):

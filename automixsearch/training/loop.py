@@ -111,8 +111,8 @@ class TrainingRun:
         self.steps_per_epoch = len(train) // self.recipe.batch_size
 
     def _build(self, image_set: ImageSet) -> None:
-        recipe, channels = self.recipe, image_set.train.images.shape[3]
-        model = build_model(recipe, channels, len(image_set.classes), self.config.seed)
+        recipe, (side, channels) = self.recipe, image_set.train.images.shape[2:]
+        model = build_model(recipe, channels, len(image_set.classes), self.config.seed, side)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model = model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.model = model
@@ -151,7 +151,10 @@ class TrainingRun:
         while self.epoch < self.recipe.epochs:
             started = time.perf_counter()
             lr = learning_rate(self.recipe, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
-            losses = self._train_epoch()
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                # Of skipped paths; nothing else draws from global state.
+                torch.manual_seed(derive_seed(self.config.seed, "drop_path", self.epoch, self.world.rank))
+                losses = self._train_epoch()
             trained_s = time.perf_counter() - started
             scores, extra = self._validate()
             self.epoch += 1

@@ -19,8 +19,6 @@ from automixsearch.errors import DataError, NonFiniteLoss, TrainingError
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
 from automixsearch.mixers.manifoldmix import ManifoldMixDraw
-from automixsearch.models import build_model, count_parameters
-from automixsearch.models.resnet import ResNet
 from automixsearch.recipe import Recipe
 from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.loop import TrainingRun, learning_rate, train
@@ -211,31 +209,6 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_to_its_floor():
     assert rates[30] == pytest.approx(0.4 * 0.55)
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert 0.04 < rates[-1] < 0.05
-
-
-def test_resnet18_has_the_published_number_of_parameters():
-    assert count_parameters(build_model(Recipe(), 3, 100, 0)) == 11_220_132
-    assert count_parameters(build_model(Recipe(), 3, 200, 0)) == 11_271_432
-    large = build_model(Recipe(stem="imagenet"), 3, 1000, 0)
-    assert count_parameters(large) == 11_689_512
-    assert large.get_submodule("stem")(torch.zeros(1, 3, 64, 96)).shape == (1, 64, 16, 24)
-
-
-def test_the_network_keeps_resolution_in_the_stem_and_halves_it_three_times():
-    model, sizes = ResNet(width=4), []
-    for name in ("stem", "stage1", "stage2", "stage3", "stage4"):
-        getattr(model, name).register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert sizes == [(4, 32, 32), (4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4)]
-
-
-def test_initialisation_depends_on_the_seed_and_leaves_global_state_alone():
-    torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    first, again, other = (build_model(Recipe(width=4), 3, 10, seed) for seed in (0, 0, 1))
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(first.stem[0].weight, again.stem[0].weight)
-    assert not torch.equal(first.stem[0].weight, other.stem[0].weight)
 
 
 def test_a_clean_pass_that_trains_also_gives_the_gradient(digits):

@@ -1,0 +1,96 @@
+"""Weights that a network starts from: our own files, torchvision's files, torchvision's library."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+import torch
+from torch import Tensor
+
+from automixsearch.errors import SpecError
+from automixsearch.models.base import Backbone
+
+LIBRARY = {
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "resnext50": "resnext50_32x4d",
+    "swin_t": "swin_t",
+}
+"""Our backbones that torchvision has weights for, and its name for them."""
+
+
+def load_weights(model: Backbone, source: str, backbone: str) -> bool:
+    """Load a file (a state_dict with our names or torchvision's), or torchvision's weights of ImageNet (`library`).
+
+    Returns:
+        Whether the head came along; it stays as it is where its number of classes differs, which is logged.
+
+    Raises:
+        SpecError: there is no such file, it holds no weights, or they belong to another network.
+    """
+    name, state = _library(backbone) if source == "library" else (source, _read(source))
+    renamed = {_ours(model, key): value for key, value in state.items()}
+    own = model.state_dict()
+    there, here = len(renamed.get("head.bias", ())), len(own["head.bias"])
+    if there != here:
+        renamed |= {key: own[key] for key in ("head.weight", "head.bias")}
+    # Files from before PyTorch 0.4.1 do not count batches.
+    renamed = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | renamed
+    wrong = [key for key in sorted(own.keys() | renamed.keys()) if _shape(own, key) != _shape(renamed, key)]
+    if wrong:
+        listed = "; ".join(f"{key}: {_shape(renamed, key)} there, {_shape(own, key)} here" for key in wrong[:3])
+        raise SpecError(
+            f"weights = {name}: another network than backbone {backbone} with these knobs (stem, width) and images: "
+            f"{len(wrong)} parameters differ: {listed}"
+        )
+    model.load_state_dict(renamed)
+    if there != here:
+        logging.getLogger(__name__).warning(
+            "weights = %s: a head of %d classes there, of %d here: the head starts anew", name, there, here
+        )
+    return there == here
+
+
+def _ours(model: Backbone, key: str) -> str:
+    for pattern, name in model.theirs:
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def _shape(state: dict[str, Tensor], key: str) -> str:
+    return " x ".join(map(str, state[key].shape)) or "number" if key in state else "missing"
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    if not os.path.isfile(path):
+        raise SpecError(f"weights = {path}: no such file; check the path")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many types for what it did not write
+        state = None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise SpecError(f"weights = {path}: holds no state_dict; give what train --out or torchvision saves")
+    return state
+
+
+def _library(backbone: str) -> tuple[str, dict[str, Tensor]]:
+    if backbone not in LIBRARY:
+        raise SpecError(
+            f"weights = library: torchvision has none for backbone {backbone}, only for {', '.join(LIBRARY)}; "
+            "give a file"
+        )
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(LIBRARY[backbone])["IMAGENET1K_V1"]  # what published tables of fine-tuning start from
+    file = os.path.basename(weights.url)
+    cache = os.path.join(torch.hub.get_dir(), "checkpoints", file)
+    try:
+        return file, dict(weights.get_state_dict(progress=False, check_hash=True))
+    except Exception as error:  # no network, a broken file: of many types
+        raise SpecError(
+            f"weights = library: cannot have {file} ({error}); fetch {weights.url} and put it at {cache}"
+        ) from None
