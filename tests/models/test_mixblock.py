@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from automixsearch.models import build_model, count_parameters
 from automixsearch.models.mixblock import MixBlock, adjusted_mask, attended, mask_loss, rescaled
 
 MODES = ("l1", "sparsity", "l1_variance", "l2_variance")
@@ -180,3 +182,12 @@ def test_the_block_computes_in_float32_under_autocast():
         mixed = block(features, features.flip(0), lam, (8, 8))
     assert mixed.dtype == torch.float32
     assert torch.equal(plain, mixed)
+
+
+@pytest.mark.parametrize(("width", "million"), [(64, 23.80), (256, 23.86), (1024, 24.84), (2048, 27.99)])
+def test_resnext50_has_the_parameters_of_the_layer_table(width, million):
+    """200 classes; the paper's l1 and l2 are the stem and the first stage, its l3 and l4 the last two stages."""
+    network = build_model(Recipe(backbone="resnext50"), 3, 200, 0, 32)
+    assert width in network.widths.values()
+    parts = (network, nn.Linear(2048, 200), MixBlock(width, embedding="none"))
+    assert round(sum(count_parameters(part) for part in parts) / 1e6, 2) == million
