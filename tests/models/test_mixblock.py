@@ -9,6 +9,7 @@ from torch import nn
 
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.mixblock import MixBlock, adjusted_mask, attended, mask_loss, rescaled
+from automixsearch.recipe import Recipe
 
 MODES = ("l1", "sparsity", "l1_variance", "l2_variance")
 NAMES = {
