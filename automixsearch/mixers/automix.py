@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, draw_beta, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -63,15 +63,7 @@ class AutoMix(Mixer):
         "fine_grained": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.99999},
     }
 
-    alpha: float = knob(
-        2.0,
-        "Beta(alpha, alpha) of the own share",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.2, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(2.0, search=(0.2, 4.0))
     layer: str = knob(
         "l3", "stage whose features make the mask", choices=("l1", "l2", "l3", "l4"), search=("l1", "l2", "l3", "l4")
     )

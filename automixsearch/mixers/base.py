@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from automixsearch.knobs import Knobbed, Scalar
+from automixsearch.knobs import Knobbed, Scalar, knob
 from automixsearch.lazy import torch
 
 if TYPE_CHECKING:
@@ -126,6 +126,13 @@ class Mixer(Knobbed, ABC):
         It is multiplied by the loss's `clean_scale`. Where it is > 0, saliency is taken from that clean pass.
         """
         return 0.0
+
+
+def alpha_knob(
+    default: float, note: str = "Beta(alpha, alpha) of the own share", search: tuple[float, float] = (0.1, 4.0)
+) -> Any:
+    """Declare the knob alpha of a method: > 0, searched on a logarithmic scale."""
+    return knob(default, note, low=0, high=100, open_low=True, search=search, log=True)
 
 
 def draw_beta(alpha: float, generator: Generator) -> float:

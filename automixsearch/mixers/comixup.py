@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape
+from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, alpha_knob
 from automixsearch.mixers.puzzlemix import pixel_counts, pooled_saliency
 
 if TYPE_CHECKING:
@@ -63,14 +63,8 @@ class CoMixup(Mixer):
         "imagenet": {"alpha": 2.0, "sweeps": 3},
     }
 
-    alpha: float = knob(
-        2.0,
-        "Dirichlet(alpha, alpha, ...) of the shares that the prior leans to",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.5, 4.0),
-        log=True,
+    alpha: float = alpha_knob(
+        2.0, "Dirichlet(alpha, alpha, ...) of the shares that the prior leans to", search=(0.5, 4.0)
     )
     blocks: int = knob(4, "blocks along a side of the image", choices=(2, 4, 8, 16), search=(2, 4, 8))
     part: int = knob(20, "largest number of images that are mixed with one another", low=1, high=64)

@@ -14,6 +14,7 @@ from automixsearch.mixers.base import (
     Mixer,
     PairDraw,
     Shape,
+    alpha_knob,
     box_masks,
     clipped_box,
     draw_beta,
@@ -62,15 +63,7 @@ class CutMix(Mixer):
         "fine_grained": {"alpha": 1.0},
     }
 
-    alpha: float = knob(
-        1.0,
-        "Beta(alpha, alpha) of the own share",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.1, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(1.0)
 
     boxes: str = knob("batch", "one box per batch or per sample", choices=("batch", "sample"))
 

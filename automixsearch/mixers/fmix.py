@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, draw_beta, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -57,15 +57,7 @@ class FMix(Mixer):
         "fine_grained": {"alpha": 0.2},
     }
 
-    alpha: float = knob(
-        1.0,
-        "Beta(alpha, alpha) of the own share",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.1, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(1.0)
     decay: float = knob(3.0, "how fast the spectrum falls: larger is smoother", low=0, high=10)
     max_soft: float = knob(0.0, "half width of the soft edge, as a share of the pixels", low=0, high=0.5)
     masks: str = knob("batch", "one mask per batch or per sample", choices=("batch", "sample"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, draw_beta, pairs
 from automixsearch.mixers.mixup import blended
 
 if TYPE_CHECKING:
@@ -50,15 +50,7 @@ class ManifoldMix(Mixer):
         "fine_grained": {"alpha": 0.5},
     }
 
-    alpha: float = knob(
-        2.0,
-        "Beta(alpha, alpha) of the own share",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.1, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(2.0)
     stages: str = knob(
         "input+stage1+stage2",
         "where it may mix, one drawn per batch",

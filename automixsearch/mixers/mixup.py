@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, draw_betas, pairs
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, draw_beta, draw_betas, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -43,15 +43,7 @@ class MixUp(Mixer):
         "fine_grained": {"alpha": 0.2},
     }
 
-    alpha: float = knob(
-        1.0,
-        "Beta(alpha, alpha) of the own share",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.1, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(1.0)
 
     lams: str = knob("batch", "one lam per batch or per sample", choices=("batch", "sample"))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import functional, torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, draw_beta, pairs
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, draw_beta, pairs
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -69,15 +69,7 @@ class PuzzleMix(Mixer):
         "fine_grained": {"alpha": 1.0, "max_blocks": 8, "t_size": 0},
     }
 
-    alpha: float = knob(
-        1.0,
-        "Beta(alpha, alpha) of the share that the prior leans to",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.1, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(1.0, "Beta(alpha, alpha) of the share that the prior leans to")
     n_labels: int = knob(3, "values of the mask, from 0 to 1", choices=(2, 3, 4), search=(2, 3))
     max_blocks: int = knob(16, "finest of the grids 2, 4, 8, 16 that are drawn", choices=GRIDS, search=(4, 8, 16))
     label_smoothness: float = knob(1.2, "beta: cost of unlike neighbours", low=0, high=100, search=(0.4, 2.4))

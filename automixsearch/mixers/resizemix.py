@@ -14,6 +14,7 @@ from automixsearch.mixers.base import (
     Mixer,
     PairDraw,
     Shape,
+    alpha_knob,
     clipped_box,
     draw_beta,
     draw_centre,
@@ -58,15 +59,7 @@ class ResizeMix(Mixer):
         "fine_grained": {"alpha": 1.0},
     }
 
-    alpha: float = knob(
-        1.0,
-        "Beta(alpha, alpha) of the pasted side",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.1, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(1.0, "Beta(alpha, alpha) of the pasted side")
     interpolation: str = knob(
         "nearest",
         "how the partner is shrunk",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
-from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, box_masks, draw_beta, paste
+from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, box_masks, draw_beta, paste
 from automixsearch.mixers.static_saliency import first_peak, released_saliency, static_saliency
 
 if TYPE_CHECKING:
@@ -52,15 +52,7 @@ class SaliencyMix(Mixer):
         "fine_grained": {"alpha": 0.2},
     }
 
-    alpha: float = knob(
-        1.0,
-        "Beta(alpha, alpha) of the own share",
-        low=0,
-        high=100,
-        open_low=True,
-        search=(0.1, 4.0),
-        log=True,
-    )
+    alpha: float = alpha_knob(1.0)
     boxes: str = knob("batch", "one box per batch or per sample", choices=("batch", "sample"))
     variant: str = knob("paper", "saliency of the pixels, or of the released code", choices=("paper", "released"))
 
