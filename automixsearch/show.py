@@ -91,9 +91,22 @@ def duration(seconds: float) -> str:
 
 
 def varied(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The `knob.` columns that differ between rows, and so are worth a column of a table."""
+    """The `knob.` columns that are worth a column of a table: they differ between rows that all have them, or between
+    rows of one method; what only tells one method from another is left out."""
+
+    def differ(values: Iterable[Any]) -> bool:
+        return len({str(value) for value in values if value is not None}) > 1
+
+    methods: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        methods.setdefault(row.get("method"), []).append(row)
     names = [name for name in (rows[0] if rows else {}) if name.startswith("knob.") and name != "knob.loss"]
-    return [name for name in names if len({str(row.get(name)) for row in rows if row.get(name) is not None}) > 1]
+    return [
+        name
+        for name in names
+        if any(differ(row.get(name) for row in same) for same in methods.values())
+        or (all(row.get(name) is not None for row in rows) and differ(row[name] for row in rows))
+    ]
 
 
 def best_table(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from automixsearch.cli import main
+from automixsearch.show import varied
 
 
 def test_a_misspelt_command_is_told_the_nearest(capsys):
@@ -25,3 +26,14 @@ def test_every_knob_is_printed(words, capsys):
     out = capsys.readouterr().out
     for name in ("puzzlemix.", "METHOD.weight", "mix_until", "decoupled_bce.t"):
         assert name in out
+
+
+def test_a_table_has_columns_for_knobs_that_differ_within_a_method_or_in_all_rows():
+    rows = [
+        {"method": "mixup", "knob.lr": 0.1, "knob.lams": "batch", "knob.blocks": None, "knob.depth": None},
+        {"method": "comixup", "knob.lr": 0.2, "knob.lams": None, "knob.blocks": 4, "knob.depth": 2},
+        {"method": "comixup", "knob.lr": 0.2, "knob.lams": None, "knob.blocks": 8, "knob.depth": 2},
+        {"method": "augmix", "knob.lr": 0.2, "knob.lams": None, "knob.blocks": None, "knob.depth": 3},
+    ]
+    assert varied(rows) == ["knob.lr", "knob.blocks"]
+    assert varied([]) == []
