@@ -411,8 +411,10 @@ def gallery_command(args: argparse.Namespace) -> int:
     if bool(args.config) != bool(args.weights):
         raise SpecError("--config and --weights go together; give both, or neither")
     try:
-        lams = [min(max(float(text), 0.0), 1.0) for text in args.lams.split(",")]
+        lams = [float(text) for text in args.lams.split(",")]
     except ValueError:
+        lams = []
+    if not lams or not all(0 <= lam <= 1 for lam in lams):
         raise SpecError(f"--lams {args.lams!r} must be shares from 0 to 1, e.g. 0.25,0.5,0.75") from None
     from automixsearch.gallery import data_at, load_network, make_gallery, picture_file
 

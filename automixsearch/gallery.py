@@ -104,18 +104,14 @@ def _gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def gallery_row(crowd: Crowd, mixer: Mixer, lams: Sequence[float], pairs: int, seed: int) -> Row:
     """What `mixer` makes of the first `pairs` pairs at each own share."""
+    # Where no share can be asked for, every column has a draw of its own.
+    asked = isinstance(mixer.draw((2, 1, 8, 8), Generator().manual_seed(0)), PairDraw)
     by_share = []
     for number, lam in enumerate(lams):
-        generator = Generator().manual_seed(seed + 7919 * number * isinstance(_kind(mixer), type))
+        generator = Generator().manual_seed(seed if asked else seed + 7919 * number)
         mixed, parts = crowd.mix(mixer, lam, generator)
         by_share.append([_picture(crowd, mixed, parts, 2 * pair, number) for pair in range(pairs)])
     return Row(mixer.name, tuple(zip(*by_share, strict=True)))
-
-
-def _kind(mixer: Mixer) -> type | None:
-    """The mixer's type where a share cannot be asked for, so that every column has a draw of its own."""
-    draw = mixer.draw((2, 1, 8, 8), Generator().manual_seed(0))
-    return None if isinstance(draw, PairDraw) else type(mixer)
 
 
 def _picture(crowd: Crowd, mixed: Mixed, parts: np.ndarray | None, at: int, number: int) -> Picture:

@@ -86,6 +86,8 @@ def test_a_trained_network_gives_the_saliency(digits, tmp_path):
         (["digits", "--methods", "mixupp", "--out", "a.png"], "unknown method 'mixupp'; did you mean 'mixup'"),
         (["digits", "--methods", "mixup", "fmix.decay=2", "--out", "a.png"], "fmix.decay belongs to none"),
         (["digits", "--lams", "a,b", "--out", "a.png"], "must be shares from 0 to 1"),
+        (["digits", "--lams", "0.5,1.5", "--out", "a.png"], "must be shares from 0 to 1"),
+        (["digits", "--lams", "nan", "--out", "a.png"], "must be shares from 0 to 1"),
         (["digits", "--out", "a.txt"], "is no picture; use mixes.png"),
         (["digits", "--out", "/nowhere/at/all/a.png"], "there is no directory"),
         (["no_such_dir", "--out", "a.png"], "no_such_dir"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from automixsearch.knobs import knob
 from automixsearch.lazy import torch
 from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, draw_beta, pairs
+from automixsearch.mixers.cutmix import CutMix, CutMixDraw
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -21,11 +22,13 @@ STAGE = {"l1": "stage1", "l2": "stage2", "l3": "stage3", "l4": "stage4"}
 @dataclass(frozen=True)
 class AutoMixDraw(PairDraw):
     """lam: the own share, in [0, 1]. chance: in [0, 1), decides what happens in a share of the batches only.
-    noise: float32 [B, h, w] in [0, 1), one value for every cell of a random grid."""
+    noise: float32 [B, h, w] in [0, 1), one value for every cell of a random grid. cut: what CutMix drew, where its
+    boxes are the masks."""
 
     lam: float
     chance: float
     noise: Tensor
+    cut: CutMixDraw | None = None
 
     def with_lam(self, lam: float) -> AutoMixDraw:
         return dataclasses.replace(self, lam=lam)
@@ -120,12 +123,18 @@ class AutoMix(Mixer):
     variant: str = knob("paper", "what auto stands for", choices=("paper", "released"))
 
     def draw(self, shape: Shape, generator: Generator) -> AutoMixDraw:
-        """Draw the permutation, lam, the chance, then (for random grids) the noise."""
+        """Draw the permutation, lam, the chance, then the noise of random grids or the boxes of CutMix."""
         partner = torch.randperm(shape[0], generator=generator)
         lam = draw_beta(self.alpha, generator)
         chance = torch.rand((), generator=generator, dtype=torch.float64).item()
         cells = (shape[0], 8, 8) if self.mask_source == "random_grid" else (shape[0], 0, 0)
-        return AutoMixDraw(partner, lam, chance, torch.rand(cells, generator=generator))
+        noise = torch.rand(cells, generator=generator)
+        cut = CutMix(alpha=self.alpha).draw(shape, generator) if self.mask_source == "cutmix" else None
+        return AutoMixDraw(partner, lam, chance, noise, cut)
+
+    def linear(self, lam: float) -> bool:
+        """Whether images of own share `lam` are blended linearly, whatever the mask."""
+        return min(lam, 1 - lam) <= self.lam_margin
 
     def apply(self, x: Tensor, draw: AutoMixDraw, *, mask: Tensor) -> Mixed:
         """Return (1 - s) x + s x[partner].
@@ -135,7 +144,7 @@ class AutoMix(Mixer):
                 constant 1 - lam takes its place.
         """
         partner = draw.partner.to(x.device)
-        if min(draw.lam, 1 - draw.lam) <= self.lam_margin:
+        if self.linear(draw.lam):
             mask = torch.full_like(mask, 1 - draw.lam)
         return pairs(torch.lerp(x, x[partner], mask.to(x.dtype)), partner, draw.lam)
 

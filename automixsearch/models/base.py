@@ -63,13 +63,17 @@ class Backbone(nn.Module):
         Raises:
             TrainingError: this network has no such stage.
         """
+        return self.head(self.embedded(x, stage, change))
+
+    def embedded(self, x: Tensor, stage: str = "input", change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """What the head sees, [B, D], as `forward` makes it."""
         if change is not None:
             self._check(stage)
         for name, part in self.stages():
             x = part(x)
             if name == stage and change is not None:
                 x = self.with_map(x, change(self.as_map(x)))
-        return self.classify(x)
+        return self.pooled(x)
 
     def _check(self, stage: str) -> None:
         if stage not in self.widths:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,10 @@ from automixsearch.training.world import HiddenMixing, World
 
 if TYPE_CHECKING:
     from automixsearch.training.momentum import Momentum
+
+
+Predict = Callable[[Tensor], dict[str, Tensor]]
+"""Images [B, C, H, W] -> logits [B, K] of one or several heads, by name."""
 
 
 @dataclass(frozen=True)
@@ -290,8 +294,8 @@ class TrainingRun:
     def _validate(self) -> tuple[Scores, dict[str, float]]:
         """Scores on the validation split: of the reported head, and where there are several the accuracy of each."""
         if self.momentum is None:
-            return self._evaluate(self.val), {}
-        scores = {name: self._evaluate(self.val, way) for name, way in self.momentum.predictors().items()}
+            return self._scores(self.val)[""], {}
+        scores = self._scores(self.val, self.momentum.predict, self.momentum.heads)
         extra = {f"val_top1.{name}": one.top1 for name, one in scores.items()}
         terms = self.world.sum(torch.stack(self.parts)) / self.world.size
         means = terms.nanmean(0).tolist()
@@ -299,16 +303,19 @@ class TrainingRun:
         return next(iter(scores.values())), extra
 
     @torch.no_grad()
-    def _evaluate(self, part: Batches, predict: Callable[[Tensor], Tensor] | None = None) -> Scores:
+    def _scores(self, part: Batches, predict: Predict | None = None, names: Sequence[str] = ("",)) -> dict[str, Scores]:
+        """The scores of the `names` that `predict` gives; None: of the network, under no name."""
         self.stateful.eval()
-        predict = predict or self.model
-        sums = ScoreSums(self.device)
+        predict = predict or (lambda x: {"": self.model(x)})
+        sums = {name: ScoreSums(self.device) for name in names}
         for x, y in part.in_order(max(256, self.recipe.batch_size), self.world.rank, self.world.size):
             with self._autocast():
                 logits = predict(x if self.recipe.channels_last else x.contiguous())
-            sums.add(logits, y)
-        self.world.sum(sums.sums)
-        return sums.scores()
+            for name in names:
+                sums[name].add(logits[name], y)
+        for one in sums.values():
+            self.world.sum(one.sums)
+        return {name: one.scores() for name, one in sums.items()}
 
     def finish(self) -> Outcome:
         """Read the test set, once, after the last epoch.
@@ -318,8 +325,13 @@ class TrainingRun:
         """
         if self.last is None or self.epoch < self.recipe.epochs:
             raise TrainingError(f"epoch {self.epoch} of {self.recipe.epochs}: test scores are read at the end only")
-        reported = next(iter(self.momentum.predictors().values())) if self.momentum else None
-        return Outcome(self.last, self._evaluate(self.test, reported), count_parameters(self.stateful))
+        test = self._scores(self.test)[""] if self.momentum is None else self._reported_scores(self.momentum)
+        return Outcome(self.last, test, count_parameters(self.stateful))
+
+    def _reported_scores(self, momentum: Momentum) -> Scores:
+        """The test scores of the head that selects, and of no other."""
+        head = momentum.heads[0]
+        return self._scores(self.test, momentum.predict_reported, [head])[head]
 
     @property
     def network(self) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,17 +30,16 @@ class TwoHeads(nn.Module):
         nn.init.normal_(self.mix_head.weight, 0.0, 0.01)
         nn.init.zeros_(self.mix_head.bias)
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Pooled features of the last stage, [B, D]."""
-        for _, part in self.backbone.stages():
-            x = part(x)
-        return self.backbone.pooled(x)
-
     def clean(self, x: Tensor) -> Tensor:
-        return self.backbone.head(self.pooled(x))
+        return self.backbone(x)
 
     def mix(self, x: Tensor) -> Tensor:
-        return self.mix_head(self.pooled(x))
+        return self.mix_head(self.backbone.embedded(x))
+
+    def both(self, x: Tensor) -> dict[str, Tensor]:
+        """The logits of both heads, by name, in one pass."""
+        embedded = self.backbone.embedded(x)
+        return {"clean": self.backbone.head(embedded), "mix": self.mix_head(embedded)}
 
 
 class Momentum(nn.Module):
@@ -119,11 +118,11 @@ class Momentum(nn.Module):
         settings, share = self.settings, self.world.share
         for_block, for_student = draws
         with torch.no_grad():
-            mixed, labels, shares = self.mixed(x, y, features, for_student, adjust=True)
+            mixed, labels, shares = self.mixed(x, y, features, for_student)
         own, own_y = share(x), share(y)
         clean_logits = None
         if settings.shared_forward:
-            pooled = self.student.pooled(torch.cat([own, mixed]))
+            pooled = self.student.backbone.embedded(torch.cat([own, mixed]))
             clean_logits = self.student.backbone.head(pooled[: len(own)])
             mix_logits = self.student.mix_head(pooled[len(own) :])
         else:
@@ -161,24 +160,21 @@ class Momentum(nn.Module):
         lam = features.new_full((len(own),), draw.lam)
         return self.block(own, partner, lam, tuple(size))
 
-    def mixed(self, x: Tensor, y: Tensor, features: Tensor, draw: AutoMixDraw, adjust: bool) -> tuple[Tensor, ...]:
+    def mixed(self, x: Tensor, y: Tensor, features: Tensor, draw: AutoMixDraw) -> tuple[Tensor, ...]:
         """This worker's share of the mixed images for the student, their labels [b, 2] and shares [b, 2]."""
         settings, share = self.settings, self.world.share
-        if settings.mask_source == "cutmix":
-            generator = Generator().manual_seed(int(draw.chance * 2**53))
-            cut = CutMix(alpha=settings.alpha)
-            drawn = cut.draw((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), generator)
-            result = cut.apply(x, drawn)
+        if draw.cut is not None:
+            result = CutMix().apply(x, draw.cut)
             return share(result.x), share(y[result.sources]), share(result.shares)
         partner = draw.partner.to(x.device)
-        plain = settings.mask_source == "mixup" or min(draw.lam, 1 - draw.lam) <= settings.lam_margin
+        plain = settings.mask_source == "mixup" or settings.linear(draw.lam)
         mask = x.new_full((1, 1, 1, 1), 1 - draw.lam)
         lam = x.new_full((len(share(y)),), draw.lam)
         if settings.mask_source == "random_grid" and not plain:
             mask = random_grid(share(draw.noise.to(x.device)), 1 - draw.lam, x.shape[2:])
         elif not plain:
             mask = self.mask(features, draw, x.shape[2:])
-            if adjust and draw.chance < settings.mask_adjust:
+            if draw.chance < settings.mask_adjust:
                 mask = adjusted_mask(mask, lam)
         pictures = torch.lerp(share(x), share(x[partner]), mask.to(x.dtype))
         return pictures, share(torch.stack([y, y[partner]], 1)), torch.stack([lam, 1 - lam], 1).double()
@@ -199,15 +195,21 @@ class Momentum(nn.Module):
             backbone.head.load_state_dict(network.mix_head.state_dict())
         return backbone
 
-    def predictors(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """The four ways to predict, the one that selects first."""
-        ways = {
-            f"{who}_{head}": getattr(network, head)
-            for who, network in (("teacher", self.teacher), ("student", self.student))
-            for head in ("clean", "mix")
-        }
-        first = self.settings.report
-        return {first: ways.pop(first), **ways}
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The four heads, the one that selects first."""
+        names = [f"{who}_{head}" for who in ("teacher", "student") for head in ("clean", "mix")]
+        return tuple(sorted(names, key=lambda name: name != self.settings.report))
+
+    def predict(self, x: Tensor) -> dict[str, Tensor]:
+        """The logits of all four heads, in one pass of each network."""
+        networks = (("teacher", self.teacher), ("student", self.student))
+        return {f"{who}_{head}": logits for who, net in networks for head, logits in net.both(x).items()}
+
+    def predict_reported(self, x: Tensor) -> dict[str, Tensor]:
+        """The logits of the head that selects."""
+        who, _, head = self.settings.report.partition("_")
+        return {self.settings.report: getattr(getattr(self, who), head)(x)}
 
 
 def random_grid(noise: Tensor, part: float, size: Any) -> Tensor:

@@ -84,7 +84,7 @@ class Timed:
             return
         with torch.no_grad():
             features, draws, *_ = self.plan
-            self.run.momentum.mixed(self.x, self.y, features, draws[0], adjust=False)
+            self.run.momentum.mixed(self.x, self.y, features, draws[0])
 
     def step(self) -> None:
         if self.run.momentum is None:

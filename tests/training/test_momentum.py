@@ -200,7 +200,7 @@ def test_the_reported_network_predicts_what_was_reported(digits, report):
     network = run.network.eval()
     x, _ = next(run.val.in_order(16))
     assert metrics.val_top1 == metrics.extra[f"val_top1.{report}"]
-    torch.testing.assert_close(network(x), run.momentum.predictors()[report](x))
+    torch.testing.assert_close(network(x), run.momentum.predict(x)[report])
 
 
 def test_a_random_grid_shows_the_partner_in_its_share_of_the_cells():
