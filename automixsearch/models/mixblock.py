@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -87,34 +89,123 @@ class MixBlock(nn.Module):
 
     def logits(self, own: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
         """u, [B, 1, h, w]."""
-        share = lam.expand(-1, 1, *own.shape[2:])
-        seen = partner
+        ours, theirs = [own], [partner]
+        seen = theirs
         if self.embedding == "concat":
-            own, partner = torch.cat([own, share], 1), torch.cat([partner, 1 - share], 1)
-            seen = partner
+            ours, theirs = [own, lam], [partner, 1 - lam]
+            seen = theirs
         elif self.embedding == "concat_v":
-            seen = torch.cat([partner, 1 - share], 1)
+            seen = [partner, 1 - lam]
         elif self.embedding == "multiply":
             gain = rescaled(lam, self.rescale)
-            own, partner = own * (1 + gain), partner * (2 - gain)
-            seen = partner
-        value = self.value(seen)
+            ours, theirs = [own * (1 + gain)], [partner * (2 - gain)]
+            seen = theirs
+        value = convolved(self.value, seen)
         if not self.attention:
             return value
-        both = torch.cat([own, partner], 1) if self.attend == "both" else None
-        query = self.query(own if both is None else both).flatten(2).transpose(1, 2)
-        key = self.key(partner if both is None else both).flatten(2).transpose(1, 2)
-        return attended(query, key, value.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(value)
+        if self.attend == "both":
+            ours = theirs = ours + theirs
+        query, key = (convolved(*pair) for pair in ((self.query, ours), (self.key, theirs)))
+        query, key, flat = (part.flatten(2).transpose(1, 2) for part in (query, key, value))
+        return attended(query, key, flat).transpose(1, 2).view_as(value)
+
+
+def convolved(module: nn.Module, parts: list[Tensor]) -> Tensor:
+    """`module`, which begins with a 1x1 convolution, on the channels of all `parts` side by side.
+
+    Parts are maps [B, c, h, w] or constants [B, c, 1, 1]; they are convolved one by one and never copied together.
+    """
+    first, *rest = module if isinstance(module, nn.Sequential) else [module]
+    assert isinstance(first, nn.Conv2d)
+    weights = first.weight.split([part.shape[1] for part in parts], 1)
+    pieces = [functional.conv2d(part, weight) for part, weight in zip(parts, weights, strict=True)]
+    if first.bias is not None:
+        pieces.append(first.bias[:, None, None])
+    small_first = sorted(pieces, key=Tensor.numel)
+    out = small_first[0]
+    for piece in small_first[1:]:
+        out = out + piece
+    for layer in rest:
+        out = layer(out)
+    return out
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(C')) v for q, k [B, n, C'] and v [B, n, 1], without ever storing the n x n weights.
-
-    The value is widened to C' channels, of which one counts, because fused attention takes equal widths only.
-    """
+    """softmax(q k^T / sqrt(C')) v for q, k [B, n, C'] and v [B, n, 1], without ever storing the n x n weights."""
+    query = query * query.shape[-1] ** -0.5
+    if query.device.type == "cpu":
+        return OneValueAttention.apply(query, key, value)
+    # Fused attention takes equal widths only, so the value is widened to C' channels, of which one counts.
     wide = functional.pad(value, (0, query.shape[-1] - 1))
     query, key, wide = (part[:, None].contiguous() for part in (query, key, wide))
-    return functional.scaled_dot_product_attention(query, key, wide)[:, 0, :, :1]
+    return functional.scaled_dot_product_attention(query, key, wide, scale=1.0)[:, 0, :, :1]
+
+
+class OneValueAttention(torch.autograd.Function):
+    """softmax(q k^T) v on a CPU for values of one channel, in pieces that stay in the cache.
+
+    Fused attention spends half of its products on the channels of the value, of which there is one here, and on
+    d loss / d weights, which is an outer product here: d weights_ij = d_i (v_j - u_i).
+    """
+
+    PIECE = 2**18
+    """Weights that one thread holds at a time, in elements."""
+    SAFE = 60.0
+    """Scores up to this size need no maximum taken off before exp, in float32."""
+
+    @staticmethod
+    def pieces(query: Tensor) -> list[tuple[slice, slice]]:
+        """Which images and which of their queries are done at a time."""
+        batch, n, _ = query.shape
+        rows = min(n, max(16, OneValueAttention.PIECE // n // 16 * 16))  # multiples of 16 fill the vector units
+        images = torch.get_num_threads() * max(1, OneValueAttention.PIECE // (rows * n))
+        return [
+            (slice(image, image + images), slice(row, row + rows))
+            for image in range(0, batch, images)
+            for row in range(0, n, rows)
+        ]
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query, key, value = query.contiguous(), key.contiguous(), value.transpose(1, 2).contiguous()
+        total, out = (query.new_empty((len(query), 1, query.shape[1])) for _ in range(2))
+        shift = None
+        if query.norm(dim=2).max() * key.norm(dim=2).max() > OneValueAttention.SAFE:
+            shift = torch.empty_like(total)
+        for images, rows in OneValueAttention.pieces(query):
+            place = images, slice(None), rows
+            weights = torch.bmm(
+                key[images], query[images, rows].transpose(1, 2)
+            )  # keys by queries: sums over keys are the fast ones
+            if shift is not None:
+                shift[place] = weights.amax(1, keepdim=True)
+                weights -= shift[place]
+            weights.exp_()
+            total[place] = weights.sum(1, keepdim=True)
+            out[place] = torch.bmm(value[images], weights)
+        out /= total
+        out, total, shift = (None if part is None else part.transpose(1, 2) for part in (out, total, shift))
+        ctx.save_for_backward(query, key, value, out, total, shift)
+        assert out is not None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, out, total, shift = ctx.saved_tensors
+        share = grads[0] / total
+        turned, seen = key.transpose(1, 2).contiguous(), query * share
+        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for images, rows in OneValueAttention.pieces(query):
+            place = images, rows
+            weights = torch.bmm(query[place], turned[images])
+            if shift is not None:
+                weights -= shift[place]
+            weights.exp_()
+            d_value[images] += torch.bmm(share[place].transpose(1, 2), weights)
+            weights *= value[images] - out[place]
+            d_query[place] = torch.bmm(weights, key[images])
+            d_key[images].baddbmm_(weights.transpose(1, 2), seen[place])
+        return d_query * share, d_key, d_value.transpose(1, 2)
 
 
 def rescaled(lam: Tensor, k: float) -> Tensor:

@@ -40,11 +40,11 @@ def main() -> None:
         timed = {"vanilla": Timed("vanilla", batch, source, stem, args.width, device)}
         for name, more in variants.items():
             timed[name] = Timed("automix", batch, source, stem, args.width, device, **more)
-        for number in range(args.rounds + 1):
+        for one in timed.values():
+            one.warm_up()
+        for _ in range(args.rounds):
             for one in timed.values():
                 one.round()
-                if number == 0:  # the first calls compile, allocate and choose algorithms
-                    one.mix_ms, one.step_ms = [], []
         vanilla = calm(timed["vanilla"].step_ms)
         print(f"\n{batch} x 3 x {side} x {side}, ResNet-18 of width {args.width}, {stem} stem; "
               f"{platform.machine()} {device}, {args.threads} threads, {args.rounds} rounds")  # fmt: skip

@@ -70,12 +70,18 @@ class Timed:
         self.step_ms: list[float] = []
         self.peak_mib = 0.0
 
-    def round(self) -> None:
+    def warm_up(self) -> None:
+        """Let the first calls compile, allocate and choose algorithms, and measure the memory of a step."""
         self.run.stateful.train()
-        self.mix_ms.append(self._milliseconds(self.mix))
+        self.mix()
+        self.step()
         before = forget_peak(self.run.device)
+        self.step()
+        self.peak_mib = peak_mib(self.run.device) - before
+
+    def round(self) -> None:
+        self.mix_ms.append(self._milliseconds(self.mix))
         self.step_ms.append(self._milliseconds(self.step))
-        self.peak_mib = max(self.peak_mib, peak_mib(self.run.device) - before)
 
     def mix(self) -> None:
         """Mix a batch, everything given that is computed elsewhere; of a learned mask: make it, without training it."""
@@ -133,11 +139,11 @@ def table(
 ) -> None:
     source = images(max(2 * batch, 40) * 2, side)
     timed = {method: Timed(method, batch, source, stem, width, device) for method in ["vanilla", *methods]}
-    for number in range(rounds + 1):
+    for one in timed.values():
+        one.warm_up()
+    for _ in range(rounds):
         for one in timed.values():
             one.round()
-            if number == 0:  # the first calls compile, allocate and choose algorithms
-                one.mix_ms, one.step_ms = [], []
     vanilla = calm(timed["vanilla"].step_ms)
     print(f"\n{batch} x 3 x {side} x {side}, ResNet-18 of width {width}, {stem} stem; {name}, {rounds} rounds")
     print(f"{'method':<14}{'mix ms':>9}{'of a step':>11}{'step ms':>10}{'ratio':>8}{'images/s':>10}{'peak MiB':>10}")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from automixsearch.models import build_model, count_parameters
-from automixsearch.models.mixblock import MixBlock, adjusted_mask, attended, mask_loss, rescaled
+from automixsearch.models.mixblock import MixBlock, OneValueAttention, adjusted_mask, attended, mask_loss, rescaled
 from automixsearch.recipe import Recipe
 
 MODES = ("l1", "sparsity", "l1_variance", "l2_variance")
@@ -143,6 +144,21 @@ def test_attention_equals_its_definition():
     query, key, value = (torch.randn(2, 9, width, dtype=torch.float64) for width in (5, 5, 1))
     weights = (query @ key.transpose(1, 2) / 5**0.5).softmax(2)
     np.testing.assert_allclose(attended(query, key, value), weights @ value, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0], ids=["small scores", "scores that overflow exp"])
+@pytest.mark.parametrize("piece", [2**18, 64, 7], ids=["at once", "in pieces", "row by row"])
+def test_attention_on_the_cpu_equals_fused_attention(monkeypatch, piece, scale):
+    monkeypatch.setattr(OneValueAttention, "PIECE", piece)
+    inputs = [torch.randn(5, 33, width, dtype=torch.float64, requires_grad=True) for width in (4, 4, 1)]
+    query, key, value = inputs
+    wide = torch.nn.functional.pad(value, (0, 3))
+    expected = scaled_dot_product_attention(scale * query, key, wide, scale=1.0)[..., :1]
+    found = OneValueAttention.apply(scale * query, key, value)
+    np.testing.assert_allclose(found.detach(), expected.detach(), atol=1e-10)
+    direction = torch.randn_like(found)
+    for ours, theirs in zip(*(torch.autograd.grad(out, inputs, direction) for out in (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-9 * scale)
 
 
 @pytest.mark.parametrize(
