@@ -255,6 +255,8 @@ def train_command(args: argparse.Namespace) -> int:
     else:
         print(f"test top-1 {outcome.test.top1:.2f} %, top-5 {outcome.test.top5:.2f} %, "
               f"ECE {outcome.test.ece:.4f}; {outcome.parameters:,} parameters")  # fmt: skip
+        if outcome.test_top1_median is not None:
+            print(f"test top-1, median of the last {len(run.test_top1s)} epochs: {outcome.test_top1_median:.2f} %")
         if args.out:
             print(f"weights: {args.out}")
     return 0

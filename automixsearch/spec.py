@@ -388,6 +388,8 @@ class SearchSpace(Frozen):
     """Configs to try first: none, each method's published setting, or a list of {knob: value}."""
     family: Literal["cifar", "tiny", "imagenet", "fine_grained"] = "cifar"
     """Whose published settings are taken."""
+    recipe: str | None = None
+    """The file that gave knobs, family and epochs where this one does not say otherwise; all of it is in them."""
     seeds: Seeds = Seeds()
     resources: Resources = Resources()
     purpose: Literal["search", "study", "replicate", "confirm"] = "search"
@@ -445,7 +447,7 @@ class SearchSpace(Frozen):
     def space_id(self) -> str:
         """Hash of all that must not change while a study goes on (not the number of trials, nor resources)."""
         content = self.model_dump(
-            mode="json", exclude={"about": True, "name": True, "resources": True, "budget": {"trials"}}
+            mode="json", exclude={"about": True, "name": True, "recipe": True, "resources": True, "budget": {"trials"}}
         )
         del content["data"]["path"], content["data"]["download"]
         content["knobs"] = sorted(repr((d.name, d.choices, d.low, d.high, d.log, d.when)) for d in self.dimensions)
@@ -535,11 +537,49 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     named = {_override(content, override) for override in overrides}
     if named & {"method", "loss"}:
         _narrow(content["knobs"], written - named)
+    if content.get("recipe") is not None:
+        _include(content, found.parent, named, where)
     return parse_space(content, where)
 
 
+class RecipeFile(Frozen):
+    """How networks are trained in a benchmark, as data: what a search space takes from its `recipe`.
+
+    knobs: values, or ranges as in a space. A space's own entries win.
+    """
+
+    about: str = ""
+    family: str | None = None
+    epochs: int | None = None
+    knobs: dict[str, Any]
+
+
+def _include(content: dict[str, Any], folder: Path, named: set[str], where: str) -> None:
+    """Put what the `recipe` of a space says under what the space itself says, or where the recipe is among the `named`
+    overrides, over it and under the other overrides."""
+    name = content["recipe"]
+    if not isinstance(name, str):
+        raise SpecError(f"{where}: recipe = {name!r} must be a file, or the name of one that comes with the package")
+    path = _find(name, "recipe", folder)
+    read = read_yaml(read_text(path, "recipe"), str(path))
+    if not isinstance(read, dict):
+        raise SpecError(f"{path}: must be a mapping of keys to values, with `knobs`")
+    recipe = build(RecipeFile, read, str(path))
+    knobs, budget = content.get("knobs", {}), content.setdefault("budget", {})
+    if not isinstance(knobs, dict) or not isinstance(budget, dict):
+        return  # refused with the rest of the file
+    first = named if "recipe" in named else {*knobs, *content, *(f"budget.{key}" for key in budget)}
+    taken = {key: value for key, value in recipe.knobs.items() if not {key, key.rpartition(".")[2]} & first}
+    content["knobs"] = knobs | taken
+    _narrow(content["knobs"], {*taken, *(knobs.keys() - named if "recipe" in named else ())})
+    if recipe.family is not None and "family" not in first:
+        content["family"] = recipe.family
+    if recipe.epochs is not None and "budget.epochs" not in first:
+        budget["epochs"] = recipe.epochs
+
+
 def _narrow(knobs: dict[str, Any], written: set[str]) -> None:
-    """Drop the knobs of a file that belong to methods or losses which an override has left out."""
+    """Drop the knobs of a file, `written`, that belong to methods or losses which are not chosen."""
 
     def chosen(kind: str) -> list[Any]:
         value = knobs.get(kind, catalogue()[kind].knob.default)
@@ -612,16 +652,23 @@ def space_folder() -> Path:
 
 def find_space(name: str) -> Path:
     """A search space file by path, or by the name of one that comes with the package."""
+    return _find(name, "search space", Path())
+
+
+def _find(name: str, kind: str, beside: Path) -> Path:
+    """A `kind` of file by its path, from here or from the folder `beside`, or by its name in the package."""
+    for path in (Path(name), beside / name):
+        if path.is_file():
+            return path
     path = Path(name)
-    if path.is_file():
-        return path
-    shipped = {file.stem: file for file in space_folder().glob("*.yaml")}
-    stem = path.stem if path.parent.name in ("", "search_spaces") else None
+    folder = space_folder() / "recipes" if kind == "recipe" else space_folder()
+    shipped = {file.stem: file for file in folder.glob("*.yaml")}
+    stem = path.stem if path.parent.name in ("", folder.name) else None
     if stem in shipped:
         return shipped[stem]
     if path.is_dir():
-        raise SpecError(f"{name}: is a directory; give a search space file")
-    raise SpecError(f"{name}: no such file; {unknown('search space', stem or path.stem, shipped)}")
+        raise SpecError(f"{name}: is a directory; give a {kind} file")
+    raise SpecError(f"{name}: no such file; {unknown(kind, stem or path.stem, shipped)}")
 
 
 T = TypeVar("T", bound=Frozen)

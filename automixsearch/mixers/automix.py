@@ -114,6 +114,8 @@ class AutoMix(Mixer):
         0.01, "spread of its first weights; larger ones leave the uniform mask sooner", low=0, high=10, open_low=True
     )
     mixblock_lr: float = knob(1.0, "learning rate of the Mix Block, as a multiple", low=0, high=1000)
+    mixblock_min_lr: float = knob(-1.0, "floor of that, as a share; < 0: as the network's", low=-1, high=1)
+    mixblock_momentum: float = knob(-1.0, "its momentum; < 0: as the network's", low=-1, high=0.9999)
     shared_forward: bool = knob(False, "clean and mixed images in one batch: BatchNorm sees both at once")
     report: str = knob(
         "teacher_clean",

@@ -60,7 +60,7 @@ def posterize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 
 def solarize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     """Invert the values from the threshold 256 - 25.6 level on."""
-    kept = per_image((255 - whole(level, 256)).to(torch.uint8), images)
+    kept = per_image((255 - whole(level, 256)).to(torch.int16), images)  # -1 at level 10
     return images ^ (images > kept).to(torch.uint8).mul_(255)
 
 

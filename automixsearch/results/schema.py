@@ -72,6 +72,9 @@ _OUTCOME = (
     Column("val_top5", float, "top-5 accuracy on the validation split, 0 to 100"),
     Column("val_loss", float, "cross-entropy on the validation split"),
     Column("val_ece", float, "expected calibration error on the validation split, 0 to 1"),
+    Column("val_top1_best", float, "the best of all epochs: an optimistic figure, for comparison with published ones"),
+    Column("val_top1_median", float, "the median of the last epochs, as many as median_epochs says"),
+    Column("test_top1_median", float, "the same on the test set, where test_median asks for it"),
     Column("test_top1", float, "top-1 accuracy on the test set, 0 to 100"),
     Column("test_top5", float, "top-5 accuracy on the test set, 0 to 100"),
     Column("test_loss", float, "cross-entropy on the test set"),
@@ -102,13 +105,14 @@ _COST = (
     Column("started_at", datetime, "when the trial was first proposed (UTC)"),
     Column("ended_at", datetime, "when the trial ended (UTC)"),
 )
+EPOCH_SCORES = ("val_top1", "val_top5", "val_loss", "val_ece")
 _EPOCH = (
     Column("method", str, "mixing method"),
     Column("epoch", int, "epoch, from 1", needed=True),
     Column("epochs_total", int, "epochs of the full schedule"),
     Column("lr", float, "learning rate at the end of the epoch"),
     Column("train_loss", float, "mean training loss of the epoch"),
-    *(column for column in _OUTCOME if column.name.startswith("val_") and column.name != "val_images"),
+    *(column for column in _OUTCOME if column.name in EPOCH_SCORES),
     Column("wall_s", float, "seconds of training and validation so far, over all resumes"),
     Column("device_s", float, "wall seconds times the devices held, since the trial began"),
     Column("images_per_s", float, "training images per second"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from automixsearch.errors import StudyError
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
-from automixsearch.recipe import Recipe, check_sides
+from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
 from automixsearch.spec import SearchSpace
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 COMPACT_FROM = 500
 """A complete study with more small files than this is compacted, which makes queries faster."""
+
+
+SIZES = ("backbone", "train_size", "test_size", "crop", "crop_pad")
+"""The knobs that decide whether images of a size can be trained on."""
 
 
 class Watcher:
@@ -147,7 +152,7 @@ def _claim(store: Store, space: SearchSpace) -> None:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in sorted(old.keys() | new.keys()):
         here, there = old.get(key), new.get(key)
-        if prefix + key in ("about", "name", "resources", "budget.trials", "data.path", "data.download"):
+        if prefix + key in ("about", "name", "recipe", "resources", "budget.trials", "data.path", "data.download"):
             continue
         if isinstance(here, dict) and isinstance(there, dict):
             yield from _differences(here, there, f"{prefix}{key}.")
@@ -168,13 +173,15 @@ def _prepare(space: SearchSpace, store: Store) -> ImageSet:
     images = load(space.data)
     made = split(images, space.data.val_fraction, space.seeds.split)
     by_name = {dimension.name: dimension for dimension in space.dimensions}
-    batch = by_name.get("batch_size")
-    sizes = (Recipe().batch_size,) if batch is None else batch.choices or (batch.low, batch.high)
-    for size in sizes:
+
+    def extremes(name: str) -> tuple[Any, ...]:
+        dimension = by_name.get(name)
+        return (getattr(Recipe(), name),) if dimension is None else dimension.choices or (dimension.low, dimension.high)
+
+    for size in extremes("batch_size"):
         check_batches(int(size), len(made.train), space.resources.workers)
-    backbone = by_name.get("backbone")
-    for name in (backbone.choices or ()) if backbone else (Recipe().backbone,):
-        check_sides(str(name), *images.train.images.shape[1:3])
+    for chosen in itertools.product(*map(extremes, SIZES)):
+        Recipe(**dict(zip(SIZES, chosen, strict=True))).sides(*images.train.images.shape[1:3])
     _claim(store, space)
     for method in next(d for d in space.dimensions if d.name == "method").choices or ():
         for name in methods_of(method):

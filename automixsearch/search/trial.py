@@ -79,6 +79,7 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 "complete",
                 **run_columns(outcome.last.row()),
                 **{f"test_{name}": value for name, value in asdict(outcome.test).items()},
+                **{name: getattr(outcome, name) for name in ("val_top1_best", "val_top1_median", "test_top1_median")},
                 parameters=outcome.parameters,
                 val_images=len(run.val),
                 test_images=len(run.test),

@@ -1,4 +1,4 @@
-"""Batches from a resident data set: shuffled, cropped, flipped and normalised on the device."""
+"""Batches from a resident data set: shuffled, augmented and normalised on the device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from automixsearch.recipe import Recipe
 from automixsearch.spec import derive_seed
+from automixsearch.training.augment import augmented
 
 
 class Batches:
@@ -43,48 +44,23 @@ class Batches:
         Order and augmentation depend on (seed, epoch) only, so a run can be resumed at any epoch.
         """
         order = torch.randperm(len(self), generator=_generator(seed, "order", epoch)).to(self.device)
+        order = order.repeat_interleave(recipe.repeated)[: len(self)]
         augment = _generator(seed, "augment", epoch)
         for start in range(0, len(self) - recipe.batch_size + 1, recipe.batch_size):
             chosen = order[start : start + recipe.batch_size]
-            yield self.crop_and_flip(chosen, recipe, augment), self.labels[chosen]
+            yield augmented(self.images, chosen, recipe, augment), self.labels[chosen]
 
-    def crop_and_flip(self, chosen: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
-        """Gather randomly shifted and flipped images: uint8 [B, H, W, C].
+    def in_order(self, batch_size: int, rank: int = 0, size: int = 1, side: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every size-th image from `rank` on, normalised, in order; the last batch may be smaller.
 
-        One gather does it all: padding is index arithmetic, so no padded copy is made.
+        Args:
+            side: of the square in the middle that is kept; 0: all of the image.
         """
-        pad, count = recipe.crop_pad, len(chosen)
-        if pad == 0 and not recipe.flip:
-            return self.images[chosen]
-        height, width = self.images.shape[1:3]
-        offsets = torch.randint(-pad, pad + 1, (2, count, 1), generator=generator)
-        rows, row_inside = _shifted(height, offsets[0], recipe.pad_mode)
-        columns, column_inside = _shifted(width, offsets[1], recipe.pad_mode)
-        if recipe.flip:
-            flipped = torch.rand(count, 1, generator=generator) < 0.5
-            columns = torch.where(flipped, columns.flip(1), columns)
-            column_inside = torch.where(flipped, column_inside.flip(1), column_inside)
-        rows, columns = rows.to(self.device), columns.to(self.device)
-        pixels = self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        if pad and recipe.pad_mode == "zero":
-            inside = row_inside.to(self.device)[:, :, None] & column_inside.to(self.device)[:, None, :]
-            pixels = pixels * inside[..., None]
-        return pixels
-
-    def in_order(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every size-th image from `rank` on, normalised, in order; the last batch may be smaller."""
+        top, left = ((have - side) // 2 if side else 0 for have in self.images.shape[1:3])
+        rows, columns = (slice(start, start + side if side else None) for start in (top, left))
         for start in range(rank, len(self), batch_size * size):
             part = slice(start, start + batch_size * size, size)
-            yield self.normalise(self.images[part]), self.labels[part]
-
-
-def _shifted(length: int, offset: Tensor, pad_mode: str) -> tuple[Tensor, Tensor]:
-    """Source positions [B, length] of a line shifted by `offset` [B, 1], and which of them lie inside."""
-    position = torch.arange(length) + offset
-    inside = (position >= 0) & (position < length)
-    if pad_mode == "reflect":
-        position = (length - 1) - ((length - 1) - position.abs()).abs()
-    return position.clamp(0, length - 1), inside
+            yield self.normalise(self.images[part, rows, columns]), self.labels[part]
 
 
 def _generator(seed: int, stream: str, epoch: int) -> Generator:

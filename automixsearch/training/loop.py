@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -27,10 +29,10 @@ from automixsearch.mixers import Mixed, Mixer
 from automixsearch.mixers.vanilla import Vanilla
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
-from automixsearch.recipe import Recipe
 from automixsearch.spec import TrialConfig, derive_seed
 from automixsearch.training.batches import Batches
 from automixsearch.training.checks import check_batches
+from automixsearch.training.optimiser import Part, learning_rate, make_optimizer, set_lr
 from automixsearch.training.world import HiddenMixing, World
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
 
 Predict = Callable[[Tensor], dict[str, Tensor]]
 """Images [B, C, H, W] -> logits [B, K] of one or several heads, by name."""
+STATISTICS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)),
+}
+"""Mean and deviation per channel that published recipes and weights have."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,17 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a whole run gave: its last epoch, and the test scores, read once."""
+    """What a whole run gave: its last epoch, and the test scores, read at its end.
+
+    The medians are those of the last epochs that the recipe names; `test_top1_median` is there if it asks for it.
+    """
 
     last: EpochMetrics
     test: Scores
     parameters: int
+    val_top1_best: float
+    val_top1_median: float
+    test_top1_median: float | None = None
 
 
 class TrainingRun:
@@ -94,6 +107,8 @@ class TrainingRun:
         self.epoch, self.wall_s = 0, 0.0
         self.last: EpochMetrics | None = None
         self.step_losses: list[float] = []
+        self.val_top1s: list[float] = []
+        self.test_top1s: list[float] = []
         self._load_data(image_set)
         self._build(image_set)
 
@@ -106,7 +121,8 @@ class TrainingRun:
             )
         self.split = split(image_set, self.config.data.val_fraction, self.config.split_seed)
         train, val, test = self.split.train, self.split.val, image_set.test
-        mean, std = channel_statistics(image_set.train.images, train)
+        mean, std = self._normalisation(image_set, train)
+        self.train_side = max(self.recipe.sides(*image_set.train.images.shape[1:3])[0])
         source = image_set.train
         self.train = Batches(source.images[train], source.labels[train], mean, std, self.device)
         self.val = Batches(source.images[val], source.labels[val], mean, std, self.device)
@@ -114,9 +130,22 @@ class TrainingRun:
         check_batches(self.recipe.batch_size, len(train), self.world.size)
         self.steps_per_epoch = len(train) // self.recipe.batch_size
 
+    def _normalisation(self, image_set: ImageSet, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation per channel, in 0..1 units."""
+        if self.recipe.normalisation == "data":
+            return channel_statistics(image_set.train.images, train)
+        mean, std = (np.array(values, np.float32) for values in STATISTICS[self.recipe.normalisation])
+        channels = image_set.train.images.shape[3]
+        if len(mean) != channels:
+            raise DataError(
+                f"normalisation = {self.recipe.normalisation} has {len(mean)} channels and the images of "
+                f"{image_set.name} have {channels}; use normalisation=data"
+            )
+        return mean, std
+
     def _build(self, image_set: ImageSet) -> None:
-        recipe, (side, channels) = self.recipe, image_set.train.images.shape[2:]
-        model = build_model(recipe, channels, len(image_set.classes), self.config.seed, side)
+        recipe, channels = self.recipe, image_set.train.images.shape[3]
+        model = build_model(recipe, channels, len(image_set.classes), self.config.seed, self.train_side)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model = model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.model = model
@@ -124,9 +153,8 @@ class TrainingRun:
         if self.mixer.paradigm == "momentum":
             from automixsearch.training.momentum import Momentum
 
-            side = max(image_set.train.images.shape[1:3])
             paradigm: Any = Momentum
-            made = paradigm(model, self.mixer, self.loss, side, self.config.seed, self.world)
+            made = paradigm(model, self.mixer, self.loss, self.train_side, self.config.seed, self.world)
             self.momentum = made.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.stateful: nn.Module = self.momentum or model
         forward = self.stateful
@@ -137,14 +165,8 @@ class TrainingRun:
         self.parallel = forward
         self.clean_scale = self.loss.clean_scale(len(image_set.classes))
         self.forward = torch.compile(forward) if recipe.compile else forward
-        self.optimizer = torch.optim.SGD(
-            self.momentum.groups() if self.momentum else [{"params": model.parameters(), "scale": 1.0}],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov and recipe.momentum > 0,
-            weight_decay=recipe.weight_decay,
-            fused=self.device.type == "cuda",
-        )
+        parts = self.momentum.parts() if self.momentum else [Part(model)]
+        self.optimizer = make_optimizer(recipe, parts, fused=self.device.type == "cuda")
 
     def epochs(self) -> Iterator[EpochMetrics]:
         """Train the remaining epochs, yielding after each; the run can be saved between any two.
@@ -152,9 +174,10 @@ class TrainingRun:
         Raises:
             NonFiniteLoss: the loss became NaN or infinite.
         """
-        while self.epoch < self.recipe.epochs:
+        recipe = self.recipe
+        while self.epoch < recipe.epochs:
             started = time.perf_counter()
-            lr = learning_rate(self.recipe, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
+            lr = learning_rate(recipe, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 # Of skipped paths; nothing else draws from global state.
                 torch.manual_seed(derive_seed(self.config.seed, "drop_path", self.epoch, self.world.rank))
@@ -162,6 +185,9 @@ class TrainingRun:
             trained_s = time.perf_counter() - started
             scores, extra = self._validate()
             self.epoch += 1
+            self.val_top1s.append(scores.top1)
+            if recipe.test_median and self.epoch > recipe.epochs - recipe.median_epochs:
+                self.test_top1s.append(self._test_scores().top1)
             self.wall_s += time.perf_counter() - started
             self.last = EpochMetrics(
                 epoch=self.epoch,
@@ -170,7 +196,7 @@ class TrainingRun:
                 **{f"val_{name}": value for name, value in asdict(scores).items()},
                 wall_s=self.wall_s,
                 device_s=self.wall_s * self.world.size,
-                images_per_s=len(losses) * self.recipe.batch_size / trained_s,
+                images_per_s=len(losses) * recipe.batch_size / trained_s,
                 extra=extra,
             )
             yield self.last
@@ -184,8 +210,7 @@ class TrainingRun:
         first = self.epoch * self.steps_per_epoch
         mixer = self.mixer if self.epoch < self.policy.mix_until * self.recipe.epochs else Vanilla()
         for step, (pixels, y) in enumerate(batches):
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["scale"] * learning_rate(self.recipe, first + step, self.steps_per_epoch)
+            set_lr(self.optimizer, self.recipe, first + step, self.steps_per_epoch)
             if self.momentum:
                 x = self._normalise(self.train, pixels)
                 losses[step] = self._momentum_step(self.momentum, x, y, mixing, first + step)
@@ -226,8 +251,15 @@ class TrainingRun:
                 loss = self._loss(mixed, y) / repeats
                 loss.backward()
             total += loss.detach()
-        self.optimizer.step()
+        self._update()
         return total
+
+    def _update(self) -> None:
+        """Move the weights along their gradients, which are cut to the largest norm that the recipe has."""
+        if self.recipe.grad_clip:
+            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.recipe.grad_clip)
+        self.optimizer.step()
 
     def _momentum_step(self, momentum: Momentum, x: Tensor, y: Tensor, mixing: Generator, step: int) -> Tensor:
         """One step of student, Mix Block and teacher on a global batch; returns this worker's loss."""
@@ -236,7 +268,7 @@ class TrainingRun:
             loss, parts = self.forward(x, y, *momentum.plan(x, mixing, step, progress), self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
+        self._update()
         momentum.follow(progress)
         self.parts.append(parts)
         return loss.detach()
@@ -308,7 +340,8 @@ class TrainingRun:
         self.stateful.eval()
         predict = predict or (lambda x: {"": self.model(x)})
         sums = {name: ScoreSums(self.device) for name in names}
-        for x, y in part.in_order(max(256, self.recipe.batch_size), self.world.rank, self.world.size):
+        batch = max(256, self.recipe.batch_size)
+        for x, y in part.in_order(batch, self.world.rank, self.world.size, self.recipe.test_size):
             with self._autocast():
                 logits = predict(x if self.recipe.channels_last else x.contiguous())
             for name in names:
@@ -325,13 +358,22 @@ class TrainingRun:
         """
         if self.last is None or self.epoch < self.recipe.epochs:
             raise TrainingError(f"epoch {self.epoch} of {self.recipe.epochs}: test scores are read at the end only")
-        test = self._scores(self.test)[""] if self.momentum is None else self._reported_scores(self.momentum)
-        return Outcome(self.last, test, count_parameters(self.stateful))
+        last = self.val_top1s[-self.recipe.median_epochs :]
+        return Outcome(
+            last=self.last,
+            test=self._test_scores(),
+            parameters=count_parameters(self.stateful),
+            val_top1_best=max(self.val_top1s),
+            val_top1_median=statistics.median(last),
+            test_top1_median=statistics.median(self.test_top1s) if self.test_top1s else None,
+        )
 
-    def _reported_scores(self, momentum: Momentum) -> Scores:
-        """The test scores of the head that selects, and of no other."""
-        head = momentum.heads[0]
-        return self._scores(self.test, momentum.predict_reported, [head])[head]
+    def _test_scores(self) -> Scores:
+        """The test scores of the network, or of several of the head that selects and of no other."""
+        if self.momentum is None:
+            return self._scores(self.test)[""]
+        head = self.momentum.heads[0]
+        return self._scores(self.test, self.momentum.predict_reported, [head])[head]
 
     @property
     def network(self) -> nn.Module:
@@ -345,6 +387,8 @@ class TrainingRun:
             "epoch": self.epoch,
             "wall_s": self.wall_s,
             "last": asdict(self.last) if self.last else None,
+            "val_top1s": self.val_top1s,
+            "test_top1s": self.test_top1s,
             "model": self.stateful.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -368,16 +412,8 @@ class TrainingRun:
         self.stateful.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.epoch, self.wall_s = content["epoch"], content["wall_s"]
+        self.val_top1s, self.test_top1s = content["val_top1s"], content["test_top1s"]
         self.last = EpochMetrics(**content["last"]) if content["last"] else None
-
-
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then a cosine from lr to lr * min_lr over all remaining steps; `step` counts from 0."""
-    warm = recipe.warmup_epochs * steps_per_epoch
-    if step < warm:
-        return recipe.lr * (step + 1) / warm
-    progress = (step - warm) / max(recipe.epochs * steps_per_epoch - warm, 1)
-    return recipe.lr * (recipe.min_lr + (1 - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def pick_device() -> torch.device:

@@ -17,6 +17,7 @@ from automixsearch.mixers.cutmix import CutMix
 from automixsearch.models.base import Backbone
 from automixsearch.models.mixblock import MixBlock, adjusted_mask, mask_loss
 from automixsearch.spec import derive_seed
+from automixsearch.training.optimiser import Part
 from automixsearch.training.world import World
 
 
@@ -78,10 +79,14 @@ class Momentum(nn.Module):
         self.learns = mixer.mask_source == "mixblock"
         self.block.requires_grad_(self.learns)
 
-    def groups(self) -> list[dict[str, Any]]:
-        """The optimiser's parameter groups; `scale` multiplies the learning rate."""
-        block = [{"params": self.block.parameters(), "scale": self.settings.mixblock_lr}] if self.learns else []
-        return [{"params": self.student.parameters(), "scale": 1.0}, *block]
+    def parts(self) -> list[Part]:
+        """What the optimiser moves: the student and, unless it is an ablation without one, the Mix Block."""
+        settings = self.settings
+        floor, momentum = (
+            None if value < 0 else value for value in (settings.mixblock_min_lr, settings.mixblock_momentum)
+        )
+        block = Part(self.block, settings.mixblock_lr, floor, momentum)
+        return [Part(self.student), *([block] if self.learns else [])]
 
     def plan(self, x: Tensor, mixing: Generator, step: int, progress: float) -> tuple[Any, ...]:
         """What `forward` takes for the global batch `x` at `step`: features, draws, gamma, whether to generate."""

@@ -301,7 +301,9 @@ def test_a_condition_keeps_such_a_knob_away_from_the_backbone():
 def test_images_that_do_not_fit_the_patches_are_refused(tmp_path):
     with pytest.raises(SpecError, match=r"multiples of 16 pixels, not 40; use data.size=32"):
         build_model(Recipe(backbone="deit_s"), 3, 10, 0, 40)
-    with pytest.raises(SpecError, match=r"backbone swin_t takes .* multiples of 32 pixels, not 8; use data.size=32"):
+    with pytest.raises(
+        SpecError, match=r"backbone swin_t takes .* multiples of 32 pixels, not 8 x 8; use data.size=32"
+    ):
         TrainingRun(config("swin_t"), made_up(8), "cpu")
     with pytest.raises(SpecError, match=r"square images .* not 32 x 64; use data.size=64"):
         check_sides("deit_s", 32, 64)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from automixsearch.recipe import Recipe
+from automixsearch.training.augment import augmented
 from automixsearch.training.batches import Batches
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 6, 9, 3), dtype=np.uint8)
@@ -28,7 +29,7 @@ def padded(image: np.ndarray, pad: int, mode: str) -> np.ndarray:
 def test_every_augmented_image_is_a_crop_of_the_padded_image_maybe_mirrored(mode, flip):
     recipe = Recipe(crop_pad=2, pad_mode=mode, flip=flip)
     chosen = torch.arange(23)
-    out = batches().crop_and_flip(chosen, recipe, torch.Generator().manual_seed(0)).numpy()
+    out = augmented(batches().images, chosen, recipe, torch.Generator().manual_seed(0)).numpy()
     mirrored = 0
     for image, got in zip(IMAGES, out, strict=True):
         wide = padded(image, 2, mode)
@@ -43,7 +44,7 @@ def test_every_augmented_image_is_a_crop_of_the_padded_image_maybe_mirrored(mode
 def test_shifts_cover_the_whole_range_evenly():
     recipe, source = Recipe(crop_pad=1, flip=False), batches()
     single = torch.zeros(4000, dtype=torch.int64)
-    out = source.crop_and_flip(single, recipe, torch.Generator().manual_seed(0))
+    out = augmented(source.images, single, recipe, torch.Generator().manual_seed(0))
     counts = torch.unique(out.flatten(1), dim=0, return_counts=True)[1]
     assert len(counts) == 9
     assert counts.min() > 350
@@ -67,3 +68,15 @@ def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own():
 def test_workers_share_a_part_without_gap_or_overlap():
     seen = [y for rank in range(3) for _, y in batches().in_order(4, rank, 3)]
     assert sorted(torch.cat(seen).tolist()) == sorted(LABELS.tolist())
+
+
+def test_repeated_augmentation_shows_fewer_images_more_often():
+    recipe = Recipe(batch_size=6, crop_pad=0, flip=False, repeated=3)
+    labels = torch.cat([pixels.flatten(1)[:, :8] for pixels, _ in batches().shuffled(recipe, 0, 0)])
+    assert torch.unique(labels, dim=0, return_counts=True)[1].tolist() == [3] * 6
+
+
+def test_the_middle_is_what_is_tested():
+    x, _ = next(batches().in_order(7, side=4))
+    expected = (IMAGES[:7, 1:5, 2:6] / 255 - MEAN) / STD
+    np.testing.assert_allclose(x.permute(0, 2, 3, 1), expected, atol=1e-5)

@@ -1,0 +1,77 @@
+"""The optimiser of a recipe, and its learning rate at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from automixsearch.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is trained alike: a module, `scale`, the multiple of the learning rate; `min_lr` and `momentum`, where they
+    are not the recipe's (None)."""
+
+    module: nn.Module
+    scale: float = 1.0
+    min_lr: float | None = None
+    momentum: float | None = None
+
+
+def make_optimizer(recipe: Recipe, parts: Sequence[Part], fused: bool) -> torch.optim.Optimizer:
+    """The optimiser of the `parts`. Every group holds, beside what torch knows, `scale` and `min_lr` for `set_lr`.
+
+    Args:
+        fused: use the kernels that update all parameters at once, on a GPU.
+    """
+    groups = [group for part in parts for group in _groups(recipe, part)]
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused, **common)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), fused=fused, **common)
+    from timm.optim.lamb import Lamb  # seconds to import
+
+    return Lamb(groups, betas=(recipe.momentum, 0.999), **common)
+
+
+def _groups(recipe: Recipe, part: Part) -> Iterator[dict[str, Any]]:
+    rate = {"scale": part.scale, "min_lr": recipe.min_lr if part.min_lr is None else part.min_lr}
+    if part.momentum is not None:
+        rate |= {"momentum": part.momentum} if recipe.optimizer == "sgd" else {"betas": (part.momentum, 0.999)}
+    decayed, spared = [], []
+    for name, parameter in part.module.named_parameters():
+        spare = not recipe.decay_norms and (parameter.ndim < 2 or "pos_embed" in name or "class_token" in name)
+        (spared if spare else decayed).append(parameter)
+    if decayed:
+        yield {"params": decayed, **rate}
+    if spared:
+        yield {"params": spared, "weight_decay": 0.0, **rate}
+
+
+def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps_per_epoch: int) -> None:
+    """Give every group its learning rate at `step`, from 0 on."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["scale"] * learning_rate(recipe, step, steps_per_epoch, group["min_lr"])
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, min_lr: float | None = None) -> float:
+    """Linear warm-up, then a cosine from lr to lr * min_lr over all remaining steps; `step` counts from 0.
+
+    Args:
+        min_lr: floor as a share of lr; None: the recipe's.
+    """
+    floor = recipe.min_lr if min_lr is None else min_lr
+    warm = recipe.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    if recipe.lr_per == "epoch":
+        step -= step % steps_per_epoch
+    progress = (step - warm) / max(recipe.epochs * steps_per_epoch - warm, 1)
+    return recipe.lr * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
