@@ -19,7 +19,11 @@ from automixsearch import __version__
 from automixsearch.errors import AutoMixError, StudyError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
+
+    from automixsearch.spec import SearchSpace
 
 RESULTS = "results"
 
@@ -97,8 +101,44 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", metavar="STUDY", help="name of the study (the space's name)")
     sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--seed", type=int, metavar="S", help="study seed")
+    sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
+    sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
+    sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
     results(sub)
+
+    def address(sub: argparse.ArgumentParser) -> None:
+        text = "of the cluster's dashboard, http://HEAD:8265 (RAY_API_SERVER_ADDRESS)"
+        sub.add_argument("--address", metavar="URL", help=text)
+
+    def job(sub: argparse.ArgumentParser, what: str) -> None:
+        sub.add_argument("job", metavar="JOB", help=what)
+        address(sub)
+
+    for run, text in ((submit_command, "Send a job to a Ray cluster, or run it here; a job that ran goes on."),
+                      (resume_command, "Go on with a job that was stopped or has died."),
+                      (retry_command, "Run the failed trials of a job again.")):  # fmt: skip
+        sub = command(run, text)
+        job(sub, "a job file")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 results=s3://bucket/mixup")
+        sub.add_argument("--dry-run", action="store_true", help="show what would be sent and run")
+        sub.add_argument(
+            "--wait", action="store_true", help="show the job's output to its end; its exit status is ours"
+        )
+        sub.add_argument("--debug", action="store_true", help="run it in this process, without Ray: breakpoints work")
+        if run is retry_command:
+            sub.add_argument("--failed", action="store_true", required=True, help="those that failed (the only kind)")
+    sub = command(jobs_command, "List the jobs of a cluster.")
+    address(sub)
+    sub.add_argument("--json", action="store_true", help="print the jobs as JSON")
+    sub = command(status_command, "Say how far a job is.")
+    job(sub, "a job's name")
+    sub.add_argument("-w", "--watch", action="store_true", help="until it ends; its exit status is ours")
+    sub = command(logs_command, "Print what a job has said.")
+    job(sub, "a job's name")
+    sub.add_argument("-f", "--follow", action="store_true", help="until it ends; its exit status is ours")
+    sub = command(stop_command, "Stop a job; what it has measured is kept.")
+    job(sub, "a job's name")
 
     sub = command(train_command, "Train one config from start to end.")
     sub.add_argument("config", metavar="CONFIG", help="YAML file, as written by best --export")
@@ -155,22 +195,175 @@ def parser() -> argparse.ArgumentParser:
 
 
 def search_command(args: argparse.Namespace) -> int:
-    from automixsearch.search.driver import run_search
     from automixsearch.spec import load_space
-    from automixsearch.watch import Watch
 
     overrides = list(args.overrides)
     overrides += [f"budget.trials={args.trials}"] if args.trials is not None else []
     overrides += [f"seeds.study={args.seed}"] if args.seed is not None else []
     overrides += [f"name={json.dumps(args.name)}"] if args.name is not None else []
-    space = load_space(args.space, overrides)
-    watch = Watch(console(stderr=True))
+    return _search(load_space(args.space, overrides), args)
+
+
+def _search(space: SearchSpace, args: argparse.Namespace) -> int:
+    from automixsearch.search.driver import run_search
+    from automixsearch.watch import Watch
+
+    watch = Watch(console(stderr=True), lines=args.lines or args.debug)
+    more = {"retry_failed": args.retry_failed, "debug": args.debug}
     try:
-        result = run_search(space, args.results, args.address, watch)
+        result = run_search(space, args.results, args.address, watch, **more)
     finally:
         watch.end()
     again = " ".join([program(), *map(_quote, args.words)])
     return report_search(result, again, args.json, watch)
+
+
+def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
+    from automixsearch import jobs
+
+    local = args.debug or args.address == jobs.LOCAL
+    job = jobs.prepare(args.job, args.overrides, jobs.LOCAL if local else args.address or "", retry)
+    if args.debug:
+        words = ["search", str(args.job), "--debug", "--results", job.results]
+        debugged = parse([*words, "--retry-failed"] if retry else words)
+        return _search(job.space, debugged)
+    if args.dry_run:
+        for file in job.files:
+            print(file)
+        print(
+            f"{len(job.files)} files, {job.size / 1e6:.2f} MB, and the search space; study {job.name} in {job.results}"
+        )
+        print(f"command: {' '.join(map(_quote, job.command(here=local)))}")
+        return 0
+    if local:
+        return jobs.run_local(job)
+    client = jobs.connect(args.address)
+    submission, new = jobs.submit(client, job)
+    sent = f"sent {len(job.files)} files, {job.size / 1e6:.2f} MB" if new else "it runs already; nothing was sent"
+    print(f"{submission}: {sent}; study {job.name} in {job.results}")
+    if args.wait:
+        return _follow(client, submission)
+    where = f" --address {_quote(args.address)}" if args.address else ""
+    print("Next:")
+    for command, what in (("status {} -w", "how far it is"), ("logs {} -f", "what it says"), ("stop {}", "end it")):
+        print(f"  {program()} {command.format(_quote(job.name)) + where}    {what}")
+    return 0
+
+
+def resume_command(args: argparse.Namespace) -> int:
+    return submit_command(args)
+
+
+def retry_command(args: argparse.Namespace) -> int:
+    return submit_command(args, retry=True)
+
+
+def jobs_command(args: argparse.Namespace) -> int:
+    from automixsearch import jobs
+    from automixsearch.show import make_table
+
+    found = jobs.submissions(jobs.connect(args.address))
+    rows = [
+        {"job": job.metadata["job"], "state": job.status.value.lower(), "submission": job.submission_id,
+         "started": _moment(job.start_time), "ended": _moment(job.end_time), "trials": job.metadata.get("trials"),
+         "results": job.metadata.get("results")}
+        for job in found if job.metadata
+    ]  # fmt: skip
+    if args.json:
+        print(dump_json(rows))
+    elif rows:
+        table = make_table("Jobs", rows[0])
+        for row in rows:
+            table.add_row(*("" if value is None else str(value) for value in row.values()))
+        console().print(table)
+    else:
+        print("The cluster has no jobs of ours.")
+    return 0
+
+
+def status_command(args: argparse.Namespace) -> int:
+    import time
+
+    from automixsearch import jobs
+
+    client = jobs.connect(args.address)
+    said = ""
+    while True:
+        job = jobs.latest(client, args.job)
+        line = f"{job.submission_id}: {job.status.value.lower()}{_progress(job.metadata or {})}"
+        if jobs.is_over(job) and job.message and job.status.value != "SUCCEEDED":
+            line += f"\n{job.message.strip()}"
+        if line != said:
+            print(line, flush=True)
+            said = line
+        if not args.watch:
+            return 0
+        if jobs.is_over(job):
+            return _status_of(job)
+        time.sleep(2)
+
+
+def _progress(about: Mapping[str, str]) -> str:
+    """How many trials have ended, as far as the results can be read from here."""
+    from automixsearch.results.store import Store
+
+    total, place = about.get("trials", "?"), about.get("results", "")
+    try:
+        store = Store(place, about["job"])
+        if not store.exists():
+            return f"; no results of {about['job']} in {place} yet, as seen from here"
+        states = [row["state"] for row in store.trial_rows(["state"])]
+    except (AutoMixError, OSError):
+        return f"; results in {place}, which cannot be read from here"
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states
+    )
+    return f"; {len(states)} of {total} trials" + (f" ({counts})" if counts else "")
+
+
+def _moment(milliseconds: int | None) -> str | None:
+    from datetime import UTC, datetime
+
+    return None if not milliseconds else f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def logs_command(args: argparse.Namespace) -> int:
+    from automixsearch import jobs
+
+    client = jobs.connect(args.address)
+    job = jobs.latest(client, args.job)
+    if args.follow:
+        return _follow(client, str(job.submission_id))
+    print(client.get_job_logs(str(job.submission_id)), end="")
+    return 0
+
+
+def _follow(client: Any, submission: str) -> int:
+    from automixsearch import jobs
+
+    for text in jobs.follow(client, submission):
+        print(text, end="", flush=True)
+    return _status_of(client.get_job_info(submission))
+
+
+def _status_of(job: Any) -> int:
+    """The exit status of an ended job, as `main` says."""
+    if job.status.value == "SUCCEEDED":
+        return 0
+    return 130 if job.status.value == "STOPPED" else job.driver_exit_code or 1
+
+
+def stop_command(args: argparse.Namespace) -> int:
+    from automixsearch import jobs
+
+    client = jobs.connect(args.address)
+    job = jobs.latest(client, args.job)
+    if jobs.is_over(job):
+        print(f"{job.submission_id} has ended: {job.status.value.lower()}")
+        return 0
+    client.stop_job(str(job.submission_id))
+    print(f"{job.submission_id} stops; its trials are kept. To go on: {program()} resume JOB_FILE")
+    return 0
 
 
 def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:

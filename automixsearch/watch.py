@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 class Watch(Watcher):
     """Keeps the state of a search and draws it: progress, best so far, running trials, failures by cause.
 
-    On a console that is no terminal it stays silent.
+    On a console that is no terminal it stays silent; with `lines` it prints a line for each trial that ends, instead.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, lines: bool = False) -> None:
+        self.console, self.lines = console, lines
         self.rows: list[dict[str, Any]] = []
         self.running: dict[str, tuple[Task, dict[str, Any]]] = {}
         self.earlier, self.live = 0, None
@@ -33,7 +34,11 @@ class Watch(Watcher):
 
     def begin(self, space: SearchSpace, done: list[dict[str, Any]]) -> None:
         self.space, self.rows, self.earlier = space, list(done), len(done)
-        if self.console.is_terminal and len(done) < space.budget.trials:
+        if self.lines:
+            print(
+                f"study {space.name}: {len(done)} of {space.budget.trials} trials are done", file=sys.stderr, flush=True
+            )
+        elif self.console.is_terminal and len(done) < space.budget.trials:
             from rich.live import Live
 
             self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=True)
@@ -41,7 +46,9 @@ class Watch(Watcher):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-        if self.console.is_terminal:
+        if self.lines:
+            print(f"note: {text}", file=sys.stderr, flush=True)
+        elif self.console.is_terminal:
             self.console.print(f"note: {text}", style="dim", highlight=False)
 
     def heard(self, event: str, task: Task, values: dict[str, Any]) -> None:
@@ -51,6 +58,9 @@ class Watch(Watcher):
             metric = self.space.objective[0]
             detail = values.get("error_class") or f"{metric} {score(metric, values.get(metric))}"
             self.last = f"{task.trial_id} {values['state']}: {detail}"
+            if self.lines:
+                policy, done = policy_of(values), f"{len(self.rows)} of {self.space.budget.trials}"
+                print(f"{done}: {self.last}  {policy}", file=sys.stderr, flush=True)
         else:
             if event == "start" and not self.running and len(self.rows) == self.earlier:
                 self.last = "starting the trials' processes"

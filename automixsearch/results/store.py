@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -312,13 +312,39 @@ class Store:
         if len(parts) < 2:
             return 0
         merged = in_order(table, pa.concat_tables(tables, promote_options="permissive"))
-        stem = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        self._replace(table, parts, merged)
+        return len(parts)
+
+    def drop(self, trial_ids: Collection[str]) -> None:
+        """Take trials with all their rows out of the ledger. Needs the lock, and takes it if nobody has it.
+
+        A file is replaced as in `compact`, so a reader sees it as it was or as it will be.
+        """
+        with self.lock():
+            self.repair()
+            for table in TABLES:
+                for name in self.live(table):
+                    rows = self._open(table, name, _read)
+                    if rows is None:
+                        continue
+                    ids = rows["trial_id"].to_pylist()
+                    kept = rows.take([place for place, trial_id in enumerate(ids) if trial_id not in trial_ids])
+                    if kept.num_rows < rows.num_rows:
+                        self._replace(table, [name], kept)
+            self._merged.clear()
+
+    def _replace(self, table: Table, parts: list[str], rows: pa.Table) -> None:
+        """Let one merged file of `rows` take the place of the files `parts`, or nothing where there are none."""
+        if not rows.num_rows:
+            for part in parts:
+                self.files.delete(self._path(table, part))
+            return
+        stem = hashlib.sha256("\n".join([*parts, str(rows.num_rows)]).encode()).hexdigest()[:16]
         target, journal = f"{_MERGED}{stem}.parquet", f"{_JOURNAL}{stem}.json"
         self.files.create(self._path(table, journal), json.dumps({"merged": target, "parts": parts}).encode())
-        merged = merged.replace_schema_metadata(schema(table).metadata)
+        merged = rows.replace_schema_metadata(schema(table).metadata)
         self.files.create(self._path(table, target), encode(merged))
         self._finish(table, journal)
-        return len(parts)
 
     def _finish(self, table: Table, journal: str) -> None:
         plan = json.loads(self.files.read(self._path(table, journal)) or "{}")

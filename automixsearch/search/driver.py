@@ -70,6 +70,9 @@ def run_search(
     results: str | Path = "results",
     address: str | None = None,
     watcher: Watcher | None = None,
+    *,
+    retry_failed: bool = False,
+    debug: bool = False,
 ) -> SearchResult:
     """Run or continue the study `space.name` under `results` until it has `space.budget.trials` trials.
 
@@ -77,6 +80,9 @@ def run_search(
         results: directory, or any URI that pyarrow can open.
         address: of a running Ray cluster (`auto` finds one on this machine); None starts one for this search.
         watcher: is told what happens.
+        retry_failed: let the trials that failed run again, with the configs they had.
+        debug: run the trials in this process, one after the other and without Ray, so that breakpoints work; none is
+            stopped early.
 
     Raises:
         StudyError: the study belongs to another space; StudyBusy: another driver holds it.
@@ -88,6 +94,8 @@ def run_search(
     with store.lock(), _leaving_nothing_behind(store):
         store.repair()
         _refuse_other_space(store, space)
+        if retry_failed:
+            watcher.note(f"{_set_failed_free(store)} failed trials run again")
         watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
@@ -95,6 +103,8 @@ def run_search(
             if _is_complete(store, space):
                 loading.result()
                 interrupted = False
+            elif debug:
+                interrupted = _run_here(space, store, watcher, loading.result())
             else:
                 interrupted = _run(space, store, address, watcher, loading)
         watcher.end()
@@ -218,6 +228,48 @@ def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher
         if store.local_path("driver.log") is None and log.exists():
             store.put("driver.log", log.read_bytes())
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _set_failed_free(store: Store) -> int:
+    """Take the rows of failed trials out of the ledger, so that they run again; returns how many."""
+    from automixsearch.search.task import Task
+
+    failed = [row for row in store.trial_rows() if row["state"] == "failed"]
+    for row in failed:
+        Task.of_row(row).save(store)
+        store.put(
+            f"retried/{row['trial_id']}-{row['ended_at']:%Y%m%dT%H%M%S}.json", json.dumps(row, default=str).encode()
+        )
+    store.drop([row["trial_id"] for row in failed])
+    return len(failed)
+
+
+def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageSet) -> bool:
+    """Run the missing trials in this process; return whether the user interrupted."""
+    from automixsearch.search.cluster import log_to
+    from automixsearch.search.proposer import Proposer
+    from automixsearch.search.trial import limit_threads, run_trial
+    from automixsearch.training.loop import pick_device
+    from automixsearch.training.world import World
+
+    if space.resources.workers > 1:
+        raise StudyError(f"debug runs trials in this process; resources.workers = {space.resources.workers} must be 1")
+    limit_threads(space.resources.cpus)
+    log_to(store.local_path("driver.log") or Path(os.devnull), "optuna")
+    proposer = Proposer(space, store, images.fingerprint)
+    for note in proposer.notes:
+        watcher.note(note)
+    try:
+        while (task := proposer.next()) is not None:
+            watcher.heard("start", task, {})
+            for metrics in run_trial(store, task, pick_device(), World()):
+                proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))
+                watcher.heard("epoch", task, metrics)
+            row = proposer.finish(task)
+            watcher.heard("end", task, row or {})
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _fit(

@@ -48,7 +48,7 @@ class InlineTrial(tune.Trainable):
 
 
 def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from automixsearch.search.trial import run_trial
+    from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.training.loop import pick_device
     from automixsearch.training.world import World
 
@@ -65,13 +65,6 @@ def _open(config: dict[str, Any]) -> tuple[Store, Task]:
     if task is None:
         raise RuntimeError(f"trial {config['trial_id']} has no document in {config['results']}/{config['study']}")
     return store, task
-
-
-def limit_threads(cpus: float) -> None:
-    """Use as many threads as the trial holds CPUs, so that neighbours do not slow each other down."""
-    import torch
-
-    torch.set_num_threads(max(1, int(cpus)))
 
 
 def distributed_trial(config: dict[str, Any]) -> None:
@@ -107,7 +100,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    from automixsearch.search.trial import run_trial
+    from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.training.world import World
 
     store, task = _open(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -52,6 +53,13 @@ class Task:
             return None
         content = json.loads(data)
         return cls(**{**content, "config": TrialConfig.model_validate(content["config"])})
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Task:
+        """The trial behind a row of the ledger."""
+        own = {name: row[name] for name in ("trial_id", "number", "study", "study_seed", "space_id", "purpose")}
+        config = TrialConfig.model_validate_json(row["config"])
+        return cls(**own, workers=row["workers"], config=config, started_at=row["started_at"].isoformat())
 
     @staticmethod
     def in_flight(store: Store) -> list[str]:

@@ -47,6 +47,11 @@ def run_trial(store: Store, task: Task, device: torch.device, world: World) -> I
         _free(device)
 
 
+def limit_threads(cpus: float) -> None:
+    """Use as many threads as the trial holds CPUs, so that neighbours do not slow each other down."""
+    torch.set_num_threads(max(1, int(cpus)))
+
+
 def _may_be_a_lost_peer(error: Exception) -> bool:
     """Whether another worker's death can be behind an error: gloo and nccl raise plain RuntimeErrors for it.
 

@@ -1,0 +1,378 @@
+"""Jobs: a search with its place for results and its environment, as a file; sent to a Ray cluster, or run here.
+
+What is sent is a folder of its own: the files of the working directory without what does not belong there, and the
+search space with every override in it. The cluster runs `automixsearch search` on that, so a job continues its study
+exactly as a search does.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from automixsearch import __version__
+from automixsearch.errors import ResourceError, SpecError, unknown
+from automixsearch.spec import Frozen, SearchSpace, build, find_space, load_space, read_text, read_yaml
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+LOCAL = "local"
+SENT = "automixsearch-job"
+"""Folder of the package that holds the space."""
+LEFT_OUT = (
+    ".git", ".hg", ".env*", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", ".ray", ".aws",
+    ".ssh", ".kube", "auth_token", "*.pem", "*.key", "id_rsa*", "id_ed25519*", "*.pyc", "*.pt", "*.pth", "*.ckpt",
+    "*.safetensors", "*.parquet", "/results", "/wandb", "/mlruns", ".gitignore", ".rayignore", SENT,
+)  # fmt: skip
+"""Never sent: secrets, histories, caches, weights, data, results, and what would make Ray leave out the space. With a
+leading / only at the top."""
+SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE", re.IGNORECASE)
+PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb", "pydantic", "numpy", "scipy", "numba",
+          "scikit-learn", "pillow", "timm", "rich", "pyyaml")  # fmt: skip
+"""The packages whose versions decide results or what can be read."""
+STOP_S = 60
+"""Seconds that a stopped job has to end its trials."""
+
+
+class Environment(Frozen):
+    """Where the driver and the trials run."""
+
+    working_dir: str | None = None
+    """Folder that is packed and sent, from the job file on; None: the cluster has the package installed."""
+    exclude: list[str] = Field(default_factory=list)
+    """Names and paths (with * and ?) that stay here, beside those that never go."""
+    pip: Literal["pinned"] | list[str] = Field(default_factory=list)
+    """Packages that the cluster installs; pinned: ours, in the versions that are installed here."""
+    env_vars: dict[str, str] = Field(default_factory=dict)
+    python: str = "python"
+    limit_mb: float = Field(default=100, gt=0)
+    """Largest size of what is sent."""
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Environment:
+        for name in self.env_vars:
+            if SECRET.search(name):
+                raise ValueError(
+                    f"env_vars.{name} looks like a secret, and a job's environment can be read by everybody who sees "
+                    "the cluster's dashboard; set it on the cluster's nodes instead"
+                )
+        return self
+
+
+class Job(Frozen):
+    """A job file."""
+
+    search: str
+    """A search space: a file, from the job file on, or the name of one that comes with the package."""
+    about: str = ""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Of the study and the job; None: the job file's."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Keys of the space, as on the command line of a search: `data.path`, `trials`, `resources.workers`, knobs."""
+    results: str = "results"
+    """Directory or URI; on a cluster an absolute path or a URI that every node reaches."""
+    environment: Environment = Environment()
+    driver_cpus: float = Field(default=1.0, ge=0)
+    """CPUs that the driver holds on the head node or wherever it runs."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can be sent: its name, space, place for results, environment, files to send with their folder."""
+
+    name: str
+    space: SearchSpace
+    results: str
+    environment: Environment
+    driver_cpus: float
+    root: Path | None
+    files: tuple[Path, ...]
+    retry_failed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that are sent, without the space."""
+        return sum((self.root / file).stat().st_size for file in self.files) if self.root else 0
+
+    def command(self, here: bool) -> list[str]:
+        """What runs in the folder that was sent; here: on this machine, with a Ray cluster of its own."""
+        python = sys.executable if here else self.environment.python
+        words = [python, "-m", "automixsearch", "search", f"{SENT}/space.yaml", "--results", self.results]
+        words += [] if here else ["--lines"]
+        return words + ([] if here else ["--address", "auto"]) + (["--retry-failed"] if self.retry_failed else [])
+
+    def runtime_env(self, folder: Path) -> dict[str, Any]:
+        """Ray's runtime environment, with the folder to send."""
+        # Ray sends SIGTERM otherwise, and kills 3 seconds later: Tune saves nothing then.
+        stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
+        made: dict[str, Any] = {"working_dir": str(folder), "env_vars": {**self.environment.env_vars, **stop}}
+        if self.environment.pip:
+            pip = self.environment.pip
+            made["pip"] = [f"{name}=={version}" for name, version in versions().items()] if pip == "pinned" else pip
+        return made
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the cluster keeps with the job."""
+        about = {"automixsearch": __version__, "job": self.name, "results": self.results}
+        about |= {"trials": str(self.space.budget.trials), "space_id": self.space.space_id}
+        return about | {f"version.{name}": version for name, version in versions().items()}
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide results, without local labels such as +cpu."""
+    found = {}
+    for name in PINNED:
+        try:
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, SearchSpace]:
+    """Read a job file, and its space with the overrides of the file, then with those given here.
+
+    `results`, `environment.*` and `driver_cpus` among the overrides belong to the job, all others to its space.
+
+    Raises:
+        SpecError: with file, key, rule, value and remedy.
+    """
+    where, file = str(path), Path(path)
+    content = read_yaml(read_text(file, "job"), where)
+    if not isinstance(content, dict) or "search" not in content:
+        hint = (
+            "; this is a search space: use automixsearch search"
+            if isinstance(content, dict) and "knobs" in content
+            else ""
+        )
+        raise SpecError(f"{where}: must be a mapping with at least `search`, the space to run{hint}")
+    own = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if equals and key in ("results", "driver_cpus"):
+            content[key] = read_yaml(text, f"override {override}")
+        elif equals and key.startswith("environment."):
+            content.setdefault("environment", {})[key.partition(".")[2]] = read_yaml(text, f"override {override}")
+        else:
+            own.append(override)
+    job = build(Job, content, where)
+    name = job.name or file.stem
+    space_file = file.parent / job.search
+    found = str(space_file) if space_file.is_file() else str(find_space(job.search))
+    written = [f"{key}={json.dumps(value)}" for key, value in job.overrides.items()]
+    try:
+        space = load_space(found, [*written, f"name={json.dumps(name)}", *own])
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+    return job, space
+
+
+def prepare(path: str | Path, overrides: Iterable[str], address: str, retry_failed: bool = False) -> Prepared:
+    """Read a job file and find what must be sent to run it at `address`.
+
+    Raises:
+        SpecError: the file is wrong, results would lie in a folder that vanishes, or too much would be sent.
+    """
+    job, space = load_job(path, overrides)
+    results, environment = job.results, job.environment
+    if "://" not in results:
+        if address == LOCAL:
+            results = os.path.abspath(os.path.expanduser(results))
+        elif not os.path.isabs(results):
+            raise SpecError(
+                f"{path}: results = {results!r} would lie in the job's temporary folder on the cluster and vanish with "
+                "it; give an absolute path on shared storage, or a URI such as s3://bucket/mixup"
+            )
+    root = None if environment.working_dir is None else (Path(path).parent / environment.working_dir).resolve()
+    if root is not None and not root.is_dir():
+        raise SpecError(f"{path}: environment.working_dir = {environment.working_dir!r}: there is no directory {root}")
+    files = tuple(files_to_send(root, environment.exclude)) if root else ()
+    made = Prepared(space.name, space, results, environment, job.driver_cpus, root, files, retry_failed)
+    if made.size > environment.limit_mb * 1e6:
+        assert root is not None
+        largest = sorted(files, key=lambda file: -(root / file).stat().st_size)[:5]
+        named = ", ".join(f"{file} ({(root / file).stat().st_size / 1e6:.1f} MB)" for file in largest)
+        raise SpecError(
+            f"{path}: {made.size / 1e6:.1f} MB would be sent and environment.limit_mb is {environment.limit_mb:g}; the "
+            f"largest: {named}; name them in environment.exclude, or raise the limit"
+        )
+    return made
+
+
+def files_to_send(root: Path, exclude: Iterable[str]) -> list[Path]:
+    """The files below `root` that are sent, relative and sorted: those that git tracks or would track, where it is a
+    checkout, else all; without links that lead out of it, `LEFT_OUT` and `exclude`."""
+    listed = _listed_by_git(root)
+    if listed is None:
+        listed = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
+    patterns = (*LEFT_OUT, *exclude)
+
+    def wanted(file: Path) -> bool:
+        tops = ["/" + "/".join(file.parts[:depth]) for depth in range(1, len(file.parts) + 1)]
+        names = [*file.parts, *tops, *(top[1:] for top in tops)]
+        if any(fnmatch.fnmatch(name, pattern.rstrip("/")) for name in names for pattern in patterns):
+            return False
+        target = (root / file).resolve()
+        return target.is_file() and target.is_relative_to(root)
+
+    return sorted(filter(wanted, listed))
+
+
+def _listed_by_git(root: Path) -> list[Path] | None:
+    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    except OSError:
+        return None
+    return None if done.returncode else [Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name]
+
+
+@contextmanager
+def packed(job: Prepared) -> Iterator[Path]:
+    """A temporary folder with all that is sent."""
+    folder = Path(tempfile.mkdtemp(prefix="automixsearch-job-"))
+    try:
+        for file in job.files:
+            assert job.root is not None
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(job.root / file, folder / file)
+        (folder / SENT).mkdir()
+        content = job.space.model_dump(mode="json", exclude={"recipe"})
+        (folder / SENT / "space.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_local(job: Prepared) -> int:
+    """Run a job on this machine, as a cluster would: the same files, the same command; returns its exit status."""
+    with packed(job) as folder:
+        environment = {**os.environ, **job.environment.env_vars}
+        process = subprocess.Popen(job.command(here=True), cwd=folder, env=environment)
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # the child has had it too, and ends its trials
+                continue
+
+
+# On a cluster --------------------------------------------------------------------------------------------------
+
+
+def connect(address: str | None) -> JobSubmissionClient:
+    """A client of the jobs API at `address` (http://head:8265; None: RAY_API_SERVER_ADDRESS or RAY_ADDRESS).
+
+    The token, where the cluster wants one, is taken from where Ray expects it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or
+    ~/.ray/auth_token.
+
+    Raises:
+        ResourceError: nobody answers there, or the token is not the cluster's.
+    """
+    from automixsearch.search.environment import set_switches
+
+    known = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    if known is None:
+        raise ResourceError("no cluster is named; give --address http://HEAD:8265, or --address local to run here")
+    set_switches(known)
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        client = JobSubmissionClient(known)
+        client.list_jobs()
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every package that they upload
+    except Exception as error:  # requests', Ray's and urllib's own types
+        text = " ".join(str(error).split())
+        token = "oken" in text or "401" in text or "uthent" in text
+        remedy = (
+            "put the cluster's token into ~/.ray/auth_token (or RAY_AUTH_TOKEN)"
+            if token
+            else "check the address (the dashboard's, as a rule port 8265) and that the cluster runs"
+        )
+        raise ResourceError(f"no jobs can be sent to {known!r}: {text[:300]}; {remedy}") from None
+    return client
+
+
+def submissions(client: JobSubmissionClient, name: str | None = None) -> list[JobDetails]:
+    """Our jobs on the cluster, of one name or all, the latest first."""
+    ours = [job for job in client.list_jobs() if "automixsearch" in (job.metadata or {})]
+    ours = [job for job in ours if name in (None, (job.metadata or {}).get("job"))]
+    return sorted(ours, key=lambda job: -(job.start_time or 0))
+
+
+def latest(client: JobSubmissionClient, name: str) -> JobDetails:
+    """The latest submission of a job.
+
+    Raises:
+        SpecError: there was none.
+    """
+    found = submissions(client, name)
+    if not found:
+        names = sorted({str((job.metadata or {})["job"]) for job in submissions(client)})
+        raise SpecError(f"the cluster has {unknown('job', name, names)}")
+    return found[0]
+
+
+def is_over(job: JobDetails) -> bool:
+    """Whether a submission has ended, one way or another."""
+    return job.status.is_terminal()
+
+
+def submit(client: JobSubmissionClient, job: Prepared) -> tuple[str, bool]:
+    """Send a job: its submission id, and whether it is new; one that is still running is not sent again.
+
+    Raises:
+        ResourceError: the cluster refused it.
+    """
+    before = submissions(client, job.name)
+    for running in before:
+        if not is_over(running):
+            return str(running.submission_id), False
+    submission = f"{job.name}-{len(before) + 1}-{int(time.time())}"
+    with packed(job) as folder:
+        try:
+            client.submit_job(
+                entrypoint=shlex.join(job.command(here=False)),
+                submission_id=submission,
+                runtime_env=job.runtime_env(folder),
+                metadata=job.metadata,
+                entrypoint_num_cpus=job.driver_cpus or None,
+            )
+        except Exception as error:
+            raise ResourceError(f"the cluster refused job {job.name}: {' '.join(str(error).split())[:500]}") from None
+    return submission, True
+
+
+def follow(client: JobSubmissionClient, submission: str) -> Iterator[str]:
+    """The log of a submission as it grows, until it ends."""
+    seen, over = 0, False
+    while True:
+        log = client.get_job_logs(submission)
+        if len(log) > seen:
+            yield log[seen:]
+            seen = len(log)
+        if over:
+            return
+        over = client.get_job_status(submission).is_terminal()
+        if not over:
+            time.sleep(1)
