@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from automixsearch.spec import SearchSpace
+    from automixsearch.training.loop import EpochMetrics
 
 RESULTS = "results"
+MOST_EPOCHS = 8
+"""Columns of epochs in a picture of masks that can still be looked at side by side."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -179,9 +183,16 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(gallery_command, "Draw what the mixing methods do with your images.")
     sub.add_argument("data", metavar="DATA", help="digits, or a directory: class folders, Parquet, CIFAR")
-    sub.add_argument("overrides", nargs="*", metavar="knob=value", help="e.g. fmix.decay=2 saliencymix.boxes=sample")
+    sub.add_argument(
+        "overrides", nargs="*", metavar="knob=value", help="e.g. fmix.decay=2; with --epochs also width=16 lr=0.05"
+    )
     sub.add_argument("--methods", metavar="A,B", help="which methods (all that mix images)")
-    sub.add_argument("--lams", default="0.25,0.5,0.75", metavar="L,L", help="own shares to show (0.25,0.5,0.75)")
+    sub.add_argument("--lams", metavar="L,L", help="own shares to show (0.25,0.5,0.75; with --epochs one, 0.5)")
+    sub.add_argument(
+        "--epochs",
+        metavar="E,E",
+        help="train automix for a while and draw its masks at the start and after these epochs, e.g. 1,4,12",
+    )
     sub.add_argument("--pairs", type=_positive, default=2, help="pairs of images, 1 to 4 (2)")
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="which images and draws (0)")
     sub.add_argument("--config", metavar="CONFIG", help="config of a trained network, for its saliency")
@@ -438,8 +449,7 @@ def train_command(args: argparse.Namespace) -> int:
     run = TrainingRun(config, load(config.data), device)
     for epoch in run.epochs():
         if not args.json:
-            print(f"epoch {epoch.epoch}/{run.recipe.epochs}  train_loss {epoch.train_loss:.4f}  "
-                  f"val_top1 {epoch.val_top1:.2f} %  {epoch.images_per_s:.0f} images/s")  # fmt: skip
+            print(_epoch_line(epoch, run.recipe.epochs))
     outcome = run.finish()
     if args.out:
         torch.save(run.network.state_dict(), args.out)
@@ -453,6 +463,13 @@ def train_command(args: argparse.Namespace) -> int:
         if args.out:
             print(f"weights: {args.out}")
     return 0
+
+
+def _epoch_line(epoch: EpochMetrics, of: int) -> str:
+    return (
+        f"epoch {epoch.epoch}/{of}  train_loss {epoch.train_loss:.4f}  val_top1 {epoch.val_top1:.2f} %  "
+        f"{epoch.images_per_s:.0f} images/s"
+    )
 
 
 def best_command(args: argparse.Namespace) -> int:
@@ -589,36 +606,88 @@ def gallery_command(args: argparse.Namespace) -> int:
     from automixsearch.mixers import MIXERS
     from automixsearch.spec import Data, TrialConfig, build, load_config, parse_knobs
 
-    learned = {name for name, mixer in MIXERS.items() if "mask" in mixer.needs}
+    epochs = _epochs(args.epochs)
+    learned = [name for name, mixer in MIXERS.items() if "mask" in mixer.needs]
     drawn = [name for name in MIXERS if name not in ("vanilla", "trivialmix", *learned)]
-    methods = args.methods.split(",") if args.methods else drawn
+    methods = args.methods.split(",") if args.methods else [*drawn, *learned] if epochs else drawn
     given = parse_knobs(args.overrides)
     mixers = {}
     for method in methods:
+        if method in learned:
+            if not epochs:
+                raise SpecError(f"--methods: {method} learns its masks while a network trains; say after which epochs "
+                                "to draw them, e.g. --epochs 1,4,12")  # fmt: skip
+            continue
         if method not in drawn:
-            raise SpecError(f"--methods: {unknown('method', method, drawn)}")
+            raise SpecError(f"--methods: {unknown('method', method, [*drawn, *learned])}")
         own = {name: value for name, value in given.items() if name.startswith(method + ".")}
         content = {"data": Data(), "knobs": {"method": method, **own}}
         mixers[method] = build(TrialConfig, content, "gallery").mixer
+    trained = [method for method in learned if method in methods]
+    if epochs and not trained:
+        raise SpecError(f"--epochs {args.epochs} is for masks that are learned, and {', '.join(methods)} learns none; "
+                        f"add {learned[0]} to --methods, or drop --epochs")  # fmt: skip
+    of_training = {name: value for name, value in given.items() if name.partition(".")[0] not in ("method", *MIXERS)}
     for name in given:
-        if name.partition(".")[0] not in methods:
+        if name.partition(".")[0] not in methods and not (trained and name in of_training):
             raise SpecError(f"{name} belongs to none of the methods drawn: {', '.join(methods)}; drop it")
     if bool(args.config) != bool(args.weights):
         raise SpecError("--config and --weights go together; give both, or neither")
+    if args.seed < 0:
+        raise SpecError(f"--seed {args.seed} must be 0 or more, e.g. 0")
+    lams = _lams(("0.5" if epochs else "0.25,0.5,0.75") if args.lams is None else args.lams)
+    if epochs and len(lams) > 1:
+        raise SpecError(f"--lams {args.lams} names {len(lams)} own shares, and with --epochs the columns are epochs; "
+                        "give one share, e.g. 0.5")  # fmt: skip
+    from automixsearch.gallery import data_at, load_network, make_gallery, make_masks, masks_config, picture_file
+
+    out = picture_file(args.out)
+    data = data_at(args.data)
+    configs = []
+    for method in trained:
+        own = {name: value for name, value in given.items() if name.startswith(method + ".")}
+        configs.append(masks_config(method, data, epochs, of_training | own, args.seed))
+    images = load(data)
+    network = load_network(load_config(args.config), args.weights, images) if args.config else None
+    if epochs:
+
+        def report(epoch: EpochMetrics) -> None:
+            print(_epoch_line(epoch, epochs[-1]), file=sys.stderr)
+
+        picture = make_masks(images, mixers, configs, epochs, lams[0], args.pairs, args.seed, network, report)
+    else:
+        picture = make_gallery(images, mixers, lams, args.pairs, args.seed, network)
+    picture.save(out)
+    print(f"picture: {out}")
+    return 0
+
+
+def _lams(text: str) -> list[float]:
+    from automixsearch.errors import SpecError
+
     try:
-        lams = [float(text) for text in args.lams.split(",")]
+        lams = [float(part) for part in text.split(",")]
     except ValueError:
         lams = []
     if not lams or not all(0 <= lam <= 1 for lam in lams):
-        raise SpecError(f"--lams {args.lams!r} must be shares from 0 to 1, e.g. 0.25,0.5,0.75") from None
-    from automixsearch.gallery import data_at, load_network, make_gallery, picture_file
+        raise SpecError(f"--lams {text!r} must be shares from 0 to 1, e.g. 0.25,0.5,0.75") from None
+    return lams
 
-    out = picture_file(args.out)
-    images = load(data_at(args.data))
-    network = load_network(load_config(args.config), args.weights, images) if args.config else None
-    make_gallery(images, mixers, lams, args.pairs, args.seed, network).save(out)
-    print(f"picture: {out}")
-    return 0
+
+def _epochs(text: str | None) -> list[int]:
+    """The epochs after which masks are drawn; none where the option is not given."""
+    from automixsearch.errors import SpecError
+
+    if text is None:
+        return []
+    parts = text.split(",")
+    epochs = [int(part) for part in parts if part.isdecimal()]
+    if len(epochs) < len(parts) or any(after <= before for before, after in pairwise([0, *epochs])):
+        raise SpecError(f"--epochs {text!r} must be whole numbers from 1 on, each above the one before, e.g. 1,4,12; "
+                        "the start is always drawn")  # fmt: skip
+    if len(epochs) > MOST_EPOCHS:
+        raise SpecError(f"--epochs names {len(epochs)} epochs, and a picture has room for {MOST_EPOCHS}; name fewer")
+    return epochs
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -9,11 +9,23 @@ from PIL import Image
 
 from automixsearch.cli import main
 from automixsearch.data import load
+from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError
-from automixsearch.gallery import Crowd, data_at, gallery_row, load_network, make_gallery, picture_file
+from automixsearch.gallery import (
+    Crowd,
+    data_at,
+    draw_masks,
+    gallery_row,
+    learned_row,
+    load_network,
+    make_gallery,
+    masks_config,
+    picture_file,
+)
 from automixsearch.mixers import MIXERS
 from automixsearch.models import build_model
 from automixsearch.spec import Data, TrialConfig
+from automixsearch.training.loop import TrainingRun
 
 DRAWN = [name for name in MIXERS if name not in ("vanilla", "trivialmix", "automix")]
 
@@ -55,6 +67,12 @@ def test_methods_without_a_share_to_ask_for_have_a_new_draw_in_every_column(digi
         assert len(set(pixels)) > 1
 
 
+def test_an_odd_number_of_classes_leaves_one_without_a_partner(digits):
+    few = [Part(part.images[part.labels < 3], part.labels[part.labels < 3]) for part in (digits.train, digits.test)]
+    crowd = Crowd(ImageSet("few", *few, ("a", "b", "c")), 0)
+    assert len(gallery_row(crowd, MIXERS["mixup"](), [0.5], len(crowd.y) // 2, 0).pictures) == 1
+
+
 def test_the_command_writes_a_picture_with_a_row_for_each_method(tmp_path, capsys):
     few, more = tmp_path / "few.png", tmp_path / "more.png"
     assert main(["gallery", "digits", "--methods", "mixup,cutmix", "--pairs", "1", "--out", str(few)]) == 0
@@ -80,6 +98,108 @@ def test_a_trained_network_gives_the_saliency(digits, tmp_path):
         load_network(TrialConfig(data=Data(), knobs={"width": 5}), str(tmp_path / "w.pt"), digits)
 
 
+def small_run(digits, shown, **knobs):
+    knobs = {"width": 2, "batch_size": 256, **knobs}
+    return TrainingRun(masks_config("automix", Data(), shown, knobs, 0), digits, "cpu")
+
+
+def test_learned_masks_are_those_of_the_mix_block_in_the_order_of_epochs(digits):
+    """Each column shows what block and teacher make of the training run's own images after that epoch."""
+    crowd, run, own = Crowd(digits, 0), small_run(digits, [1, 3]), []
+
+    def look():
+        momentum = run.momentum
+        assert momentum is not None
+        momentum.eval()
+        with torch.no_grad():
+            features = momentum.teacher.backbone.features(run.train.normalise(crowd.pixels), "stage2")
+            partner, lam = torch.arange(len(features)) ^ 1, torch.full((len(features),), 0.3)
+            own.append(momentum.block(features, features[partner], lam, (8, 8))[:, 0].double().numpy())
+
+    look()
+    row = learned_row(crowd, run, [1, 3], 0.3, 2, 0, lambda metrics: look())
+    assert row.name == "automix"
+    assert run.epoch == 3
+    for pair, pictures in enumerate(row.pictures):
+        assert len(pictures) == 3
+        for picture, masks in zip(pictures, (own[0], own[1], own[3]), strict=True):
+            assert picture.parts is not None
+            np.testing.assert_allclose(picture.parts[2 * pair + 1], masks[2 * pair], atol=1e-6)
+            np.testing.assert_allclose(picture.parts[2 * pair], 1 - masks[2 * pair], atol=1e-6)
+            assert picture.shares[2 * pair] == picture.asked == 0.3
+    assert abs(own[0] - own[1]).max() > 1e-3
+    assert abs(own[1] - own[3]).max() > 1e-3
+
+
+def test_looking_at_the_masks_does_not_change_the_training(digits):
+    looked, alone = small_run(digits, [1, 2]), small_run(digits, [1, 2])
+    learned_row(Crowd(digits, 0), looked, [1, 2], 0.5, 1, 0)
+    for _ in alone.epochs():
+        pass
+    assert looked.momentum is not None
+    assert alone.momentum is not None
+    for mine, theirs in zip(looked.momentum.state_dict().values(), alone.momentum.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_training_stops_after_the_last_epoch_that_is_shown(digits):
+    run = small_run(digits, [1], epochs=9)
+    learned_row(Crowd(digits, 0), run, [1], 0.5, 1, 0)
+    assert run.epoch == 1
+    assert run.recipe.epochs == 9
+
+
+def test_masks_stand_in_a_column_for_each_method_and_epoch(digits):
+    crowd, run = Crowd(digits, 0), small_run(digits, [1])
+    learned = learned_row(crowd, run, [1], 0.5, 2, 0)
+    fixed = [gallery_row(crowd, MIXERS[name](), [0.5], 2, 0) for name in DRAWN]
+    some, all_of_them = (draw_masks(crowd, rows, [learned], [1], "Masks") for rows in (fixed[:3], fixed))
+    assert all_of_them.width - some.width == 100 * (len(fixed) - 3)
+    assert all_of_them.height == some.height
+    alone = np.asarray(draw_masks(crowd, [], [learned], [1], "Masks"))
+    assert (alone[:, -1] == 255).all(), "nothing is cut off at the right"
+
+
+def test_the_command_draws_masks_over_training(tmp_path, capsys):
+    out = tmp_path / "masks.png"
+    words = ["--methods", "cutmix,automix", "--epochs", "1,2", "--pairs", "1", "--lams", "0.4", "--out", str(out)]
+    assert main(["gallery", "digits", *words, "width=2", "batch_size=256", "automix.layer=l1"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"picture: {out}\n"
+    assert [line.split("  ")[0] for line in said.err.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+    with Image.open(out) as picture:
+        assert picture.width > 500
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "automix"], "automix learns its masks while a network trains; say after which epochs"),
+        (["--methods", "cutmix", "--epochs", "1"], "cutmix learns none; add automix to --methods, or drop --epochs"),
+        (["--epochs", "4,1"], "--epochs '4,1' must be whole numbers from 1 on, each above the one before, e.g. 1,4,12"),
+        (["--epochs", "0,1"], "from 1 on, each above the one before, e.g. 1,4,12; the start is always drawn"),
+        (["--epochs", "2,2"], "must be whole numbers from 1 on"),
+        (["--epochs", "1,,2"], "must be whole numbers from 1 on"),
+        (["--epochs", "1,2,3,4,5,6,7,8,9"], "--epochs names 9 epochs, and a picture has room for 8; name fewer"),
+        (["--epochs", "1", "--lams", "0.2,0.5"], "--lams 0.2,0.5 names 2 own shares, and with --epochs the columns"),
+        (["--epochs", "4", "epochs=3"], "--epochs names epoch 4, but the training ends after epochs = 3; raise epochs"),
+        (["--epochs", "1", "automix.mask_source=random_grid"], "random_grid learns no masks to draw; use mixblock"),
+        (["--epochs", "1", "--methods", "automix", "fmix.decay=2"], "fmix.decay belongs to none of the methods drawn"),
+        (["--epochs", "1", "--methods", "automix", "method=cutmix"], "method belongs to none of the methods drawn"),
+        (["--methods", "cutmix", "width=8"], "width belongs to none of the methods drawn: cutmix; drop it"),
+        (["--epochs", "1", "widht=8"], "unknown key or knob 'widht'; did you mean 'width'"),
+        (["--epochs", "1", "width=0"], "width = 0 must be 1 to 1024"),
+        (["--epochs", "1", "--out", "a.txt"], "is no picture; use mixes.png"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together_are_refused(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--out" in words else ["--out", "a.png"]
+    assert main(["gallery", "digits", *words, *out]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -92,6 +212,7 @@ def test_a_trained_network_gives_the_saliency(digits, tmp_path):
         (["digits", "--out", "/nowhere/at/all/a.png"], "there is no directory"),
         (["no_such_dir", "--out", "a.png"], "no_such_dir"),
         (["digits", "--config", "x.yaml", "--out", "a.png"], "go together"),
+        (["digits", "--seed", "-1", "--out", "a.png"], "--seed -1 must be 0 or more"),
         (["digits", "mixup.alpha=-1", "--out", "a.png"], "mixup.alpha = -1 must be > 0"),
     ],
     ids=str,

@@ -36,6 +36,7 @@ from automixsearch.training.optimiser import Part, learning_rate, make_optimizer
 from automixsearch.training.world import HiddenMixing, World
 
 if TYPE_CHECKING:
+    from automixsearch.mixers.automix import AutoMixDraw
     from automixsearch.training.momentum import Momentum
 
 
@@ -379,6 +380,21 @@ class TrainingRun:
     def network(self) -> nn.Module:
         """What the run has trained: the network, or of several the reported one with the reported head."""
         return self.momentum.reported() if self.momentum else self.model
+
+    @torch.no_grad()
+    def masks(self, pixels: Tensor, draw: AutoMixDraw) -> Tensor:
+        """The Mix Block's masks of the partners as they are now, in eval mode: float32 [B, 1, H, W] on the CPU.
+
+        Looking changes nothing: the rest of the run is bitwise what it would have been.
+
+        Args:
+            pixels: uint8 [B, H, W, C]. draw: partners and own share.
+        """
+        assert self.momentum is not None
+        self.stateful.eval()
+        x = self._normalise(self.train, pixels.to(self.device))
+        with self._autocast():
+            return self.momentum.mask(self.momentum.features(x), draw, x.shape[2:]).cpu()
 
     def state(self) -> bytes:
         """The run after its last epoch, as bytes that `load` takes."""

@@ -94,11 +94,13 @@ class Momentum(nn.Module):
         batch, channels, height, width = x.shape
         draws = [settings.draw((batch, channels, height, width), mixing) for _ in range(2)]
         generate = self.learns and step % settings.mixblock_every == 0 and draws[0].chance >= settings.switch_off
-        features = x.new_zeros(())
-        if self.learns:
-            with torch.no_grad():
-                features = self.world.gather(self.teacher.backbone.features(self.world.share(x), self.stage))
+        features = self.features(x) if self.learns else x.new_zeros(())
         return features, draws, gamma_at(settings, progress), generate
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """The teacher's features of the global batch `x`, [B, C, h, w]; each worker computes its share."""
+        return self.world.gather(self.teacher.backbone.features(self.world.share(x), self.stage))
 
     def forward(
         self,
