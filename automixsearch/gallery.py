@@ -233,15 +233,15 @@ def draw_masks(
     Every pair is a band: the image and its partner on the left, beside them mixed images over their masks.
     """
     small, plain, bold = (ImageFont.load_default(size) for size in (11, 13, 15))
-    step, aside, head, below = tile + 12, 24, 78, tile + 25
+    step, aside, head, below = tile + 12, 12, 78, tile + 25
     band = 2 * below + 16
-    columns, groups, x = [], [], 10 + step + aside // 2
+    captions = ["start", *(f"epoch {epoch}" for epoch in epochs)]
+    columns, groups, x = [], [], 10 + step + aside
     for row in fixed:
         columns.append((x, row.name, [pictures[0] for pictures in row.pictures]))
         x += step
     for row in learned:
-        x += aside // 2 if fixed or groups else 0
-        captions = ["start", *(f"epoch {epoch}" for epoch in epochs)]
+        x += aside if columns else 0
         groups.append((x, len(captions) * step - 12, row.name))
         for number, caption in enumerate(captions):
             columns.append((x, caption, [pictures[number] for pictures in row.pictures]))

@@ -69,7 +69,7 @@ def test_methods_without_a_share_to_ask_for_have_a_new_draw_in_every_column(digi
 
 def test_an_odd_number_of_classes_leaves_one_without_a_partner(digits):
     few = [Part(part.images[part.labels < 3], part.labels[part.labels < 3]) for part in (digits.train, digits.test)]
-    crowd = Crowd(ImageSet("few", *few, ("a", "b", "c")), 0)
+    crowd = Crowd(ImageSet("few", few[0], few[1], ("a", "b", "c")), 0)
     assert len(gallery_row(crowd, MIXERS["mixup"](), [0.5], len(crowd.y) // 2, 0).pictures) == 1
 
 
