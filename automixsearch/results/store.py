@@ -320,6 +320,8 @@ class Store:
 
         A file is replaced as in `compact`, so a reader sees it as it was or as it will be.
         """
+        import pyarrow as pa
+
         with self.lock():
             self.repair()
             for table in TABLES:
@@ -328,7 +330,7 @@ class Store:
                     if rows is None:
                         continue
                     ids = rows["trial_id"].to_pylist()
-                    kept = rows.take([place for place, trial_id in enumerate(ids) if trial_id not in trial_ids])
+                    kept = rows.filter(pa.array([trial_id not in trial_ids for trial_id in ids], pa.bool_()))
                     if kept.num_rows < rows.num_rows:
                         self._replace(table, [name], kept)
             self._merged.clear()

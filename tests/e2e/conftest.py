@@ -19,16 +19,17 @@ from automixsearch.search.environment import set_switches
 set_switches(None)
 import ray
 context = ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=128 * 2**20)
-print(context.address_info["gcs_address"], flush=True)
+print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
 sys.stdin.read()
 """
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster: where it answers, and the process that holds it."""
+    """A running cluster: where it and its dashboard answer, and the process that holds it."""
 
     address: str
+    dashboard: str
     pid: int
 
     def workers(self, title: str) -> list[int]:
@@ -113,9 +114,9 @@ def cluster():
         text=True,
     )
     assert process.stdout is not None
-    address = process.stdout.readline().strip()
+    address, _, dashboard = process.stdout.readline().strip().partition(" ")
     assert address, "the cluster did not start"
-    yield Cluster(address, process.pid)
+    yield Cluster(address, f"http://{dashboard}", process.pid)
     process.communicate(timeout=60)
 
 

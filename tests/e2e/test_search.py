@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -202,3 +203,37 @@ def test_a_cluster_that_does_not_answer_is_named(space):
     assert status == 2
     assert "no Ray cluster answers at address '127.0.0.1:1'" in errors
     assert "Traceback" not in errors
+
+
+def test_a_job_runs_on_the_cluster_goes_on_is_stopped_and_keeps_what_it_has(cluster, space, tmp_path):
+    """Sent from another directory, with a token if the cluster wants one; the checkout is what runs there."""
+    job, place = tmp_path / "tiny.yaml", ["--address", cluster.dashboard]
+    environment = {"working_dir": str(Path(__file__).parents[2]), "exclude": ["tests"], "python": sys.executable}
+    content = {"search": str(space), "results": str(space.parent / "results"), "environment": environment}
+    job.write_text(json.dumps(content | {"driver_cpus": 0}))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def run(*words):
+        return finish(start(*words, *place, cwd=elsewhere))
+
+    status, out, errors = run("submit", str(job), "trials=2", "--wait")
+    assert status == 0, out + errors
+    assert "2 of 2: t00001 complete" in out
+    assert len(check_ledger(space, 2)) == 2
+    assert run("submit", str(job), "trials=400")[0] == 0
+    assert "it runs already; nothing was sent" in run("submit", str(job), "trials=400")[1]
+    wait_for(lambda: len(rows(space)) > 2)
+    status, out, errors = run("status", "tiny")
+    assert (status, "running" in out, "of 400 trials" in out) == (0, True, True), out + errors
+    assert "tiny-2-" in run("jobs", "--json")[1]
+    assert run("stop", "tiny")[0] == 0
+    status, out, errors = run("status", "tiny", "--watch")
+    assert (status, "stopped" in out) == (130, True), out + errors
+    assert "Stopped early; nothing is lost" in run("logs", "tiny")[1]
+    kept = len(rows(space))
+    status, out, errors = run("resume", str(job), f"trials={kept + 1}", "--wait")
+    assert status == 0, out + errors
+    check_ledger(space, kept + 1)
+    status, _, errors = run("status", "tinny")
+    assert (status, "did you mean 'tiny'" in errors) == (2, True)

@@ -223,3 +223,49 @@ def test_a_compact_killed_among_its_deletions_is_finished_by_repair(tmp_path: Pa
     check(tmp_path)
     assert len(files(tmp_path)) == 1
     assert len(pd.read_parquet(tmp_path / "s" / "trials")) == 5
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["one file each", "merged"])
+def test_dropped_trials_are_gone_with_their_epochs_and_can_be_written_again(tmp_path: Path, merged: bool) -> None:
+    store = filled(tmp_path)
+    if merged:
+        store.compact()
+    store.drop(["t00003", "t00004"])
+    reader = Store(tmp_path, "s")
+    assert [row["number"] for row in reader.trial_rows()] == [0, 1, 2]
+    assert len(reader.epoch_rows()) == 6
+    for number in (3, 4):
+        row = {"trial_id": f"t{number:05d}", "number": number, "state": "complete", "wall_s": number / 2}
+        assert store.write_trial(row)
+        assert all(store.write_epoch({"trial_id": row["trial_id"], "epoch": epoch}) for epoch in (1, 2))
+    check(tmp_path)
+    store.compact()
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_drop_that_dies_loses_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    store = filled(tmp_path)
+    store.compact()
+    left = call
+
+    def dying(work: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Crash
+            return work(*args)
+
+        return counted
+
+    with monkeypatch.context() as patched:
+        for name in ("create", "delete"):
+            patched.setattr(LocalFiles, name, dying(getattr(LocalFiles, name)))
+        with pytest.raises(Crash):
+            store.drop(["t00003"])
+    kept = [row["number"] for row in Store(tmp_path, "s").trial_rows()]
+    assert kept in ([0, 1, 2, 3, 4], [0, 1, 2, 4])
+    Store(tmp_path, "s").drop(["t00003"])
+    assert [row["number"] for row in Store(tmp_path, "s").trial_rows()] == [0, 1, 2, 4]
+    assert len(Store(tmp_path, "s").epoch_rows()) == 8

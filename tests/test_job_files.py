@@ -1,0 +1,151 @@
+"""Job files: what is read, what is sent, what is refused, and running one here."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from automixsearch import jobs
+from automixsearch.cli import main
+from automixsearch.errors import ResourceError, SpecError
+from automixsearch.results.study import open_study
+from automixsearch.spec import load_space
+
+SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "search").glob("*.yaml"))
+TINY = ["trials=2", "epochs=2", "width=4"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A working directory with what goes, what does not, and a job file in a folder of it."""
+    root = tmp_path / "work"
+    files = ["code.py", "pkg/results/store.py", "notes.md", ".env", ".env.local", "results/a.parquet", "weights.pt",
+             "pkg/__pycache__/x.pyc", "data/big.bin", ".ssh/id_rsa", "auth_token", "keys/me.pem"]  # fmt: skip
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("x" * 100)
+    (root / "outside").symlink_to("/etc/hostname")
+    (root / "jobs").mkdir()
+    return root
+
+
+def job_file(folder, **content):
+    path = folder / "jobs" / "mine.yaml"
+    path.write_text(yaml.safe_dump({"search": "quickstart", "environment": {"working_dir": ".."}} | content))
+    return path
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_jobs_are_whole(file):
+    job = jobs.prepare(file, ["results=/mnt/results"], "http://head:8265")
+    text = file.read_text()
+    assert all(f"# {word} " in text for word in ("COMMAND", "HARDWARE", "TIME", "EXPECTED"))
+    assert f"search/{file.name}" in (file.parents[1] / "README.md").read_text()
+    names = {str(name) for name in job.files}
+    assert {"automixsearch/results/store.py", "search_spaces/quickstart.yaml", "pyproject.toml"} <= names
+    assert not any(name.startswith("tests/") for name in names)
+    assert job.size < 3e6
+
+
+def test_secrets_results_and_weights_stay_here(folder):
+    sent = [str(file) for file in jobs.files_to_send(folder, ["data/"])]
+    assert sent == ["code.py", "notes.md", "pkg/results/store.py"]
+
+
+def test_what_git_ignores_stays_here(folder):
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    (folder / ".gitignore").write_text("data/\nnotes.md\n")
+    assert [str(file) for file in jobs.files_to_send(folder, [])] == ["code.py", "pkg/results/store.py"]
+
+
+def test_the_packed_space_is_the_space(folder):
+    file = job_file(folder, overrides={"trials": 5, "lr": {"low": 0.01, "high": 0.1}, "recipe": "cifar"})
+    job = jobs.prepare(file, ["width=4", "results=/mnt/r"], "http://head:8265")
+    assert (job.name, job.space.budget.trials, job.space.knobs["width"]) == ("mine", 5, 4)
+    with jobs.packed(job) as place:
+        assert (place / "pkg/results/store.py").read_text() == "x" * 100
+        sent = load_space(place / jobs.SENT / "space.yaml")
+        assert sent.space_id == job.space.space_id
+        assert (sent.name, sent.budget) == (job.space.name, job.space.budget)
+        runtime = job.runtime_env(place)
+    assert not place.exists()
+    assert runtime["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+    assert job.command(here=False)[:4] == ["python", "-m", "automixsearch", "search"]
+    assert "token" not in str(runtime).lower() + str(job.metadata).lower()
+
+
+def test_pinned_means_the_versions_that_are_installed(folder):
+    job = jobs.prepare(job_file(folder, environment={"pip": "pinned"}), ["results=/r"], "http://head:8265")
+    assert {"torch", "ray", "optuna"} <= {word.partition("==")[0] for word in job.runtime_env(folder)["pip"]}
+    assert job.files == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "message"),
+    [
+        ({}, [], "results = 'results' would lie in the job's temporary folder"),
+        ({"environment": {"env_vars": {"AWS_SECRET_ACCESS_KEY": "x"}}}, ["results=/r"], "looks like a secret"),
+        ({"environment": {"working_dir": "../nowhere"}}, ["results=/r"], "there is no directory"),
+        ({"environment": {"working_dir": "..", "limit_mb": 0.0001}}, ["results=/r"], "MB would be sent"),
+        ({"name": "../../etc"}, ["results=/r"], "name = '../../etc'"),
+        ({"serach": 1}, ["results=/r"], "did you mean 'search'"),
+        ({"search": "quickstrat"}, ["results=/r"], "did you mean 'quickstart'"),
+        ({"overrides": {"mixup.alhpa": 1}}, ["results=/r"], "mine.yaml: override mixup.alhpa=1"),
+        ({}, ["results=/r", "lr=-1"], "lr"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(folder, content, overrides, message):
+    with pytest.raises(SpecError) as error:
+        jobs.prepare(job_file(folder, **content), overrides, "http://head:8265")
+    assert message in str(error.value)
+
+
+def test_a_space_is_no_job(tmp_path):
+    (tmp_path / "space.yaml").write_text("knobs: {method: mixup}\n")
+    with pytest.raises(SpecError, match="this is a search space: use automixsearch search"):
+        jobs.load_job(tmp_path / "space.yaml")
+
+
+def test_no_address_and_a_dead_one_say_what_to_do(monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ResourceError, match="give --address"):
+        jobs.connect(None)
+    with pytest.raises(ResourceError, match="check the address"):
+        jobs.connect("http://127.0.0.1:9")
+
+
+def test_a_dry_run_sends_nothing(folder, capsys):
+    file = job_file(folder, results="/mnt/r")
+    assert main(["submit", str(file), "--address", "http://head:8265", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "code.py" in out
+    assert "search automixsearch-job/space.yaml --results /mnt/r --lines --address auto" in out
+
+
+def test_debug_runs_a_job_here_and_retry_runs_its_failed_trials_again(folder, tmp_path, capsys, monkeypatch):
+    from automixsearch.training import loop
+
+    file = job_file(folder, results=str(tmp_path / "results"))
+    whole = loop.TrainingRun._step
+
+    def breaks(self, mixer, pixels, y, mixing):
+        if self.config.method != "vanilla":
+            raise ValueError("a bug")
+        return whole(self, mixer, pixels, y, mixing)
+
+    monkeypatch.setattr(loop.TrainingRun, "_step", breaks)
+    assert main(["submit", str(file), "--debug", *TINY]) == 0
+    study = open_study(tmp_path / "results" / "mine")
+    before = study.query("SELECT trial_id, state, config_id FROM trials ORDER BY 1")
+    assert before["state"].tolist() == ["complete", "failed"]
+    monkeypatch.setattr(loop.TrainingRun, "_step", whole)
+    assert main(["retry", "--failed", str(file), "--debug", *TINY]) == 0
+    after = open_study(tmp_path / "results" / "mine").query("SELECT trial_id, state, config_id FROM trials ORDER BY 1")
+    assert after["state"].tolist() == ["complete", "complete"]
+    assert after["config_id"].tolist() == before["config_id"].tolist()
+    assert len(list((tmp_path / "results" / "mine" / "retried").iterdir())) == 1
+    assert "1 failed trials run again" in capsys.readouterr().err
