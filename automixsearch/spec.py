@@ -197,17 +197,35 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Source = Literal[
+    "digits", "parquet", "folder", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "cub200", "aircraft", "cars",
+    "inat2017", "inat2018", "places205",
+]  # fmt: skip
+UNEQUAL = ("imagenet", "cub200", "aircraft", "cars", "inat2017", "inat2018")
+"""Sources whose images differ in size."""
+
+
 class Data(Frozen):
     """Which images, and which part of the training set is kept for validation."""
 
-    source: Literal["digits", "parquet", "folder", "cifar10", "cifar100"] = "digits"
+    source: Source = "digits"
     path: str | None = None
-    """Directory (parquet, folder) or root (cifar); digits has none."""
+    """Directory in which the files of the source lie; digits has none."""
     image_column: str | None = None
     label_column: str | None = None
     """Parquet columns; None: found from the schema."""
     size: int | None = Field(default=None, ge=4, le=1024)
     """Resize to size x size pixels; None: as stored."""
+    resize: Literal["crop", "squash"] = "crop"
+    """crop: the centre square of the image. squash: all of it, whatever its shape."""
+    trim: int = Field(default=0, ge=0, le=1024)
+    """Rows of pixels to cut off at the bottom before resizing."""
+    labels: float | int | str | None = None
+    """Training images to keep: a share of each class, a number of each class, a file that lists them; None: all."""
+    labels_seed: int = Field(default=0, ge=0, lt=2**63)
+    """Which images a share or a number takes."""
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    """What to do about an image that is missing or cannot be decoded; skip leaves it out and counts it."""
     download: bool = False
     """Let torchvision download (cifar only)."""
     val_fraction: float = Field(default=0.1, gt=0, le=0.5)
@@ -217,6 +235,21 @@ class Data(Frozen):
     def _absolute(cls, path: str | None) -> str | None:
         # Workers and exported configs must find the data from any directory.
         return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _kept(cls, labels: object) -> object:
+        if isinstance(labels, str) and labels:
+            return cls._absolute(labels)
+        legal = labels is None or (isinstance(labels, int) and labels >= 1) or (
+            isinstance(labels, float) and 0 < labels < 1
+        )  # fmt: skip
+        if not legal or isinstance(labels, bool):
+            raise ValueError(
+                f"{labels!r} must be a share between 0 and 1, a number of images of each class from 1, or the path "
+                "of a list; leave it out to keep all"
+            )
+        return labels
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -229,6 +262,12 @@ class Data(Frozen):
         for name in ("image_column", "label_column"):
             if getattr(self, name) is not None and self.source != "parquet":
                 raise ValueError(f"{name} works for source parquet only; drop it")
+        if self.size is None and self.source in UNEQUAL:
+            raise ValueError(f"size is missing; the images of source {self.source} differ in size; e.g. data.size=256")
+        if self.size is None and self.resize == "squash":
+            raise ValueError("resize = squash has no effect without size; give one, e.g. data.size=256")
+        if self.trim and (self.source == "digits" or self.source.startswith("cifar")):
+            raise ValueError(f"trim works for image files, and source {self.source} has none; drop it")
         return self
 
 
@@ -236,7 +275,7 @@ class TrialConfig(Frozen):
     """All that decides the outcome of one training run, every default written out.
 
     `knobs` holds the active knobs by full name. `data_fingerprint` is the hash of the decoded data set, so a
-    config names its data by content; where they lie (`data.path`) does not enter `config_id`.
+    config names its data by content; where they lie (`data.path`, a list in `data.labels`) does not enter `config_id`.
     """
 
     schema_version: Literal[1] = 1
@@ -259,6 +298,8 @@ class TrialConfig(Frozen):
         """Hash of everything but the place of the data: 16 hexadecimal digits."""
         content = self.model_dump()
         del content["data"]["path"], content["data"]["download"]
+        if isinstance(self.data.labels, str):
+            content["data"]["labels"] = os.path.basename(self.data.labels)
         return hash_json(content)
 
     @property
@@ -450,6 +491,8 @@ class SearchSpace(Frozen):
             mode="json", exclude={"about": True, "name": True, "recipe": True, "resources": True, "budget": {"trials"}}
         )
         del content["data"]["path"], content["data"]["download"]
+        if isinstance(self.data.labels, str):
+            content["data"]["labels"] = os.path.basename(self.data.labels)
         content["knobs"] = sorted(repr((d.name, d.choices, d.low, d.high, d.log, d.when)) for d in self.dimensions)
         return hash_json(content)
 

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,8 @@ class Part:
 class ImageSet:
     """A training and a test part with the same classes; `notes` say what was decided on the way.
 
+    skipped: how many bad images were left out of both parts.
+
     Raises:
         DataError: fewer than 2 classes, an empty part, a label outside 0 to K - 1, parts of different size.
     """
@@ -56,6 +58,7 @@ class ImageSet:
     test: Part
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         top = len(self.classes) - 1
@@ -172,12 +175,15 @@ def split(image_set: ImageSet, val_fraction: float, seed: int) -> Split:
     return Split(rest, held, image_set.fingerprint)
 
 
-def hold_out(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], where: str) -> tuple[Part, Part]:
-    """(train, test) of data without a test part: a fixed stratified 20 %, part of the data's definition."""
+HELD_OUT = "test part: a fixed stratified 20 %"
+"""The note of a data set that `hold_out` divided."""
+
+
+def hold_out(labels: np.ndarray, classes: Sequence[str], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """(train, test) of data without a test part: indices of a fixed stratified 20 %, part of the data's definition."""
     if not len(labels):
         raise DataError(f"{where}: has no images")
-    rest, held = stratified(labels, classes, 0.2, 0, where)
-    return Part(images[rest], labels[rest]), Part(images[held], labels[held])
+    return stratified(labels, classes, 0.2, 0, where)
 
 
 def cut(images: np.ndarray, labels: np.ndarray, n: int) -> tuple[Part, Part]:
@@ -221,6 +227,14 @@ def stratified(
 # Files ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The image files of a part, before they are decoded. labels: int64 [N]."""
+
+    paths: Sequence[str]
+    labels: np.ndarray
+
+
 def absolute(path: str | None) -> Path:
     """`path` relative to the working directory, `~` expanded."""
     return Path(os.path.abspath(os.path.expanduser(path or "")))
@@ -244,3 +258,52 @@ def nearest(missing: Path) -> str:
         missing = missing.parent
     near = difflib.get_close_matches(missing.name, os.listdir(missing.parent), n=1, cutoff=0.5)
     return f"; did you mean {str(missing.with_name(near[0]))!r}?" if near else ""
+
+
+def within(path: str | None, *names: str) -> Path:
+    """The first of the folders `names` that exists in the directory `path`, else the directory itself.
+
+    So `data.path` may be the folder of a data set, or what it was unpacked in (as torchvision wants it).
+    """
+    root = find(path)
+    return next((root / name for name in names if (root / name).is_dir()), root)
+
+
+def need(path: Path, source: str) -> Path:
+    """`path`, a file or directory of the official layout.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or directory{nearest(path)}; source {source} reads the official layout "
+            "(search_spaces/README.md); check data.path, or fetch the data set again"
+        )
+    return path
+
+
+def read_rows(path: Path, form: str) -> Iterator[list[str]]:
+    """The words of each line of an index file; the last word of `form` takes what is left of the line.
+
+    Raises:
+        DataError: a line has fewer words than `form`.
+    """
+    count = len(form.split())
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
+        words = line.split(maxsplit=count - 1)
+        if words and len(words) < count:
+            raise DataError(f"{path} line {number}: must read {form!r}; got {line!r}; fetch the file again")
+        if words:
+            yield words
+
+
+def numbered(name: str, numbers: Mapping[str, int], path: Path) -> int:
+    """The label of a class that an index file names.
+
+    Raises:
+        DataError: there is no such class.
+    """
+    if name not in numbers:
+        raise DataError(f"{path}: class {name!r} is none of the {len(numbers)} classes; fetch the file again")
+    return numbers[name]

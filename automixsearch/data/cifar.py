@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automixsearch.data.base import ImageSet, Part, absolute, nearest
-from automixsearch.data.folder import resize
+from automixsearch.data.base import ImageSet, absolute, cut, nearest
+from automixsearch.data.decode import resize
+from automixsearch.data.labels import kept
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ def load(data: Data) -> ImageSet:
     with warnings.catch_warnings():  # numpy 2.4.0 to 2.4.4 about the age of the official pickles
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         parts = [kind(root, train=True), kind(root, train=False)]
-    train, test = (
-        Part(resize(np.ascontiguousarray(part.data), data.size), np.array(part.targets, np.int64)) for part in parts
-    )
-    return ImageSet(data.source, train, test, tuple(parts[0].classes))
+    train, test = (np.array(part.targets, np.int64) for part in parts)
+    classes = tuple(parts[0].classes)
+    chosen = kept(train, classes, data, data.source)
+    pixels = [np.ascontiguousarray(part.data) for part in parts]  # they come in planes
+    images = np.concatenate([pixels[0][chosen], pixels[1]])
+    labels = np.concatenate([train[chosen], test])
+    return ImageSet(data.source, *cut(resize(images, data), labels, len(chosen)), classes)
 
 
 def _download(kind: Any, root: Path) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automixsearch.data.base import ImageSet, hold_out
-from automixsearch.data.folder import resize
+from automixsearch.data.base import HELD_OUT, ImageSet, cut, hold_out
+from automixsearch.data.decode import resize
+from automixsearch.data.labels import kept
 
 if TYPE_CHECKING:
     from automixsearch.spec import Data
@@ -32,7 +33,10 @@ def load(data: Data) -> ImageSet:
 
     stored: Any = load_digits()
     levels = stored.images.astype(np.int64)[..., None]  # [N, 8, 8, 1]
-    images = resize(((levels * 255 + 8) // 16).astype(np.uint8), data.size)
+    images, labels = ((levels * 255 + 8) // 16).astype(np.uint8), stored.target.astype(np.int64)
     classes = tuple("0123456789")
-    train, test = hold_out(images, stored.target.astype(np.int64), classes, "digits")
-    return ImageSet("digits", train, test, classes, ("test part: a fixed stratified 20 %",))
+    train, test = hold_out(labels, classes, "digits")
+    train = train[kept(labels[train], classes, data, "digits")]
+    rows = np.concatenate([train, test])
+    parts = cut(resize(images[rows], data), labels[rows], len(train))
+    return ImageSet("digits", *parts, classes, (HELD_OUT,))

@@ -24,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from automixsearch.data.base import ImageSet, cut, find, hold_out
-from automixsearch.data.folder import Decoder
+from automixsearch.data.base import HELD_OUT, ImageSet, Part, cut, find, hold_out
+from automixsearch.data.decode import Decoder
+from automixsearch.data.labels import kept
 from automixsearch.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -66,14 +67,25 @@ def load(data: Data) -> ImageSet:
     train, test, notes = _parts(root, files(data))
     shards = [_open(path, data) for path in (*train, *test)]
     classes, labels = _labels(shards)
-    decoder = Decoder(len(labels), data.size)
-    for shard in shards:
-        _decode(shard, decoder)
-    images, name = decoder.result(), root.stem if root.is_file() else root.name
-    if not test:
-        return ImageSet(name, *hold_out(images, labels, classes, str(root)), classes, notes)
+    name = root.stem if root.is_file() else root.name
     n = sum(shard.file.metadata.num_rows for shard in shards[: len(train)])
-    return ImageSet(name, *cut(images, labels, n), classes, notes)
+    parts = (np.arange(n), np.arange(n, len(labels))) if test else hold_out(labels, classes, str(root))
+    chosen = parts[0][kept(labels[parts[0]], classes, data, name)]
+    order = np.concatenate([chosen, parts[1]])
+    rows = np.zeros(len(labels), bool)
+    rows[order] = True
+    decoder, start = Decoder(len(order), data), 0
+    for shard in shards:
+        stop = start + shard.file.metadata.num_rows
+        _decode(shard, decoder, rows[start:stop])
+        start = stop
+    images, rows = decoder.result(), np.flatnonzero(rows)[~decoder.bad]
+    held = np.isin(rows, parts[1])
+    if test:
+        made = cut(images, labels[rows], len(rows) - int(held.sum()))
+    else:
+        made = (Part(images[~held], labels[rows[~held]]), Part(images[held], labels[rows[held]]))
+    return ImageSet(name, *made, classes, notes + decoder.notes, decoder.skipped)
 
 
 # Splits -----------------------------------------------------------------------------------------------------
@@ -82,7 +94,7 @@ def load(data: Data) -> ImageSet:
 def _parts(root: Path, found: Sequence[Path]) -> tuple[list[Path], list[Path], tuple[str, ...]]:
     """The training files, the test files and what was decided; no test files where `root` is one file."""
     if root.is_file():
-        return [root], [], ("test part: a fixed stratified 20 %",)
+        return [root], [], (HELD_OUT,)
     splits: dict[str, list[Path]] = {}
     for path in found:
         splits.setdefault(_split_of(path.relative_to(root)), []).append(path)
@@ -226,18 +238,23 @@ def _read_labels(shard: _Shard) -> np.ndarray:
     return column.to_numpy()
 
 
-def _decode(shard: _Shard, decoder: Decoder) -> None:
+def _decode(shard: _Shard, decoder: Decoder, wanted: np.ndarray) -> None:
+    """Decode the rows that are `wanted`: bool, one for each row."""
     kind = shard.file.schema_arrow.field(shard.image).type
     leaf = f"{shard.image}.bytes" if pa.types.is_struct(kind) else shard.image
     start = 0
     for group in range(shard.file.num_row_groups):
-        with _reading(shard.path):
-            column = shard.file.read_row_group(group, columns=[leaf]).column(0)
-            if leaf != shard.image:
-                (column,) = column.flatten()  # of a struct; a null struct gives null bytes
-        _no_nulls(shard, leaf, column, start)
-        decoder.add(column.to_pylist(), lambda i, start=start: f"{shard.path} row {start + i}")
-        start += len(column)
+        count = shard.file.metadata.row_group(group).num_rows
+        rows = start + np.flatnonzero(wanted[start : start + count])
+        if len(rows):
+            with _reading(shard.path):
+                column = shard.file.read_row_group(group, columns=[leaf]).column(0)
+                if leaf != shard.image:
+                    (column,) = column.flatten()  # of a struct; a null struct gives null bytes
+            _no_nulls(shard, leaf, column, start)
+            encoded = column.take(pa.array(rows - start)) if len(rows) < count else column
+            decoder.add(encoded.to_pylist(), lambda i, rows=rows: f"{shard.path} row {rows[i]}")
+        start += count
 
 
 def _no_nulls(shard: _Shard, name: str, column: pa.ChunkedArray, start: int) -> None:

@@ -81,6 +81,7 @@ _OUTCOME = (
     Column("test_ece", float, "expected calibration error on the test set, 0 to 1"),
     Column("val_images", int, "images of the validation split"),
     Column("test_images", int, "images of the test set"),
+    Column("skipped_images", int, "bad images that were left out of the data set"),
     Column("parameters", int, "trainable scalars of the network"),
     Column("stop_reason", str, "why the trial ended before its last epoch"),
     Column("error_class", str, "type of the exception that ended a failed trial"),

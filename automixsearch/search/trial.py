@@ -61,7 +61,8 @@ def _may_be_a_lost_peer(error: Exception) -> bool:
 
 
 def _train(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
-    run = TrainingRun(task.config, load(task.config.data), device, world)
+    image_set = load(task.config.data)
+    run = TrainingRun(task.config, image_set, device, world)
     saved = store.get(task.checkpoint)
     if saved is not None:
         run.load(saved)
@@ -88,6 +89,7 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 parameters=outcome.parameters,
                 val_images=len(run.val),
                 test_images=len(run.test),
+                skipped_images=image_set.skipped,
                 split_id=run.split.split_id,
                 **place,
             )

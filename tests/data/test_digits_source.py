@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from automixsearch.data import folder as folder_source
-from automixsearch.data import load
+from automixsearch.data import cache, load
 from automixsearch.data.digits import load as load_digits
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
@@ -39,6 +38,6 @@ def test_digits_can_be_resized_and_stay_gray() -> None:
 
 
 def test_a_size_that_does_not_fit_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_source, "available_bytes", lambda: 4 * 10**9)
+    monkeypatch.setattr(cache, "available_bytes", lambda: 4 * 10**9)
     with pytest.raises(DataError, match=r"1797 images of 1024x1024 pixels take 5\.7 GB decoded, more than half"):
         load_digits(Data(size=1024))

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from automixsearch.data import folder as folder_source
-from automixsearch.data.folder import available_bytes, load, resize
+from automixsearch.data import cache
+from automixsearch.data.cache import available_bytes
+from automixsearch.data.decode import resize
+from automixsearch.data.folder import load
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
 
@@ -161,7 +163,7 @@ def test_size_takes_the_centre_square(tmp_path: Path) -> None:
 
 def test_downsizing_is_antialiased() -> None:
     checker = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)[None, ..., None]
-    small = resize(checker, 8)
+    small = resize(checker, Data(size=8))
     assert small.shape == (1, 8, 8, 1)
     assert np.abs(small.astype(int) - 127).max() <= 8
 
@@ -227,10 +229,10 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_a_set_larger_than_half_of_the_memory_is_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_source, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3 - 1)
+    monkeypatch.setattr(cache, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3 - 1)
     with pytest.raises(DataError, match=r"cat/0\.png: 12 images of 6x6 pixels take 0\.0 GB .* e\.g\. data\.size"):
         load(fill(tmp_path))
-    monkeypatch.setattr(folder_source, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3)
+    monkeypatch.setattr(cache, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3)
     assert len(load(fill(tmp_path)).train) == 6
 
 
