@@ -75,6 +75,17 @@ REFUSED = [
     (changed(data={"source": "cifar"}), r"data.source = 'cifar' must be digits, parquet"),
     (changed(data={"source": "parquet"}), r"data: path is missing; source parquet reads a local directory"),
     (changed(data={"source": "digits", "path": "x"}), r"path is not used by source digits"),
+    (
+        changed(data={"source": "cars", "path": "x"}),
+        r"size is missing; the images of source cars differ in size; e\.g\.",
+    ),
+    (changed(data={"source": "digits", "resize": "squash"}), r"resize = squash has no effect without size"),
+    (changed(data={"source": "digits", "trim": 20}), r"trim works for image files, and source digits has none"),
+    (changed(data={"source": "digits", "labels": 1.5}), r"data.labels: 1.5 must be a share between 0 and 1, a number"),
+    (changed(data={"source": "digits", "labels": 0}), r"data.labels: 0 must be a share"),
+    (changed(data={"source": "digits", "labels": True}), r"data.labels: True must be a share"),
+    (changed(data={"source": "digits", "labels": [3]}), r"data.labels: \[3\] must be a share"),
+    (changed(data={"source": "digits", "on_bad_image": "drop"}), r"data.on_bad_image = 'drop' must be fail or skip"),
     (changed(data={"source": "digits", "val_fraction": 0.9}), r"data.val_fraction = 0.9 must be less than or equal"),
     (changed(sampler="tpee"), r"sampler.name = 'tpee' must be tpe, random, sobol, gp or nsga2"),
     (changed(scheduler="ahsa"), r"scheduler.name = 'ahsa' must be fifo or asha"),
@@ -247,11 +258,13 @@ def test_a_config_refuses_knobs_without_effect_and_illegal_values():
 
 
 def test_the_config_id_depends_on_content_and_not_on_where_the_data_lie():
-    def make(path, **more):
-        data = {"source": "folder", "path": path}
+    def make(path, labels=None, **more):
+        data = {"source": "folder", "path": path, "labels": labels}
         return TrialConfig(data=data, knobs={"method": "mixup"}, data_fingerprint="f", **more)
 
     assert make("/a").config_id == make("/b").config_id != make("/a", seed=1).config_id
+    assert make("/a", labels="/a/15.txt").config_id == make("/a", labels="/b/15.txt").config_id
+    assert make("/a", labels="/a/15.txt").config_id != make("/a", labels=15).config_id
 
 
 def test_a_config_survives_its_yaml(tmp_path):

@@ -86,7 +86,7 @@ def _flat(root: Path, data: Data) -> ImageSet:
         )
     whole, classes = _listing(tree), tuple(tree)
     train, test = (
-        Listing([whole.paths[i] for i in part.tolist()], whole.labels[part])
+        Listing([whole.paths[int(i)] for i in part], whole.labels[part])
         for part in hold_out(whole.labels, classes, str(root))
     )
     return decoded(root.name, train, test, classes, data, (HELD_OUT,))

@@ -238,3 +238,24 @@ def test_a_set_larger_than_half_of_the_memory_is_refused_before_decoding(
 
 def test_available_memory_is_a_plausible_number() -> None:
     assert 2**24 < available_bytes() < 2**50
+
+
+def test_squash_takes_the_whole_image(tmp_path: Path) -> None:
+    wide = np.zeros((6, 12, 3), np.uint8)
+    wide[:, 6:] = 200
+    data = with_image(tmp_path, wide).model_copy(update={"size": 6, "resize": "squash"})
+    image = load(data).train.images[5, :, :, 0]
+    assert image[:, :2].max() == 0
+    assert image[:, 4:].min() == 200
+
+
+def test_trim_cuts_rows_off_at_the_bottom(tmp_path: Path) -> None:
+    data = fill(tmp_path).model_copy(update={"trim": 2})
+    made = load(data)
+    assert made.train.images.shape == (6, 4, 6, 3)
+    with Image.open(tmp_path / "train/cat/0.png") as image:
+        assert np.array_equal(made.train.images[0], np.asarray(image)[:4])
+    small = load(data.model_copy(update={"size": 4})).train.images[0]
+    assert np.array_equal(small, made.train.images[0][:, 1:5])
+    with pytest.raises(DataError, match=r"cat/0\.png: .*: is 6 pixels high, and data\.trim=6 leaves nothing of it"):
+        load(data.model_copy(update={"trim": 6}))

@@ -1,0 +1,294 @@
+"""Large sets lie in the cache: built once, shared, and the same as without it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import automixsearch.data as data_module
+from automixsearch.data import ImageSet, cache, decode, load
+from automixsearch.errors import DataError
+from automixsearch.spec import Data
+
+N = 8
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own, for every set of more than 1,000 bytes."""
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SMALL", 1000)
+    forget()
+    return tmp_path / "cache"
+
+
+def forget() -> None:
+    """What a new process knows."""
+    data_module._latest = None
+
+
+def tree(root: Path, side: int = 12, mode: str = "RGB", parts: tuple[str, ...] = ("train", "test")) -> Data:
+    random = np.random.default_rng(0)
+    for part in parts:
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(N):
+                image = Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
+                image.convert(mode).save(root / part / name / f"{i}.png")
+    return Data(source="folder", path=str(root))
+
+
+def entries(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir() if path.suffix != ".lock")
+
+
+def uncached(data: Data, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
+    with monkeypatch.context() as patch:
+        patch.setenv(cache.VARIABLE, "off")
+        forget()
+        made = load(data)
+    forget()
+    return made
+
+
+def mapped(array: np.ndarray) -> bool:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return isinstance(array, np.memmap)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("parts", [("train", "test"), (".",)])
+def test_a_cached_set_is_the_set(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, mode: str, parts: tuple[str, ...]
+) -> None:
+    data = tree(tmp_path / "set", mode=mode, parts=parts)
+    plain = uncached(data, monkeypatch)
+    assert not place.exists()
+    built = load(data)
+    forget()
+    monkeypatch.setattr(decode, "_pixels", lambda *_: pytest.fail("decoded"))
+    opened = load(data)
+    assert len(entries(place)) == 1
+    for made in (built, opened):
+        assert mapped(made.train.images)
+        assert mapped(made.test.images)
+        assert (made.name, made.classes, made.notes, made.skipped) == (plain.name, plain.classes, plain.notes, 0)
+        assert made.fingerprint == plain.fingerprint
+        assert ImageSet("x", made.train, made.test, made.classes).fingerprint == plain.fingerprint  # hashed again
+
+
+def test_the_fingerprint_is_kept_with_the_images(tmp_path: Path) -> None:
+    data = tree(tmp_path / "set")
+    expected = load(data).fingerprint
+    forget()
+    assert vars(load(data))["fingerprint"] == expected  # there before anyone asks for it
+
+
+def test_a_set_that_is_not_decoded_from_files_is_cached_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = uncached(Data(), monkeypatch)
+    built = load(Data())
+    assert mapped(built.train.images)
+    assert built.fingerprint == plain.fingerprint
+    assert ImageSet("x", built.train, built.test, built.classes).fingerprint == plain.fingerprint
+    assert [name.partition("-")[0] for name in entries(place)] == ["digits"]
+
+
+def test_a_small_set_leaves_no_trace(tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SMALL", 2**20)
+    assert not mapped(load(tree(tmp_path / "set")).train.images)
+    assert not place.exists()
+
+
+def test_training_images_cannot_be_written_and_the_others_change_in_this_process_only(tmp_path: Path) -> None:
+    import torch
+
+    made = load(tree(tmp_path / "set"))
+    with pytest.raises(ValueError, match="read-only"):
+        made.train.images[0] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.from_numpy(made.test.images)[0] = 0
+    forget()
+    assert ImageSet("x", made.train, load(Data(source="folder", path=str(tmp_path / "set"))).test,
+                    made.classes).fingerprint == made.fingerprint  # fmt: skip
+
+
+def test_other_settings_and_other_files_have_other_entries(tmp_path: Path, place: Path) -> None:
+    data = tree(tmp_path / "set")
+    load(data)
+    load(data.model_copy(update={"val_fraction": 0.3}))
+    assert len(entries(place)) == 1
+    load(data.model_copy(update={"size": 16}))
+    (tmp_path / "set/train/a/0.png").unlink()
+    assert len(load(data).train) == 2 * N - 1
+    assert len(entries(place)) == 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_bad_images_leave_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    data = tree(tmp_path / "set", mode=mode).model_copy(update={"on_bad_image": "skip"})
+    for name in ("train/a/0.png", "train/b/3.png", "test/b/7.png"):
+        (tmp_path / "set" / name).write_bytes(b"no image")
+    plain = uncached(data, monkeypatch)
+    assert (len(plain.train), len(plain.test), plain.skipped) == (2 * N - 2, 2 * N - 1, 3)
+    load(data)
+    forget()
+    opened = load(data)
+    assert ImageSet("x", opened.train, opened.test, opened.classes).fingerprint == plain.fingerprint
+    assert (opened.skipped, opened.notes) == (3, plain.notes)
+    assert opened.notes[-1].startswith("bad images left out: 3, the first ")
+    assert "train/a/0.png: cannot be decoded: no image format" in opened.notes[-1]
+
+
+def test_a_set_of_bad_images_only_has_no_training_part(tmp_path: Path) -> None:
+    data = tree(tmp_path / "set").model_copy(update={"on_bad_image": "skip"})
+    for file in (tmp_path / "set/train").rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="the training part has no images"):
+        load(data)
+
+
+# Building -----------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, place: Path) -> None:
+    data, bad = tree(tmp_path / "set"), tmp_path / "set/test/b/7.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:100])
+    with pytest.raises(DataError, match=r"test/b/7\.png: cannot be decoded"):
+        load(data)
+    assert entries(place) == []
+    bad.write_bytes(whole)
+    assert len(load(data).train) == 2 * N
+
+
+def test_what_a_dead_builder_left_is_replaced(tmp_path: Path, place: Path) -> None:
+    data = tree(tmp_path / "set")
+    expected = load(data).fingerprint
+    (name,) = entries(place)
+    (place / name).rename(place / f"{name}.part")
+    (place / f"{name}.part" / "images.npy").write_bytes(b"half")
+    forget()
+    assert load(data).fingerprint == expected
+    assert entries(place) == [name]
+
+
+BUILD = """
+import sys, time
+from automixsearch.data import cache, decode, folder, load
+from automixsearch.spec import Data
+cache.SMALL = 1000
+real = decode._pixels
+def slow(*args):
+    print("decoded", flush=True)
+    time.sleep(0.05)
+    return real(*args)
+decode._pixels = slow
+print(load(Data(source="folder", path=sys.argv[1])).fingerprint)
+"""
+
+
+def start(root: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", BUILD, str(root)], stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_one_decodes_and_the_other_waits_for_it(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tree(tmp_path / "set")
+    expected = uncached(data, monkeypatch).fingerprint
+    said = [process.communicate()[0].split() for process in [start(tmp_path / "set") for _ in range(2)]]
+    assert [words[-1] for words in said] == [expected] * 2
+    # To know the size of the set, each may decode the first image; it is decoded again in its turn.
+    assert sorted(words.count("decoded") for words in said) in ([0, 4 * N + 1], [1, 4 * N + 1])
+    assert len(entries(place)) == 1
+
+
+def test_a_process_that_is_killed_hands_the_building_over(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tree(tmp_path / "set")
+    expected = uncached(data, monkeypatch).fingerprint
+    process = start(tmp_path / "set")
+    while not (place.exists() and any(path.suffix == ".part" for path in place.iterdir())):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert [Path(name).suffix for name in entries(place)] == [".part"]
+    assert load(data).fingerprint == expected
+    assert [Path(name).suffix for name in entries(place)] == [""]
+
+
+# Refusals -----------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_without_room_is_refused_before_decoding(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tree(tmp_path / "set")
+    usage = type("usage", (), {"free": 4 * N * 12 * 12 * 3 - 1})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    message = (
+        rf"train/a/0\.png: 32 images of 12x12 .* the cache {place} has room for 0\.0 GB; set AUTOMIXSEARCH_CACHE to"
+    )
+    with pytest.raises(DataError, match=message):
+        load(data)
+    assert entries(place) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_refused_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"has room for .* GB; set AUTOMIXSEARCH_CACHE to a directory on another disk"):
+        load(tree(tmp_path / "set"))
+
+
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, place: Path) -> None:
+    place.write_text("a file")
+    with pytest.raises(DataError, match=r"cache: the cache cannot be written: File exists; set AUTOMIXSEARCH_CACHE to"):
+        load(tree(tmp_path / "set"))
+
+
+def damage_images(entry: Path) -> None:
+    os.truncate(entry / "images.npy", 500)
+
+
+def damage_set(entry: Path) -> None:
+    (entry / "set.json").write_text(json.dumps({"train": 3}))
+
+
+def damage_labels(entry: Path) -> None:
+    (entry / "labels.npy").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_images, damage_set, damage_labels])
+def test_a_damaged_entry_is_named(tmp_path: Path, place: Path, damage: Callable[[Path], None]) -> None:
+    data = tree(tmp_path / "set")
+    load(data)
+    (name,) = entries(place)
+    damage(place / name)
+    forget()
+    with pytest.raises(DataError, match=rf"{name}: damaged entry of the cache: .*; delete it"):
+        load(data)
+
+
+def test_the_cache_lies_at_home_unless_it_is_named_or_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named, expected in (("", ".cache/automixsearch"), ("~/elsewhere", "elsewhere")):
+        monkeypatch.setenv(cache.VARIABLE, named)
+        assert cache.folder() == tmp_path / expected
+    monkeypatch.setenv(cache.VARIABLE, "off")
+    assert cache.folder() is None
