@@ -355,3 +355,24 @@ def test_the_index_of_cars_may_lie_in_the_devkit(tmp_path: Path) -> None:
     made = cars(tmp_path)
     made.index.rename(made.index.parent / "devkit" / made.index.name)
     assert len(load(made.data).test) == 4
+
+
+def test_the_ledger_counts_the_images_that_were_left_out(tmp_path: Path) -> None:
+    import torch
+
+    from automixsearch.results.store import Store
+    from automixsearch.search.task import Task
+    from automixsearch.search.trial import run_trial
+    from automixsearch.spec import TrialConfig
+    from automixsearch.training.world import World
+
+    made = places205(tmp_path)
+    made.image.write_bytes(b"no image")
+    data = made.data.model_copy(update={"on_bad_image": "skip"})
+    config = TrialConfig(data=data, knobs={"method": "vanilla", "epochs": 1, "warmup_epochs": 0, "width": 8})
+    store = Store(tmp_path / "results", "x")
+    for _ in run_trial(store, Task("t00000", 0, "x", 0, "", "search", 1, config), torch.device("cpu"), World()):
+        pass
+    row = store.trial_row("t00000")
+    assert row is not None
+    assert (row["state"], row["skipped_images"], row["test_images"]) == ("complete", 1, 3)
