@@ -369,10 +369,21 @@ def test_the_ledger_counts_the_images_that_were_left_out(tmp_path: Path) -> None
     made = places205(tmp_path)
     made.image.write_bytes(b"no image")
     data = made.data.model_copy(update={"on_bad_image": "skip"})
-    config = TrialConfig(data=data, knobs={"method": "vanilla", "epochs": 1, "warmup_epochs": 0, "width": 8})
+    config = TrialConfig(
+        data=data, knobs={"method": "vanilla", "epochs": 1, "warmup_epochs": 0, "width": 8, "batch_size": 2}
+    )
     store = Store(tmp_path / "results", "x")
     for _ in run_trial(store, Task("t00000", 0, "x", 0, "", "search", 1, config), torch.device("cpu"), World()):
         pass
     row = store.trial_row("t00000")
-    assert row is not None
+    assert row is not None, "no row"
     assert (row["state"], row["skipped_images"], row["test_images"]) == ("complete", 1, 3)
+
+
+def test_every_source_that_can_be_written_has_its_module() -> None:
+    from typing import get_args
+
+    from automixsearch.data import SOURCES
+    from automixsearch.spec import Source
+
+    assert set(SOURCES) == set(get_args(Source))
