@@ -2,7 +2,7 @@
 
 COMMAND   python tests/bench/data.py [--images 3000] [--size 128] [--workers 2]
 HARDWARE  any; two CPU cores suffice, about two minutes and 0.5 GB of disk
-EXPECTED  from the cache, a first batch within 0.5 s, and an epoch in less than a tenth of the time of torchvision's loader
+EXPECTED  from the cache, a first batch within 0.5 s, and an epoch in a tenth of the time of torchvision's loader
 
 Each line is a fresh process; importing is left out. The images are 500 x 375 pixels, smooth noise, in 10 classes. An
 epoch is every image once in random order, in batches of 100, as float32 [B, 3, H, W].

@@ -312,3 +312,32 @@ def test_metadata_without_class_names_is_no_obstacle(tmp_path: Path, metadata: b
     table = pa.table({"image": column(noise(6)), "label": pa.array([0, 1] * 3)})
     pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), tmp_path / "one.parquet")
     assert load(Data(source="parquet", path=str(tmp_path / "one.parquet"))).classes == ("0", "1")
+
+
+@pytest.mark.parametrize("bad", [(0,), (2, 3), (5, 9)])  # the first of all, a whole row group, one of each part
+def test_bad_images_are_left_out_with_their_labels(tmp_path: Path, bad: tuple[int, ...]) -> None:
+    pixels, labels = noise(10), np.arange(10) % 2
+    rows = [{"bytes": b"no image" if i in bad else png(pixels[i]), "path": None} for i in range(10)]
+    for name, part in (("train", slice(6)), ("test", slice(6, 10))):
+        write(tmp_path / f"{name}.parquet", {"image": pa.array(rows[part], IMAGE), "label": pa.array(labels[part])})
+    made = load(Data(source="parquet", path=str(tmp_path), on_bad_image="skip"))
+    for part, chosen in ((made.train, range(6)), (made.test, range(6, 10))):
+        good = [i for i in chosen if i not in bad]
+        assert np.array_equal(part.images, pixels[good])
+        assert part.labels.tolist() == labels[good].tolist()
+    assert made.skipped == len(bad)
+    assert f"{'train' if bad[0] < 6 else 'test'}.parquet row {bad[0]}: cannot be decoded" in made.notes[-1]
+
+
+def test_bad_images_of_one_file_are_left_out_of_either_part(tmp_path: Path) -> None:
+    pixels = noise(20)
+    rows = [{"bytes": png(image), "path": None} for image in pixels]
+    labels = pa.array(np.arange(20) % 2)
+    whole = load(one(tmp_path, image=pa.array(rows, IMAGE), label=labels))
+    for i in (3, 4):
+        rows[i]["bytes"] = b"no image"
+    data = one(tmp_path, image=pa.array(rows, IMAGE), label=labels).model_copy(update={"on_bad_image": "skip"})
+    made = load(data)
+    assert (made.skipped, len(made.train) + len(made.test)) == (2, 18)
+    assert {image.tobytes() for image in made.test.images} <= {image.tobytes() for image in whole.test.images}
+    assert {image.tobytes() for image in made.train.images} <= {image.tobytes() for image in whole.train.images}
