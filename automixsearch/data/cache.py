@@ -192,14 +192,7 @@ def _opened(entry: Path) -> ImageSet:
         content = json.loads((entry / "set.json").read_text())
         labels, n, m = np.load(entry / "labels.npy"), content["train"], content["test"]
         whole = np.load(entry / "images.npy", mmap_mode="r")
-        # torch warns of arrays that cannot be written. The test part is handed to it as it is: copy on write, for
-        # which the system wants as much memory as it maps. Training images are always chosen, which copies them.
-        offset = whole.offset + whole[:n].nbytes
-        held = np.memmap(entry / "images.npy", np.uint8, "c", offset, (m, *whole.shape[1:]))
-        parts = (
-            Part(np.asarray(whole[:n]), labels[:n]),
-            Part(np.asarray(held), labels[n:]),
-        )
+        parts = (Part(np.asarray(whole[:n]), labels[:n]), Part(np.asarray(whole[n : n + m]), labels[n:]))
         made = ImageSet(content["name"], *parts, tuple(content["classes"]), tuple(content["notes"]), content["skipped"])
         vars(made)["fingerprint"] = content["fingerprint"]  # where cached_property keeps it
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:

@@ -216,7 +216,7 @@ def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher
 
         log_to(log, "optuna")
         proposer = Proposer(space, store, images.fingerprint, space.resources.workers)
-        for note in proposer.notes:
+        for note in (*images.notes, *proposer.notes):
             watcher.note(note)
         with _terminate_as_interrupt():
             _fit(space, store, proposer, allotment, watcher, scratch)
@@ -257,7 +257,7 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
     limit_threads(space.resources.cpus)
     log_to(store.local_path("driver.log") or Path(os.devnull), "optuna")
     proposer = Proposer(space, store, images.fingerprint)
-    for note in proposer.notes:
+    for note in (*images.notes, *proposer.notes):
         watcher.note(note)
     try:
         while (task := proposer.next()) is not None:

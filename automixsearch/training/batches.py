@@ -1,8 +1,11 @@
-"""Batches from a resident data set: shuffled, augmented and normalised on the device."""
+"""Batches from a data set in memory or in a mapped file: shuffled, augmented and normalised on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,18 +15,44 @@ from automixsearch.recipe import Recipe
 from automixsearch.spec import derive_seed
 from automixsearch.training.augment import augmented
 
+AHEAD = 2
+"""Batches that are read before they are needed."""
+RESIDENT_SHARE = 0.3
+"""Of the free memory of a GPU, for images that stay there."""
+
 
 class Batches:
-    """A part of a data set, resident on one device as uint8, with all that turns it into training batches.
+    """A part of a data set as uint8, with all that turns it into training batches.
 
-    images: uint8 [N, H, W, C]; labels: int64 [N]; mean, std: per channel, in 0..1 units.
+    Nothing is copied on a CPU: images stay where they are, in memory or in a mapped file, which may be larger than
+    memory. On a GPU they are resident if they fit, else each batch is fetched while the one before is trained on.
+
+    Args:
+        images: uint8 [N, H, W, C], labels: int64 [N], of the whole set. indices: int64 [n], which of them are the
+            part; None: all. mean, std: per channel, in 0..1 units.
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, mean: np.ndarray, std: np.ndarray, device: torch.device
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        mean: np.ndarray,
+        std: np.ndarray,
+        device: torch.device,
+        indices: np.ndarray | None = None,
     ) -> None:
-        self.images = torch.from_numpy(images).to(device)
-        self.labels = torch.from_numpy(labels).to(device)
+        indices = np.arange(len(labels)) if indices is None else indices
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            self.images = torch.from_numpy(images)  # a mapped file cannot be written, and nobody does
+        self.indices = torch.from_numpy(indices)
+        self.fetched = device.type != "cpu" or not images.flags.writeable
+        if device.type == "cuda":
+            room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+            if len(indices) * images[0].nbytes <= room:
+                self.images = self.images[self.indices].to(device)
+                self.indices, self.fetched = torch.arange(len(indices), device=device), False
+        self.labels = torch.from_numpy(labels[indices]).to(device)
         self.device = device
         # (u / 255 - mean) / std as one multiply-add.
         self.mean = torch.as_tensor(mean, dtype=torch.float32, device=device)
@@ -43,12 +72,31 @@ class Batches:
 
         Order and augmentation depend on (seed, epoch) only, so a run can be resumed at any epoch.
         """
-        order = torch.randperm(len(self), generator=_generator(seed, "order", epoch)).to(self.device)
+        order = torch.randperm(len(self), generator=_generator(seed, "order", epoch))
         order = order.repeat_interleave(recipe.repeated)[: len(self)]
         augment = _generator(seed, "augment", epoch)
-        for start in range(0, len(self) - recipe.batch_size + 1, recipe.batch_size):
-            chosen = order[start : start + recipe.batch_size]
-            yield augmented(self.images, chosen, recipe, augment), self.labels[chosen]
+        starts = range(0, len(self) - recipe.batch_size + 1, recipe.batch_size)
+        chosen = [order[start : start + recipe.batch_size] for start in starts]
+        for batch, (images, places) in zip(chosen, self._fetch(chosen), strict=True):
+            yield augmented(images, places, recipe, augment), self.labels[batch.to(self.device)]
+
+    def _fetch(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each batch, int64 [B] places in this part: images uint8 [M, H, W, C] there, and which of those."""
+        if not self.fetched:
+            for batch in batches:
+                yield self.images, self.indices[batch.to(self.indices.device)]
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            coming = deque(ahead.submit(self._read, batch) for batch in batches[:AHEAD])
+            for number in range(len(batches)):
+                pixels = coming.popleft().result()
+                if number + AHEAD < len(batches):
+                    coming.append(ahead.submit(self._read, batches[number + AHEAD]))
+                yield pixels.to(self.device, non_blocking=True), torch.arange(len(pixels), device=self.device)
+
+    def _read(self, batch: Tensor) -> Tensor:
+        pixels = self.images[self.indices[batch]]
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
     def in_order(self, batch_size: int, rank: int = 0, size: int = 1, side: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every size-th image from `rank` on, normalised, in order; the last batch may be smaller.
@@ -57,10 +105,13 @@ class Batches:
             side: of the square in the middle that is kept; 0: all of the image.
         """
         top, left = ((have - side) // 2 if side else 0 for have in self.images.shape[1:3])
-        rows, columns = (slice(start, start + side if side else None) for start in (top, left))
-        for start in range(rank, len(self), batch_size * size):
-            part = slice(start, start + batch_size * size, size)
-            yield self.normalise(self.images[part, rows, columns]), self.labels[part]
+        height, width = (side, side) if side else self.images.shape[1:3]
+        rows = torch.arange(top, top + height, device=self.device)[:, None]
+        columns = torch.arange(left, left + width, device=self.device)
+        starts = range(rank, len(self), batch_size * size)
+        parts = [torch.arange(start, min(start + batch_size * size, len(self)), size) for start in starts]
+        for part, (images, places) in zip(parts, self._fetch(parts), strict=True):
+            yield self.normalise(images[places[:, None, None], rows, columns]), self.labels[part.to(self.device)]
 
 
 def _generator(seed: int, stream: str, epoch: int) -> Generator:

@@ -125,8 +125,8 @@ class TrainingRun:
         mean, std = self._normalisation(image_set, train)
         self.train_side = max(self.recipe.sides(*image_set.train.images.shape[1:3])[0])
         source = image_set.train
-        self.train = Batches(source.images[train], source.labels[train], mean, std, self.device)
-        self.val = Batches(source.images[val], source.labels[val], mean, std, self.device)
+        self.train = Batches(source.images, source.labels, mean, std, self.device, train)
+        self.val = Batches(source.images, source.labels, mean, std, self.device, val)
         self.test = Batches(test.images, test.labels, mean, std, self.device)
         check_batches(self.recipe.batch_size, len(train), self.world.size)
         self.steps_per_epoch = len(train) // self.recipe.batch_size

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,18 +108,11 @@ def test_a_small_set_leaves_no_trace(tmp_path: Path, place: Path, monkeypatch: p
     assert not place.exists()
 
 
-def test_training_images_cannot_be_written_and_the_others_change_in_this_process_only(tmp_path: Path) -> None:
-    import torch
-
+def test_images_of_the_cache_cannot_be_written(tmp_path: Path) -> None:
     made = load(tree(tmp_path / "set"))
-    with pytest.raises(ValueError, match="read-only"):
-        made.train.images[0] = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        torch.from_numpy(made.test.images)[0] = 0
-    forget()
-    assert ImageSet("x", made.train, load(Data(source="folder", path=str(tmp_path / "set"))).test,
-                    made.classes).fingerprint == made.fingerprint  # fmt: skip
+    for part in (made.train, made.test):
+        with pytest.raises(ValueError, match="read-only"):
+            part.images[0] = 0
 
 
 def test_other_settings_and_other_files_have_other_entries(tmp_path: Path, place: Path) -> None:

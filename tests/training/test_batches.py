@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,32 @@ def test_the_middle_is_what_is_tested():
     x, _ = next(batches().in_order(7, side=4))
     expected = (IMAGES[:7, 1:5, 2:6] / 255 - MEAN) / STD
     np.testing.assert_allclose(x.permute(0, 2, 3, 1), expected, atol=1e-5)
+
+
+def test_a_mapped_file_gives_the_same_batches_and_a_part_of_a_set_is_named_by_its_indices(tmp_path):
+    np.save(tmp_path / "images.npy", IMAGES)
+    mapped = np.asarray(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    indices = np.array([3, 4, 7, 9, 11, 12, 20, 22])
+    labels, device = LABELS.astype(np.int64), torch.device("cpu")
+    whole = Batches(IMAGES[indices], labels[indices], MEAN, STD, device)
+    recipe = Recipe(batch_size=3, crop_pad=2)
+    for images in (IMAGES, mapped):
+        part = Batches(images, labels, MEAN, STD, device, indices)
+        assert part.fetched == (images is mapped)
+        assert len(part) == 8
+        for one, other in zip(part.shuffled(recipe, 0, 1), whole.shuffled(recipe, 0, 1), strict=True):
+            assert all(map(torch.equal, one, other))
+        for rank in range(2):
+            for one, other in zip(part.in_order(2, rank, 2, 4), whole.in_order(2, rank, 2, 4), strict=True):
+                assert all(map(torch.equal, one, other))
+
+
+def test_leaving_an_epoch_in_the_middle_ends_its_reader(tmp_path):
+    np.save(tmp_path / "images.npy", IMAGES)
+    mapped = np.asarray(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    part = Batches(mapped, LABELS.astype(np.int64), MEAN, STD, torch.device("cpu"))
+    batches = part.shuffled(Recipe(batch_size=2), 0, 0)
+    next(batches)
+    before = threading.active_count()
+    batches.close()
+    assert threading.active_count() == before - 1
