@@ -422,7 +422,11 @@ def program() -> str:
 
 
 def _study_words(result: Any) -> str:
-    return _quote(result.study if Path(RESULTS, result.study).absolute() == Path(result.place) else result.place)
+    try:
+        near = Path(RESULTS, result.study).absolute() == Path(result.place)
+    except FileNotFoundError:  # the folder in which a job was started can be gone at its end
+        near = False
+    return _quote(result.study if near else result.place)
 
 
 def train_command(args: argparse.Namespace) -> int:

@@ -132,7 +132,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(cluster, space):
     folder = space.parent / "results" / "tiny" / "epochs"
     for seen in (5, 30):
         wait_for(lambda at=seen: len(list(folder.glob("*.parquet"))) > at)
-        os.kill(cluster.workers("ray::ResourceTrainable")[0], signal.SIGKILL)
+        os.kill(wait_for(lambda: cluster.workers("ray::ResourceTrainable"))[0], signal.SIGKILL)
     status, _, errors = finish(process)
     assert status == 0, errors
     trials = check_ledger(space, 1)
