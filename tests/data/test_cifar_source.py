@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from automixsearch.data import cifar, load
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
-
-torchvision = pytest.importorskip("torchvision")
-from torchvision.datasets import CIFAR10, CIFAR100  # noqa: E402
 
 NAMES = {CIFAR10: [f"class {i}" for i in range(10)], CIFAR100: [f"class {i:02}" for i in range(100)]}
 
