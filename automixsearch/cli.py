@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
@@ -212,21 +213,31 @@ def search_command(args: argparse.Namespace) -> int:
     overrides += [f"budget.trials={args.trials}"] if args.trials is not None else []
     overrides += [f"seeds.study={args.seed}"] if args.seed is not None else []
     overrides += [f"name={json.dumps(args.name)}"] if args.name is not None else []
-    return _search(load_space(args.space, overrides), args)
+    space, more = load_space(args.space, overrides), {"retry_failed": args.retry_failed, "debug": args.debug}
+    return _search(space, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
 
 
-def _search(space: SearchSpace, args: argparse.Namespace) -> int:
+def _search(
+    space: SearchSpace,
+    args: argparse.Namespace,
+    results: str,
+    address: str | None = None,
+    *,
+    lines: bool = False,
+    as_json: bool = False,
+    **more: bool,
+) -> int:
+    """Run a search and print how it ended; `args.words` go on with it, `more` is for `run_search`."""
     from automixsearch.search.driver import run_search
     from automixsearch.watch import Watch
 
-    watch = Watch(console(stderr=True), lines=args.lines or args.debug)
-    more = {"retry_failed": args.retry_failed, "debug": args.debug}
+    watch = Watch(console(stderr=True), lines=lines or more["debug"])  # a live view would swallow a debugger's prompt
     try:
-        result = run_search(space, args.results, args.address, watch, **more)
+        result = run_search(space, results, address, watch, **more)
     finally:
         watch.end()
     again = " ".join([program(), *map(_quote, args.words)])
-    return report_search(result, again, args.json, watch)
+    return report_search(result, again, as_json, watch)
 
 
 def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
@@ -234,10 +245,6 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
 
     local = args.debug or args.address == jobs.LOCAL
     job = jobs.prepare(args.job, args.overrides, jobs.LOCAL if local else args.address or "", retry)
-    if args.debug:
-        words = ["search", str(args.job), "--debug", "--results", job.results]
-        debugged = parse([*words, "--retry-failed"] if retry else words)
-        return _search(job.space, debugged)
     if args.dry_run:
         for file in job.files:
             print(file)
@@ -246,6 +253,8 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
         )
         print(f"command: {' '.join(map(_quote, job.command(here=local)))}")
         return 0
+    if args.debug:
+        return _search(job.space, args, job.results, debug=True, retry_failed=retry)
     if local:
         return jobs.run_local(job)
     client = jobs.connect(args.address)
@@ -293,8 +302,6 @@ def jobs_command(args: argparse.Namespace) -> int:
 
 
 def status_command(args: argparse.Namespace) -> int:
-    import time
-
     from automixsearch import jobs
 
     client = jobs.connect(args.address)
@@ -350,11 +357,16 @@ def logs_command(args: argparse.Namespace) -> int:
 
 
 def _follow(client: Any, submission: str) -> int:
-    from automixsearch import jobs
+    import asyncio
 
-    for text in jobs.follow(client, submission):
-        print(text, end="", flush=True)
-    return _status_of(client.get_job_info(submission))
+    async def tail() -> None:
+        async for text in client.tail_job_logs(submission):
+            print(text, end="", flush=True)
+
+    asyncio.run(tail())
+    while not (job := client.get_job_info(submission)).status.is_terminal():  # the log ends a moment before the job
+        time.sleep(0.5)
+    return _status_of(job)
 
 
 def _status_of(job: Any) -> int:

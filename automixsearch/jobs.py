@@ -48,7 +48,7 @@ leading / only at the top."""
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE", re.IGNORECASE)
 PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb", "pydantic", "numpy", "scipy", "numba",
           "scikit-learn", "pillow", "timm", "rich", "pyyaml")  # fmt: skip
-"""The packages whose versions decide results or what can be read."""
+"""The dependencies of the package, whose versions decide results; those of a checkout need not be what is installed."""
 STOP_S = 60
 """Seconds that a stopped job has to end its trials."""
 
@@ -361,18 +361,3 @@ def submit(client: JobSubmissionClient, job: Prepared) -> tuple[str, bool]:
         except Exception as error:
             raise ResourceError(f"the cluster refused job {job.name}: {' '.join(str(error).split())[:500]}") from None
     return submission, True
-
-
-def follow(client: JobSubmissionClient, submission: str) -> Iterator[str]:
-    """The log of a submission as it grows, until it ends."""
-    seen, over = 0, False
-    while True:
-        log = client.get_job_logs(submission)
-        if len(log) > seen:
-            yield log[seen:]
-            seen = len(log)
-        if over:
-            return
-        over = client.get_job_status(submission).is_terminal()
-        if not over:
-            time.sleep(1)

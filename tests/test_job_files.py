@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -148,4 +150,38 @@ def test_debug_runs_a_job_here_and_retry_runs_its_failed_trials_again(folder, tm
     assert after["state"].tolist() == ["complete", "complete"]
     assert after["config_id"].tolist() == before["config_id"].tolist()
     assert len(list((tmp_path / "results" / "mine" / "retried").iterdir())) == 1
-    assert "1 failed trials run again" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "failed trials that run again: 1" in said.err
+
+
+def test_an_interrupted_debug_run_names_the_command_that_goes_on(folder, tmp_path, capsys, monkeypatch):
+    from automixsearch.training import loop
+
+    def stopped(self, mixer, pixels, y, mixing):
+        raise KeyboardInterrupt
+
+    file = job_file(folder, results=str(tmp_path / "results"))
+    monkeypatch.setattr(loop.TrainingRun, "_step", stopped)
+    assert main(["submit", str(file), "--debug", *TINY]) == 130
+    again = capsys.readouterr().out.partition("To go on: ")[2].split()
+    monkeypatch.undo()
+    assert again[1:3] == ["submit", str(file)]
+    assert main(again[1:]) == 0
+
+
+def test_a_search_ends_well_in_a_folder_that_is_gone(folder, tmp_path, monkeypatch):
+    """As the folder of a job on a cluster can be."""
+    from automixsearch import cli
+
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    file = job_file(folder, results=str(tmp_path / "results"))
+    assert cli.main(["submit", str(file), "--debug", *TINY]) == 0
+
+
+def test_the_pinned_packages_are_the_dependencies():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[\[><=]", dependency)[0] for dependency in project["dependencies"]}
+    assert set(jobs.PINNED) == names

@@ -121,7 +121,7 @@ def convolved(module: nn.Module, parts: list[Tensor]) -> Tensor:
     pieces = [functional.conv2d(part, weight) for part, weight in zip(parts, weights, strict=True)]
     if first.bias is not None:
         pieces.append(first.bias[:, None, None])
-    small_first = sorted(pieces, key=Tensor.numel)
+    small_first = sorted(pieces, key=Tensor.numel)  # so that a map is gone over once for all constants together
     out = small_first[0]
     for piece in small_first[1:]:
         out = out + piece

@@ -130,10 +130,6 @@ _EPOCH = (
     Column("mask_error", float, "mean distance of a mask's mean from its share"),
     Column("mask_variance", float, "variance of a mask over its pixels, the mean"),
 )
-_RESERVED = {
-    "gamma": Column("gamma", float, "reserved: no method has this knob yet"),
-    "layer": Column("layer", str, "reserved: no method has this knob yet"),
-}
 
 
 @cache
@@ -153,8 +149,7 @@ def _knob_columns() -> tuple[Column, ...]:
         if entry.joint:
             continue
         column, note = column_of(name), f"{name}: {entry.knob.note}"
-        kind = _RESERVED[column].kind if column in _RESERVED else entry.knob.kind
-        known = found.setdefault(column, Column(column, kind, note))
+        known = found.setdefault(column, Column(column, entry.knob.kind, note))
         if known.kind is not entry.knob.kind:
             raise TypeError(f"knob {name} is {entry.knob.kind}, but its column {column} is {known.kind}")
         if known.note != note:
@@ -163,7 +158,7 @@ def _knob_columns() -> tuple[Column, ...]:
         joint = joint_column_of(name)
         if joint is not None:
             found[joint] = Column(joint, entry.knob.kind, f"{name}, where several methods are joined")
-    first = [found.pop(name, None) or _RESERVED[name] for name in CANONICAL]
+    first = [found.pop(name) for name in CANONICAL]
     return (*first, *found.values())
 
 

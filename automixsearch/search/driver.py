@@ -95,7 +95,7 @@ def run_search(
         store.repair()
         _refuse_other_space(store, space)
         if retry_failed:
-            watcher.note(f"{_set_failed_free(store)} failed trials run again")
+            watcher.note(f"failed trials that run again: {_set_failed_free(store)}")
         watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
