@@ -13,15 +13,7 @@ from automixsearch.training.loop import TrainingRun
 
 JOBS = Path(__file__).parents[1] / "jobs"
 FILES = sorted(JOBS.glob("ablation/*.yaml"))
-TINY = [
-    "epochs=1",
-    "width=4",
-    "batch_size=64",
-    "lr=0.05",
-    "crop_pad=1",
-    "flip=false",
-    "data={source: digits, val_fraction: 0.2}",
-]
+TINY = ["recipe=digits", "epochs=1", "width=4", "data={source: digits, val_fraction: 0.2}"]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def fixed(found):
 def test_every_recipe_trains_automix_at_small_size(tmp_path, photos, name):
     big = load_space("quickstart", [f"recipe={name}", "method=automix"])
     assert big.family in ("cifar", "tiny", "imagenet", "fine_grained")
-    side = 36 if name.startswith("cifar_wrn") or name in ("cifar", "tiny_imagenet") else 32
+    side = 36 if name.startswith("cifar_wrn") or name in ("cifar", "digits", "tiny_imagenet") else 32
     small = [f"train_size={side}", f"test_size={side}", "batch_size=8", "width=4", "weights=''", "epochs=2",
              "warmup_epochs=0", "crop_pad=2", "automix.layer=l2"]  # fmt: skip
     found = space(tmp_path, f"recipe: {name}\n{SPACE}", *small)
