@@ -207,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def search_command(args: argparse.Namespace) -> int:
-    from automixsearch.spec import load_space
+    from automixsearch.reading import load_space
 
     overrides = list(args.overrides)
     overrides += [f"budget.trials={args.trials}"] if args.trials is not None else []
@@ -444,7 +444,7 @@ def _study_words(result: Any) -> str:
 def train_command(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from automixsearch.spec import load_config
+    from automixsearch.reading import load_config
 
     config = load_config(args.config, args.overrides)
     import torch
@@ -620,7 +620,8 @@ def gallery_command(args: argparse.Namespace) -> int:
     from automixsearch.data import load
     from automixsearch.errors import SpecError
     from automixsearch.mixers import MIXERS
-    from automixsearch.spec import Data, TrialConfig, build, load_config, parse_knobs
+    from automixsearch.reading import build, load_config, parse_knobs
+    from automixsearch.spec import Data, TrialConfig
 
     epochs = _epochs(args.epochs)
     learned = [name for name, mixer in MIXERS.items() if "mask" in mixer.needs]

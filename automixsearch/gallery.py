@@ -426,7 +426,8 @@ def masks_config(method: str, data: Data, epochs: Sequence[int], knobs: Mapping[
     Raises:
         SpecError: a knob is wrong, no Mix Block makes the masks, or the training ends before the last epoch.
     """
-    from automixsearch.spec import TrialConfig, build
+    from automixsearch.reading import build
+    from automixsearch.spec import TrialConfig
 
     own = {f"{method}.{name}": value for name, value in SHORT_OWN.items() if name in knobs_of(MIXERS[method])}
     chosen = {"method": method, "epochs": epochs[-1], **SHORT, **own, **knobs}

@@ -30,7 +30,8 @@ from pydantic import Field, model_validator
 
 from automixsearch import __version__
 from automixsearch.errors import ResourceError, SpecError, unknown
-from automixsearch.spec import Frozen, SearchSpace, build, find_space, load_space, read_text, read_yaml
+from automixsearch.reading import build, find_space, load_space, read_text, read_yaml
+from automixsearch.spec import Frozen, SearchSpace
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

@@ -25,7 +25,7 @@ import yaml
 
 from automixsearch.cli import parse
 from automixsearch.jobs import load_job
-from automixsearch.spec import load_space
+from automixsearch.reading import load_space
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "jobs" / "cluster"

@@ -47,7 +47,20 @@ def test_commands_that_documents_name_exist():
             assert f" {command} " in help_text, f"{path.name} names the command {command}"
 
 
-HEAVY = ("torch", "ray", "optuna", "pandas", "pyarrow", "sklearn", "scipy", "numba", "duckdb", "rich", "torchvision")
+HEAVY = (
+    "torch",
+    "ray",
+    "optuna",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "scipy",
+    "numba",
+    "duckdb",
+    "rich",
+    "torchvision",
+    "timm",
+)
 LAYERS = {
     "automixsearch": (),
     "automixsearch.errors": (),
@@ -56,6 +69,8 @@ LAYERS = {
     "automixsearch.losses": (),
     "automixsearch.recipe": (),
     "automixsearch.spec": (),
+    "automixsearch.reading": (),
+    "automixsearch.jobs": (),
     "automixsearch.space": (),
     "automixsearch.cli": (),
     "automixsearch.show": (),

@@ -13,8 +13,8 @@ import yaml
 from automixsearch import jobs
 from automixsearch.cli import main
 from automixsearch.errors import ResourceError, SpecError
+from automixsearch.reading import load_space
 from automixsearch.results.study import open_study
-from automixsearch.spec import load_space
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "search").glob("*.yaml"))
 TINY = ["trials=2", "epochs=2", "width=4"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from automixsearch.data import load
+from automixsearch.reading import load_space
 from automixsearch.space import check_point
-from automixsearch.spec import Data, TrialConfig, load_space
+from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.loop import TrainingRun
 
 JOBS = Path(__file__).parents[1] / "jobs"

@@ -8,7 +8,8 @@ import torch
 
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError
-from automixsearch.spec import Data, TrialConfig, load_space, space_folder
+from automixsearch.reading import load_space, space_folder
+from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.loop import TrainingRun
 
 RECIPES = sorted(file.stem for file in (space_folder() / "recipes").glob("*.yaml"))

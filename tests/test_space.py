@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from automixsearch.errors import SpecError
+from automixsearch.reading import parse_space
 from automixsearch.search.samplers import active_part, sobol_point
 from automixsearch.space import check_point, published_points, suggest
-from automixsearch.spec import complete, parse_space
+from automixsearch.spec import complete
 
 CONTENT = {
     "knobs": {

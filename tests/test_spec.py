@@ -10,17 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automixsearch.errors import AutoMixError, SpecError
-from automixsearch.spec import (
-    CANONICAL,
-    TrialConfig,
-    catalogue,
-    column_of,
-    derive_seed,
-    load_config,
-    load_space,
-    parse_space,
-    space_folder,
-)
+from automixsearch.reading import load_config, load_space, parse_space, space_folder
+from automixsearch.spec import CANONICAL, TrialConfig, catalogue, column_of, derive_seed
 
 GOOD = {
     "data": {"source": "digits"},

@@ -173,7 +173,8 @@ class Study:
 
     def config(self, trial: str | int) -> TrialConfig:
         """The config of a trial, to run it again."""
-        from automixsearch.spec import TrialConfig, build
+        from automixsearch.reading import build
+        from automixsearch.spec import TrialConfig
 
         shown = self.show(trial)
         name = f"study {self.name}, trial {shown['row']['trial_id']}"

@@ -22,8 +22,8 @@ from automixsearch.search.environment import set_switches
 
 set_switches(None)  # before ray is imported, as the driver does
 
+from automixsearch.reading import parse_space  # noqa: E402
 from automixsearch.search import driver, executors, proposer  # noqa: E402
-from automixsearch.spec import parse_space  # noqa: E402
 
 EPOCHS = 2
 

@@ -7,10 +7,10 @@ import pytest
 from optuna.trial import TrialState
 
 from automixsearch.errors import StudyError
+from automixsearch.reading import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search.proposer import Proposer
 from automixsearch.search.trial_rows import pruned_row
-from automixsearch.spec import parse_space
 
 KNOBS = {
     "method": ["vanilla", "mixup", "cutmix"],

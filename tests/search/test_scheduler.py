@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from ray.tune.schedulers import TrialScheduler
 
+from automixsearch.reading import parse_space
 from automixsearch.search.scheduler import PerMethodASHA
-from automixsearch.spec import parse_space
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 

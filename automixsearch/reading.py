@@ -1,0 +1,299 @@
+"""From files and command lines to search spaces and trial configs.
+
+YAML at the edge, the frozen models of `spec` inside; every refusal names the file, the key, the rule, what arrived and
+what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from automixsearch.errors import SpecError, unknown
+from automixsearch.policy import methods_of
+from automixsearch.spec import Frozen, SearchSpace, TrialConfig, catalogue
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and reads 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} must be a word; put it in quotes", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands here twice; keep one", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parse YAML text.
+
+    Raises:
+        SpecError: bad syntax, a duplicate key, a key that is no word, or a tag outside plain data.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        raise SpecError(f"{place}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_text(path: Path, kind: str) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        SpecError: it is missing, not a file or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such {kind}; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SpecError(f"{path}: cannot be read as a {kind}: {reason}") from None
+
+
+def load_space(path: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
+    """Read a search space from a YAML file, or by the name of one that comes with the package.
+
+    Args:
+        path: a file, or a name such as `quickstart`.
+        overrides: `key=value` strings; keys are sections (`budget.trials`), `trials`, `epochs`, or knobs.
+
+    Raises:
+        SpecError: with file, key, rule, value and remedy.
+    """
+    found = find_space(str(path))
+    where = str(path)
+    content = read_yaml(read_text(found, "search space"), where)
+    if not isinstance(content, dict):
+        raise SpecError(f"{where}: must be a mapping of keys to values, with at least `knobs`")
+    content.setdefault("name", found.stem)
+    written = set(content["knobs"]) if isinstance(content.get("knobs"), dict) else set()
+    named = {_override(content, override) for override in overrides}
+    if named & {"method", "loss"}:
+        _narrow(content["knobs"], written - named)
+    if content.get("recipe") is not None:
+        _include(content, found.parent, named, where)
+    return parse_space(content, where)
+
+
+class RecipeFile(Frozen):
+    """How networks are trained in a benchmark, as data: what a search space takes from its `recipe`.
+
+    knobs: values, or ranges as in a space. A space's own entries win.
+    """
+
+    about: str = ""
+    family: str | None = None
+    epochs: int | None = None
+    knobs: dict[str, Any]
+
+
+def _include(content: dict[str, Any], folder: Path, named: set[str], where: str) -> None:
+    """Put what the `recipe` of a space says under what the space itself says, or where the recipe is among the `named`
+    overrides, over it and under the other overrides."""
+    name = content["recipe"]
+    if not isinstance(name, str):
+        raise SpecError(f"{where}: recipe = {name!r} must be a file, or the name of one that comes with the package")
+    path = _find(name, "recipe", folder)
+    read = read_yaml(read_text(path, "recipe"), str(path))
+    if not isinstance(read, dict):
+        raise SpecError(f"{path}: must be a mapping of keys to values, with `knobs`")
+    recipe = build(RecipeFile, read, str(path))
+    knobs, budget = content.get("knobs", {}), content.setdefault("budget", {})
+    if not isinstance(knobs, dict) or not isinstance(budget, dict):
+        return  # refused with the rest of the file
+    first = named if "recipe" in named else {*knobs, *content, *(f"budget.{key}" for key in budget)}
+    taken = {key: value for key, value in recipe.knobs.items() if not {key, key.rpartition(".")[2]} & first}
+    content["knobs"] = knobs | taken
+    _narrow(content["knobs"], {*taken, *(knobs.keys() - named if "recipe" in named else ())})
+    if recipe.family is not None and "family" not in first:
+        content["family"] = recipe.family
+    if recipe.epochs is not None and "budget.epochs" not in first:
+        budget["epochs"] = recipe.epochs
+
+
+def _narrow(knobs: dict[str, Any], written: set[str]) -> None:
+    """Drop the knobs of a file, `written`, that belong to methods or losses which are not chosen."""
+
+    def chosen(kind: str) -> list[Any]:
+        value = knobs.get(kind, catalogue()[kind].knob.default)
+        return list(catalogue()[kind].knob.choices or ()) if value in ("all", "auto") else [value, *_listed(value)]
+
+    methods = [name for method in chosen("method") if isinstance(method, str) for name in methods_of(method)]
+    losses = chosen("loss")
+    for key in written:
+        owners = [entry for name, entry in catalogue().items() if key in (name, name.rpartition(".")[2])]
+        if owners and not any(e.method in (None, *methods) and e.loss in (None, *losses) for e in owners):
+            del knobs[key]
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def parse_space(content: Mapping[str, Any], where: str) -> SearchSpace:
+    """Build and check a search space from plain data; `where` names it in errors."""
+    space = build(SearchSpace, content, where)
+    try:
+        _ = space.dimensions
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+    if isinstance(space.priors, list):
+        from automixsearch.space import check_point
+
+        for position, point in enumerate(space.priors):
+            check_point(space, point, f"{where}: priors[{position}]")
+    return space
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrialConfig:
+    """Read a trial config, such as `automixsearch best --export` writes.
+
+    `overrides` are `key=value` strings: `seed`, `data.path`, or knobs.
+
+    Raises:
+        SpecError: with file, key, rule, value and remedy.
+    """
+    content = read_yaml(read_text(Path(path), "config"), str(path))
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: must be a mapping of keys to values, with `data` and `knobs`")
+    if content.keys() & (SearchSpace.model_fields.keys() - TrialConfig.model_fields.keys()):
+        raise SpecError(f"{path}: is a search space, not the config of one trial; use automixsearch search {path}")
+    for override in overrides:
+        _override(content, override, TrialConfig)
+    return build(TrialConfig, content, str(path))
+
+
+def parse_knobs(overrides: Iterable[str]) -> dict[str, Any]:
+    """Read `knob=value` strings: the values by full name.
+
+    Raises:
+        SpecError: a word is no `key=value`, or no knob.
+    """
+    content: dict[str, Any] = {"knobs": {}}
+    for override in overrides:
+        _override(content, override, TrialConfig)
+    if len(content) > 1:
+        raise SpecError(f"override {max(content.keys() - {'knobs'})} is no knob; only knobs can be given here")
+    return content["knobs"]
+
+
+def space_folder() -> Path:
+    """Where the search spaces lie that come with the package: in the wheel, or at the root of a checkout."""
+    inside = Path(__file__).parent / "search_spaces"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "search_spaces"
+
+
+def find_space(name: str) -> Path:
+    """A search space file by path, or by the name of one that comes with the package."""
+    return _find(name, "search space", Path())
+
+
+def _find(name: str, kind: str, beside: Path) -> Path:
+    """A `kind` of file by its path, from here or from the folder `beside`, or by its name in the package."""
+    for path in (Path(name), beside / name):
+        if path.is_file():
+            return path
+    path = Path(name)
+    folder = space_folder() / "recipes" if kind == "recipe" else space_folder()
+    shipped = {file.stem: file for file in folder.glob("*.yaml")}
+    stem = path.stem if path.parent.name in ("", folder.name) else None
+    if stem in shipped:
+        return shipped[stem]
+    if path.is_dir():
+        raise SpecError(f"{name}: is a directory; give a {kind} file")
+    raise SpecError(f"{name}: no such file; {unknown(kind, stem or path.stem, shipped)}")
+
+
+T = TypeVar("T", bound=Frozen)
+
+
+def build(model: type[T], content: Mapping[str, Any], where: str) -> T:
+    """Validate plain data against a model, in our words."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(model, detail) for detail in error.errors()]
+        unique = list(dict.fromkeys(lines))
+        raise SpecError("\n".join(f"{where}: {line}" for line in unique)) from None
+
+
+def _explain(model: type[Frozen], detail: Any) -> str:
+    loc = [str(part) for part in detail["loc"]]
+    key, arrived, kind = ".".join(loc), detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        owner: Any = model
+        for part in loc[:-1]:
+            owner = owner.model_fields[part].annotation
+        at = f" in {'.'.join(loc[:-1])}" if loc[:-1] else ""
+        return unknown(f"key{at}", loc[-1], owner.model_fields)
+    if kind == "missing":
+        return f"{key} is missing; add it"
+    if kind == "value_error":
+        message = str(detail["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    if kind == "literal_error":
+        return f"{key} = {arrived!r} must be {detail['ctx']['expected'].replace(chr(39), '')}"
+    rule = detail["msg"][0].lower() + detail["msg"][1:]
+    rule = rule.replace("input should be", "must be").replace("string should", "must")
+    if kind == "string_pattern_mismatch":
+        rule = "must be 1 to 100 letters, digits, dots, - and _, the first a letter or digit; use --name"
+    return f"{key} = {arrived!r} {rule}".replace(" dictionary", " mapping").partition(" or instance of")[0]
+
+
+def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> str:
+    """Put `key=value` into the content of a file; returns the key."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise SpecError(f"override {override!r} must read key=value, e.g. trials=8 or mixup.alpha=0.5")
+    value = read_yaml(text, f"override {override}")
+    if model is SearchSpace and key in ("trials", "epochs"):
+        key = f"budget.{key}"
+    section, _, inner = key.partition(".")
+    if section == "knobs" and inner:
+        section, inner, key = "", "", inner
+    if section not in model.model_fields:
+        shorts = {name.rpartition(".")[2] for name in catalogue()}
+        known = {*catalogue(), *shorts, *model.model_fields, *(("trials",) if model is SearchSpace else ())}
+        if key not in known:
+            raise SpecError(f"override {override}: {unknown('key or knob', key, known)}")
+        knobs = content.setdefault("knobs", {})
+        if not isinstance(knobs, dict):
+            raise SpecError(f"override {override}: knobs must be a mapping of names to values")
+        knobs[key] = value
+    elif not inner:
+        content[section] = value
+    else:
+        part = content.setdefault(section, {})
+        if isinstance(part, str) and section in ("sampler", "scheduler"):
+            part = content[section] = {"name": part}
+        if not isinstance(part, dict):
+            raise SpecError(f"override {override}: {section} has no inner keys")
+        part[inner] = value
+    return key
