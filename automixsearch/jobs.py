@@ -50,6 +50,8 @@ SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE"
 PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb", "pydantic", "numpy", "scipy", "numba",
           "scikit-learn", "pillow", "timm", "rich", "pyyaml")  # fmt: skip
 """The dependencies of the package, whose versions decide results; those of a checkout need not be what is installed."""
+AGENT_S = 60
+"""Seconds that a young or busy cluster is given to find the agent that starts jobs."""
 STOP_S = 60
 """Seconds that a stopped job has to end its trials."""
 
@@ -351,14 +353,19 @@ def submit(client: JobSubmissionClient, job: Prepared) -> tuple[str, bool]:
             return str(running.submission_id), False
     submission = f"{job.name}-{len(before) + 1}-{int(time.time())}"
     with packed(job) as folder:
-        try:
-            client.submit_job(
-                entrypoint=shlex.join(job.command(here=False)),
-                submission_id=submission,
-                runtime_env=job.runtime_env(folder),
-                metadata=job.metadata,
-                entrypoint_num_cpus=job.driver_cpus or None,
-            )
-        except Exception as error:
-            raise ResourceError(f"the cluster refused job {job.name}: {' '.join(str(error).split())[:500]}") from None
-    return submission, True
+        until = time.monotonic() + AGENT_S
+        while True:
+            try:
+                client.submit_job(
+                    entrypoint=shlex.join(job.command(here=False)),
+                    submission_id=submission,
+                    runtime_env=job.runtime_env(folder),
+                    metadata=job.metadata,
+                    entrypoint_num_cpus=job.driver_cpus or None,
+                )
+                return submission, True
+            except Exception as error:
+                text = " ".join(str(error).split())
+                if "No available agent" not in text or time.monotonic() > until:
+                    raise ResourceError(f"the cluster refused job {job.name}: {text[:500]}") from None
+                time.sleep(1)

@@ -120,6 +120,33 @@ def test_no_address_and_a_dead_one_say_what_to_do(monkeypatch):
         jobs.connect("http://127.0.0.1:9")
 
 
+class YoungCluster:
+    """A cluster whose agents come up after some refusals; `refusal` says with which words."""
+
+    def __init__(self, refusal, times):
+        self.refusal, self.times, self.sent = refusal, times, []
+
+    def list_jobs(self):
+        return []
+
+    def submit_job(self, **job):
+        if self.times:
+            self.times -= 1
+            raise RuntimeError(self.refusal)
+        self.sent.append(job)
+
+
+def test_a_cluster_whose_agent_is_not_up_yet_is_asked_again(folder, monkeypatch):
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: None)
+    job = jobs.prepare(job_file(folder), ["results=/r"], "http://head:8265")
+    young = YoungCluster("status code 500: No available agent to submit job, please try again later..", 3)
+    submission, new = jobs.submit(young, job)
+    assert new
+    assert [sent["submission_id"] for sent in young.sent] == [submission]
+    with pytest.raises(ResourceError, match="refused job mine: no such package"):
+        jobs.submit(YoungCluster("no such package", 1), job)
+
+
 def test_a_dry_run_sends_nothing(folder, capsys):
     file = job_file(folder, results="/mnt/r")
     assert main(["submit", str(file), "--address", "http://head:8265", "--dry-run"]) == 0
