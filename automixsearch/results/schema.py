@@ -99,6 +99,7 @@ _ORIGIN = (
 _COST = (
     Column("wall_s", float, "seconds of training and validation, over all resumes; starting processes is left out"),
     Column("device_s", float, "wall seconds times the devices held"),
+    Column("energy_j", float, "joules of the devices in that time, of the share that was held; null: they do not tell"),
     Column("device", str, "name of the device"),
     Column("workers", int, "training processes"),
     Column("threads", int, "CPU threads of each"),
@@ -116,6 +117,7 @@ _EPOCH = (
     *(column for column in _OUTCOME if column.name in EPOCH_SCORES),
     Column("wall_s", float, "seconds of training and validation so far, over all resumes"),
     Column("device_s", float, "wall seconds times the devices held, since the trial began"),
+    Column("energy_j", float, "joules of the devices since the trial began, of the share that is held"),
     Column("images_per_s", float, "training images per second"),
     Column("ended_at", datetime, "when the epoch ended (UTC)"),
     *(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def run_columns(last: dict[str, Any]) -> dict[str, Any]:
     """The columns of a trial row that come from its last epoch; empty `last`: nothing was measured."""
-    names = ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece", "wall_s", "device_s")
+    names = ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece", "wall_s", "device_s", "energy_j")
     return {name: last.get(name) for name in names} | {"epochs_run": last.get("epoch", 0)}
 
 

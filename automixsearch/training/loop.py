@@ -32,6 +32,7 @@ from automixsearch.models.batch_norm import make_global
 from automixsearch.spec import TrialConfig, derive_seed
 from automixsearch.training.batches import Batches
 from automixsearch.training.checks import check_batches
+from automixsearch.training.energy import EnergyMeter, cpu_share
 from automixsearch.training.optimiser import Part, learning_rate, make_optimizer, set_lr
 from automixsearch.training.world import HiddenMixing, World
 
@@ -54,7 +55,8 @@ class EpochMetrics:
     """What one epoch gave.
 
     epoch counts from 1. Accuracies are percent, on the validation split. wall_s and device_s (wall_s times the
-    devices held) count from the start of the run, over all resumes.
+    devices held) count from the start of the run, over all resumes, and so does energy_j, None where the device does
+    not tell.
     """
 
     epoch: int
@@ -67,6 +69,7 @@ class EpochMetrics:
     wall_s: float
     device_s: float
     images_per_s: float
+    energy_j: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
     """What only some paradigms have, by ledger column; see `Momentum`."""
 
@@ -100,12 +103,20 @@ class TrainingRun:
     """
 
     def __init__(
-        self, config: TrialConfig, image_set: ImageSet, device: torch.device | str, world: World | None = None
+        self,
+        config: TrialConfig,
+        image_set: ImageSet,
+        device: torch.device | str,
+        world: World | None = None,
+        gpu_share: float = 1.0,
     ) -> None:
         self.config, self.recipe = config, config.recipe
         self.world, self.device = world or World(), torch.device(device)
+        share = gpu_share if self.device.type == "cuda" else cpu_share(torch.get_num_threads())
+        self.meter = EnergyMeter(self.device, share)
         self.mixer, self.policy, self.loss = config.mixer, config.policy, config.loss
         self.epoch, self.wall_s = 0, 0.0
+        self.energy_j: float | None = 0.0
         self.last: EpochMetrics | None = None
         self.step_losses: list[float] = []
         self.val_top1s: list[float] = []
@@ -190,6 +201,7 @@ class TrainingRun:
             if recipe.test_median and self.epoch > recipe.epochs - recipe.median_epochs:
                 self.test_top1s.append(self._test_scores().top1)
             self.wall_s += time.perf_counter() - started
+            self._count_energy()
             self.last = EpochMetrics(
                 epoch=self.epoch,
                 lr=lr,
@@ -198,9 +210,17 @@ class TrainingRun:
                 wall_s=self.wall_s,
                 device_s=self.wall_s * self.world.size,
                 images_per_s=len(losses) * recipe.batch_size / trained_s,
+                energy_j=self.energy_j,
                 extra=extra,
             )
             yield self.last
+
+    def _count_energy(self) -> None:
+        """Add what all workers' devices used since the last time; unknown for good where one does not tell."""
+        spent = self.meter.spent()
+        joules = torch.tensor(math.nan if spent is None else spent, dtype=torch.float64, device=self.device)
+        total = self.world.sum(joules).item()
+        self.energy_j = None if self.energy_j is None or math.isnan(total) else self.energy_j + total
 
     def _train_epoch(self) -> list[float]:
         self.stateful.train()
@@ -402,6 +422,7 @@ class TrainingRun:
             "config_id": self.config.config_id,
             "epoch": self.epoch,
             "wall_s": self.wall_s,
+            "energy_j": self.energy_j,
             "last": asdict(self.last) if self.last else None,
             "val_top1s": self.val_top1s,
             "test_top1s": self.test_top1s,
@@ -427,7 +448,7 @@ class TrainingRun:
             raise TrainingError(f"the checkpoint belongs to config {config_id}, not {self.config.config_id}")
         self.stateful.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.epoch, self.wall_s = content["epoch"], content["wall_s"]
+        self.epoch, self.wall_s, self.energy_j = content["epoch"], content["wall_s"], content["energy_j"]
         self.val_top1s, self.test_top1s = content["val_top1s"], content["test_top1s"]
         self.last = EpochMetrics(**content["last"]) if content["last"] else None
 
