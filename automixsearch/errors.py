@@ -54,7 +54,8 @@ def unknown(kind: str, name: object, choices: Iterable[object]) -> str:
     """Say that `name` is no known `kind`, list the choices and the nearest one."""
     names = sorted(str(choice) for choice in choices)
     swapped = [choice for choice in names if sorted(choice) == sorted(str(name))]
-    near = swapped or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    begun = [choice for choice in names if str(name) and choice.startswith(str(name))]
+    near = swapped or (begun if len(begun) == 1 else []) or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if near and len(names) > 24:  # a long list would bury the answer
         return f"unknown {kind} {name!r}{hint}"

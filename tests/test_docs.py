@@ -85,6 +85,9 @@ LAYERS = {
     "automixsearch.search.driver": (),
     "automixsearch.search.environment": (),
     "automixsearch.search.task": (),
+    "automixsearch.commands.reproduce": (),
+    "automixsearch.reproduce.registry": (),
+    "automixsearch.reproduce.settings": (),
 }
 
 

@@ -141,6 +141,7 @@ def test_best_and_median_are_those_of_the_epochs_also_after_a_resume(photos, met
     assert outcome.val_top1_best == max(scores)
     assert outcome.val_top1_median == sorted(scores[-3:])[1]
     assert outcome.test_top1_median == sorted(tested[-3:])[1]
+    assert outcome.test_top1_best == max(tested[-3:])
     resumed = TrainingRun(config, photos, "cpu")
     resumed.load(state)
     list(resumed.epochs())

@@ -75,6 +75,7 @@ _OUTCOME = (
     Column("val_top1_best", float, "the best of all epochs: an optimistic figure, for comparison with published ones"),
     Column("val_top1_median", float, "the median of the last epochs, as many as median_epochs says"),
     Column("test_top1_median", float, "the same on the test set, where test_median asks for it"),
+    Column("test_top1_best", float, "the best of these test scores, as some tables report; nothing is chosen by it"),
     Column("test_top1", float, "top-1 accuracy on the test set, 0 to 100"),
     Column("test_top5", float, "top-5 accuracy on the test set, 0 to 100"),
     Column("test_loss", float, "cross-entropy on the test set"),

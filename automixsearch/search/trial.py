@@ -27,6 +27,9 @@ from automixsearch.training.world import World
 CHECKPOINT_SHARE = 20
 """A checkpoint is written when training has taken this many times as long as the last one took to write."""
 
+SUMMARIES = ("val_top1_best", "val_top1_median", "test_top1_median", "test_top1_best")
+"""What an outcome has over several epochs, by ledger column."""
+
 
 def run_trial(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
     """Run `task` from its checkpoint, if it has one, and yield the metrics of each epoch as plain numbers.
@@ -85,7 +88,7 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 "complete",
                 **run_columns(outcome.last.row()),
                 **{f"test_{name}": value for name, value in asdict(outcome.test).items()},
-                **{name: getattr(outcome, name) for name in ("val_top1_best", "val_top1_median", "test_top1_median")},
+                **{name: getattr(outcome, name) for name in SUMMARIES},
                 parameters=outcome.parameters,
                 val_images=len(run.val),
                 test_images=len(run.test),

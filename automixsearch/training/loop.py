@@ -83,7 +83,8 @@ class EpochMetrics:
 class Outcome:
     """What a whole run gave: its last epoch, and the test scores, read at its end.
 
-    The medians are those of the last epochs that the recipe names; `test_top1_median` is there if it asks for it.
+    The medians are those of the last epochs that the recipe names; `test_top1_median`, and the best of the same test
+    scores, are there if it asks for them.
     """
 
     last: EpochMetrics
@@ -92,6 +93,7 @@ class Outcome:
     val_top1_best: float
     val_top1_median: float
     test_top1_median: float | None = None
+    test_top1_best: float | None = None
 
 
 class TrainingRun:
@@ -387,6 +389,7 @@ class TrainingRun:
             val_top1_best=max(self.val_top1s),
             val_top1_median=statistics.median(last),
             test_top1_median=statistics.median(self.test_top1s) if self.test_top1s else None,
+            test_top1_best=max(self.test_top1s, default=None),
         )
 
     def _test_scores(self) -> Scores:

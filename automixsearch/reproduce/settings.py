@@ -1,0 +1,470 @@
+"""How each published figure was measured, as a trial config; or the name of what is missing to measure it.
+
+Settings are those of OpenMixup at 37e1372, whose tables have the figures of the slides; what they do not say, and
+where ours are others on purpose, stands with each cell (`Setting.differs`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from automixsearch.errors import SpecError, unknown
+from automixsearch.knobs import Scalar
+from automixsearch.losses import LOSSES
+from automixsearch.mixers import MIXERS
+from automixsearch.policy import methods_of
+from automixsearch.reading import RecipeFile, build, parse_knobs, read_text, read_yaml, space_folder
+from automixsearch.reproduce.registry import Cell
+from automixsearch.spec import TrialConfig, catalogue, hash_json, is_active
+
+SCALES = {
+    "tiny": "the embedded digits, a narrow network of the same family, a few epochs",
+    "short": "the published data set and network, a share of the epochs",
+    "paper": "everything as published",
+}
+SHARE = 0.1
+"""Of the published epochs, at scale short."""
+HELD_OUT = 0.01
+"""Share of the training images that is validated; nothing is chosen by it here, and the published runs train on all."""
+
+METHODS = {
+    "Vanilla": "vanilla",
+    "MixUp": "mixup",
+    "CutMix": "cutmix",
+    "DeiT": "mixup+cutmix",
+    "ManifoldMix": "manifoldmix",
+    "SaliencyMix": "saliencymix",
+    "FMix": "fmix",
+    "PuzzleMix": "puzzlemix",
+    "Co-Mixup": "comixup",
+    "ResizeMix": "resizemix",
+    "AugMix": "augmix",
+    "AutoMix": "automix",
+}
+BACKBONES = {
+    "ResNet-18": "resnet18",
+    "ResNet-34": "resnet34",
+    "ResNet-50": "resnet50",
+    "ResNet-101": "resnet101",
+    "ResNeXt-50-32x4d": "resnext50",
+    "ResNeXt-101-32x4d": "resnext101",
+    "WRN-28-8": "wrn28_8",
+    "DeiT-S": "deit_s",
+    "Swin-T": "swin_t",
+}
+SOURCES = {
+    "CIFAR-10": ("cifar10", None),
+    "CIFAR-100": ("cifar100", None),
+    "Tiny-ImageNet": ("tiny_imagenet", None),
+    "ImageNet-1k": ("imagenet", 256),
+    "CUB-200": ("cub200", 256),
+    "FGVC-Aircraft": ("aircraft", 256),
+    "Stanford-Cars": ("cars", 256),
+    "iNaturalist2017": ("inat2017", 256),
+    "iNaturalist2018": ("inat2018", 256),
+    "Places205": ("places205", 256),
+}
+"""Source and stored side of each data set."""
+
+TEMPLATE: Mapping[str, Scalar] = {"eta": 0.1, "weighting": "both", "xi": 1.0}
+"""The decoupled loss of OpenMixup's templates, for what has no released setting of its own."""
+TUNED: Mapping[str, Mapping[str, Scalar]] = {
+    "mixup": {"eta": 0.01, "weighting": "both", "xi": 1.0},
+    "cutmix": {"eta": 0.1, "weighting": "both", "xi": 1.0},
+    "manifoldmix": {"eta": 0.05, "weighting": "both", "xi": 1.0},
+    "fmix": {"eta": 0.5, "weighting": "both", "xi": 0.0},
+    "resizemix": {"eta": 0.01, "weighting": "less", "xi": 0.0},
+}
+"""The released settings of the decoupled loss for ResNeXt-50 on CIFAR-100; those of ResNet-18 are the loss's own."""
+FINE_TUNING_IMAGES = {
+    ("CUB-200", "15% labels"): 1000,
+    ("CUB-200", "30% labels"): 1800,
+    ("CUB-200", "50% labels"): 3000,
+    ("FGVC-Aircraft", "15% labels"): 1067,
+    ("FGVC-Aircraft", "30% labels"): 2067,
+    ("FGVC-Aircraft", "50% labels"): 3367,
+    ("Stanford-Cars", "15% labels"): 1310,
+    ("Stanford-Cars", "30% labels"): 2531,
+    ("Stanford-Cars", "50% labels"): 4123,
+}
+"""Training images of the published lists of few labels."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a cell was measured.
+
+    recipe: of search_spaces/recipes. knobs: what the cell sets over it, by full name. measured: the column of the
+    ledger that holds what the table reports. differs: what is not as published, in words.
+    """
+
+    recipe: str
+    data: Mapping[str, Any]
+    epochs: int
+    knobs: Mapping[str, Scalar]
+    measured: str
+    differs: tuple[str, ...]
+
+
+def missing(cell: Cell) -> str:
+    """What has to exist before a cell can be measured, by name; empty where it can be.
+
+    A gain lacks what its cells lack.
+    """
+    if cell.derived:
+        lacking = dict.fromkeys(reason for _, term in cell.terms if (reason := missing(term)))
+        return "; ".join(lacking)
+    if not cell.printed:
+        return "the figure is lost"
+    by_table = {
+        "automix_wsol": "weakly supervised object localisation",
+        "automix_transfer_detection": "transfer to object detection",
+        "dm_semi_supervised": f"semi-supervised learning: {cell.method}",
+        "dm_ablation_self_tuning": f"fine-tuning with pseudo labels: {cell.method}",
+    }
+    by_metric = {
+        "corruption_top1": "evaluation on corrupted images",
+        "adversarial_error": "evaluation under attack",
+        "time": "a machine like the authors', which is not named",
+    }
+    by_method = {
+        "Fine-Tuning+DM": "fine-tuning with clean and mixed batches together: Fine-Tuning+DM",
+        "BSS": "fine-tuning with spectral shrinkage: BSS",
+    }
+    if cell.table in by_table:
+        return by_table[cell.table]
+    if cell.metric in by_metric:
+        return by_metric[cell.metric]
+    if cell.table == "dm_fine_tuning" and cell.method != "Fine-Tuning":
+        kinds = {"Co": "with the head of the source", "Self": "with pseudo labels"}
+        return by_method.get(cell.method) or f"fine-tuning {kinds[cell.method.split('-')[0]]}: {cell.method}"
+    if cell.table == "automix_ablation_ema_ce" and cell.setting in ("row 2", "row 3"):
+        return "the label of the row, which is lost: the teacher or the clean loss"
+    if cell.metric == "top1" and _on_the_stem(cell):
+        return "a Mix Block on the features of the stem"
+    return ""
+
+
+def _on_the_stem(cell: Cell) -> bool:
+    """Whether the Mix Block of a cell was fed by the stem, which its number of parameters tells."""
+    return cell.method == "AutoMix(l1)" and cell.backbone.startswith("ResNeXt")
+
+
+# As published --------------------------------------------------------------------------------------------------
+
+
+def setting(cell: Cell) -> Setting:
+    """How a cell was measured, as published.
+
+    Raises:
+        SpecError: it cannot be measured yet.
+    """
+    lacking = missing(cell)
+    if lacking or cell.derived or (cell.epochs is None and cell.table != "dm_fine_tuning"):
+        raise SpecError(f"{cell.table} #{cell.number} ({cell.name}) cannot be trained: {lacking or 'it is a gain'}")
+    if cell.table == "dm_fine_tuning":
+        return _fine_tuning(cell)
+    recipe, family, knobs, differs = _training(cell)
+    method, own, notes = _method(cell, family)
+    knobs |= {"method": method, **own}
+    differs += notes
+    if cell.loss == "DM(CE)":
+        loss, notes = _decoupled(cell, method)
+        knobs |= loss
+        differs += notes
+    if "automix" in methods_of(method):
+        extra = _automix(cell, family)
+        knobs |= extra
+        differs += ["the teacher's head for clean images is tested (published: the best of four heads)"]
+        if extra.get("automix.report") == "student_mix":
+            differs[-1] = "the head for mixed images, the one that every row trains, is tested (published: not said)"
+    transformer = cell.backbone in ("DeiT-S", "Swin-T")
+    source, size = SOURCES[cell.dataset]
+    if size:
+        differs.append(f"crops are taken from stored squares of {size} pixels")
+    if transformer:
+        differs.append("the best of the last 10 epochs (published: of all epochs)")
+    differs.append(f"{HELD_OUT:.0%} of the training images are held out, at least one of each class")
+    return Setting(
+        recipe=recipe,
+        data={"source": source, **({"size": size} if size else {}), "val_fraction": HELD_OUT},
+        epochs=int(cell.epochs or 0),
+        knobs={**knobs, "backbone": BACKBONES[cell.backbone], "test_median": True},
+        measured="test_top1_best" if transformer else "test_top1_median",
+        differs=tuple(differs),
+    )
+
+
+def _training(cell: Cell) -> tuple[str, str, dict[str, Scalar], list[str]]:
+    """Recipe and family of the data set and network, what differs from them, and notes."""
+    knobs: dict[str, Scalar] = {}
+    if cell.dataset.startswith("CIFAR"):
+        if cell.dataset == "CIFAR-10":
+            knobs["pad_mode"] = "zero"
+        boxes = ("CutMix", "SaliencyMix", "FMix", "ResizeMix")
+        if (cell.dataset, cell.backbone) == ("CIFAR-100", "ResNeXt-50-32x4d") and cell.method in boxes:
+            knobs["weight_decay"] = 5e-4
+        return ("cifar_wrn" if cell.backbone == "WRN-28-8" else "cifar"), "cifar", knobs, []
+    if cell.dataset == "Tiny-ImageNet":
+        return "tiny_imagenet", "tiny", knobs, []
+    if cell.dataset in ("CUB-200", "FGVC-Aircraft"):
+        return "fine_grained", "fine_grained", knobs, []
+    if cell.backbone in ("DeiT-S", "Swin-T"):
+        knobs["grad_clip"] = 5.0
+        if cell.backbone == "Swin-T":
+            knobs |= {"warmup_epochs": 20, "drop_path": 0.2}
+        return "deit", "imagenet", knobs, []
+    return f"imagenet_{cell.epochs}", "imagenet", knobs, []
+
+
+def _method(cell: Cell, family: str) -> tuple[str, dict[str, Scalar], list[str]]:
+    """The mixing method, its knobs, and notes."""
+    if cell.table == "automix_ablation_ema_ce" and cell.setting == "row 4":
+        method = "automix"
+    else:
+        method = next((ours for name, ours in METHODS.items() if cell.method == name), "automix")
+    knobs: dict[str, Scalar] = {}
+    alphas = cell.alpha.split("+") if cell.alpha else []
+    for position, name in enumerate(methods_of(method)):
+        published = MIXERS[name].published
+        knobs |= {f"{name}.{knob}": value for knob, value in published.get(family, {}).items()}
+        if alphas and name != "vanilla":
+            knobs[f"{name}.alpha"] = float(alphas[position])
+        if name in ("fmix", "saliencymix"):  # OpenMixup has the authors' code
+            knobs[f"{name}.variant"] = "released"
+    notes = []
+    if method == "comixup":
+        notes.append("the loss and the recipe of the table's other rows (the authors' own code has others)")
+    return method, knobs, notes
+
+
+def _decoupled(cell: Cell, method: str) -> tuple[dict[str, Scalar], list[str]]:
+    """The decoupled loss of a cell, and notes."""
+    own: Mapping[str, Mapping[str, Scalar]] = {}
+    if cell.dataset == "CIFAR-100" and cell.backbone == "ResNet-18":
+        own = LOSSES["decoupled"].published["cifar"]
+    elif cell.dataset == "CIFAR-100" and cell.backbone == "ResNeXt-50-32x4d":
+        own = TUNED
+    chosen = own.get(method, TEMPLATE)
+    knobs = {f"decoupled.{name}": value for name, value in chosen.items() if name != "alpha"}
+    notes = ["the decoupled weights belong to the images (released: to the class order of the batch's first row)"]
+    templates = cell.dataset == "ImageNet-1k" and cell.backbone in ("ResNet-18", "ResNet-50")
+    if not own and not templates:
+        notes.append("eta, weighting and xi of the released templates; none are published for this row")
+    return {"loss": "decoupled", **knobs}, notes
+
+
+def _automix(cell: Cell, family: str) -> dict[str, Scalar]:
+    """What AutoMix has of its own: schedule, layer, variant and, in ablations, parts."""
+    knobs: dict[str, Scalar] = {"automix.variant": "released", "automix.ema_start": 0.999}
+    if family == "cifar":
+        knobs["min_lr"] = 1e-3 / 0.03 if cell.backbone == "WRN-28-8" else 0.5
+    elif family == "tiny":
+        knobs["min_lr"] = 0.25
+    if cell.backbone == "WRN-28-8":
+        knobs["automix.layer"] = "l2"
+    if cell.dataset in ("iNaturalist2017", "iNaturalist2018"):
+        knobs["automix.mixblock_min_lr"] = 1e-3
+    if family == "fine_grained" and cell.backbone == "ResNeXt-50-32x4d":
+        knobs["automix.mask_loss"] = "l1_variance"
+    if not cell.table.startswith("automix_ablation"):
+        return knobs
+    knobs["automix.variant"] = "paper"  # what the rows are about exists there
+    if cell.table == "automix_ablation_modules":
+        row = ["MixBlock(random grids)", "+cross attention", "+lambda embedding", "+l_lambda"].index(cell.method)
+        knobs |= {
+            "automix.mask_source": "mixblock" if row >= 1 else "random_grid",
+            "automix.embedding": "concat" if row >= 2 else "none",
+            "automix.gamma": 0.1 if row >= 3 else 0.0,
+        }
+    elif cell.table == "automix_ablation_layer":
+        layer = int(cell.method[-2])
+        # By the numbers of parameters, l1 and l2 of ResNeXt-50 are the stem and the first stage.
+        knobs["automix.layer"] = f"l{layer - 1 if layer == 2 and cell.backbone.startswith('ResNeXt') else layer}"
+    else:
+        both = cell.setting == "row 4"
+        knobs |= {
+            "automix.mask_source": {"MixUp": "mixup", "CutMix": "cutmix"}.get(cell.method, "mixblock"),
+            "automix.ema": both,
+            "automix.clean_lam": 1.0 if both else 0.0,
+            "automix.report": "student_mix",
+        }
+    return knobs
+
+
+def _fine_tuning(cell: Cell) -> Setting:
+    """Plain fine-tuning with few labels: 9000 steps of 48 images from ImageNet's weights."""
+    images = FINE_TUNING_IMAGES[cell.dataset, cell.setting]
+    source, size = SOURCES[cell.dataset]
+    return Setting(
+        recipe="fine_grained",
+        data={
+            "source": source,
+            "size": size,
+            "resize": "squash",
+            "labels": float(cell.setting.partition("%")[0]) / 100,
+            "val_fraction": HELD_OUT,
+        },
+        epochs=round(9000 * 48 / images),
+        knobs={
+            "method": "vanilla",
+            "backbone": BACKBONES[cell.backbone],
+            "batch_size": 48,
+            "crop_scale": 0.08,
+        },
+        measured="test_top1",
+        differs=(
+            "the head learns as fast as the rest (published: ten times as fast)",
+            "the learning rate falls on a cosine (published: to a tenth after two thirds)",
+            "the middle of each test image is tested (published: ten crops)",
+            "one image of each class at least is held out",
+        ),
+    )
+
+
+# At a scale ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A cell as it will be run. `config` has no data path where none was given; `changed`: knobs set by the user."""
+
+    cell: Cell
+    scale: str
+    data: Mapping[str, Any]
+    knobs: Mapping[str, Scalar]
+    measured: str
+    differs: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def config(self, seed: int = 0, split_seed: int = 0, fingerprint: str | None = None) -> TrialConfig:
+        """The trial config, complete.
+
+        Raises:
+            SpecError: a knob is wrong, or the data set needs a path.
+        """
+        content = {
+            "data": dict(self.data), "knobs": dict(self.knobs), "seed": seed, "split_seed": split_seed,
+            "data_fingerprint": fingerprint,
+        }  # fmt: skip
+        return build(TrialConfig, content, f"{self.cell.table} #{self.cell.number} ({self.cell.name})")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the user wants otherwise than the tables: values of `data`, of knobs by full name, of `resources`."""
+
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    knobs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_changes(overrides: Iterable[str]) -> Changes:
+    """Read `key=value` strings: `data.path`, `resources.gpus`, or knobs by full name.
+
+    Raises:
+        SpecError: a word is no `key=value`, or names nothing.
+    """
+    found: dict[str, dict[str, Any]] = {"data": {}, "resources": {}}
+    rest = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, _, inner = key.strip().partition(".")
+        if equals and inner and section in found:
+            found[section][inner] = read_yaml(text, f"override {override}")
+        else:
+            rest.append(override)
+    knobs = parse_knobs(rest)
+    for name in knobs:
+        if name not in catalogue():
+            raise SpecError(f"override {name}: {unknown('knob', name, catalogue())}")
+    return Changes(found["data"], knobs, found["resources"])
+
+
+def plan(cell: Cell, scale: str = "paper", changes: Changes | None = None, share: float = SHARE) -> Plan:
+    """How a cell is run at a scale.
+
+    tiny keeps the method with its knobs, the loss, the family of the network and the share of labels, and takes all
+    else from the recipe `digits`. short cuts the epochs, the warm-up with them.
+
+    Raises:
+        SpecError: the cell cannot be trained, or there is no such scale.
+    """
+    if scale not in SCALES:
+        raise SpecError(unknown("scale", scale, SCALES))
+    changes = changes or Changes()
+    as_published = setting(cell)
+    recipe = _recipe("digits" if scale == "tiny" else as_published.recipe)
+    data, knobs = dict(as_published.data), dict(as_published.knobs)
+    if scale == "tiny":
+        data, knobs = _tiny(as_published)
+    epochs = {"tiny": recipe.epochs, "short": max(1, round(share * as_published.epochs))}.get(
+        scale
+    ) or as_published.epochs
+    chosen = {"epochs": epochs, **recipe.knobs, **knobs}
+    if scale == "short":
+        chosen["warmup_epochs"] = min(round(share * int(chosen.get("warmup_epochs", 0))), epochs - 1)
+    asked = {name: value for name, value in changes.knobs.items() if _concerns(name, chosen)}
+    chosen |= asked
+    chosen["median_epochs"] = max(1, min(int(chosen.get("median_epochs", 10)), int(chosen["epochs"])))
+    active = {name: value for name, value in chosen.items() if _concerns(name, chosen)}
+    return Plan(
+        cell=cell,
+        scale=scale,
+        data={**data, **changes.data},
+        knobs=active,
+        measured=as_published.measured,
+        differs=as_published.differs,
+        changed=tuple(sorted({*asked, *(f"data.{key}" for key in changes.data if key not in _PLACE)})),
+    )
+
+
+_PLACE = ("path", "download", "on_bad_image", "image_column", "label_column")
+"""Keys of `data` that do not change what is measured."""
+
+
+def study_name(cell: Cell, scale: str = "paper", changes: Changes | None = None, share: float = SHARE) -> str:
+    """The study that holds the runs of a cell: one for each column of a table, scale, and set of changes."""
+    dataset, backbone, epochs, labels = cell.column
+    parts = [cell.table, dataset, backbone, str(epochs or ""), labels.partition("%")[0], scale]
+    if scale == "short" and share != SHARE:
+        parts.append(f"{share:g}".replace("0.", ""))
+    changes = changes or Changes()
+    kept = {"data": {key: value for key, value in changes.data.items() if key not in _PLACE}, "knobs": changes.knobs}
+    if any(kept.values()):
+        parts.append(hash_json(kept)[:6])
+    return ".".join(part for part in parts if part)
+
+
+def _concerns(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether a knob has an effect under the method and loss of a cell."""
+    values = {"method": chosen["method"], "loss": chosen.get("loss", "mce")}
+    return name in values or is_active(catalogue()[name], values)
+
+
+def _tiny(published: Setting) -> tuple[dict[str, Any], dict[str, Scalar]]:
+    """Data and knobs of a cell on the embedded digits, over the recipe `digits`."""
+    pace = ("automix.ema_", "automix.mixblock_")  # of a long run; the recipe has those of a short one
+    knobs = {
+        name: value
+        for name, value in published.knobs.items()
+        if name in ("method", "loss", "test_median") or ("." in name and not name.startswith(pace))
+    }
+    backbone = str(published.knobs["backbone"])
+    data: dict[str, Any] = {"source": "digits", "val_fraction": 0.2}
+    data |= {key: published.data[key] for key in ("labels",) if key in published.data}
+    if backbone in ("deit_s", "swin_t"):
+        data["size"] = {"deit_s": 16, "swin_t": 32}[backbone]
+        knobs |= {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05}
+    return data, knobs | {"backbone": backbone, **({"stem": "cifar"} if "res" in backbone[:3] else {})}
+
+
+@cache
+def _recipe(name: str) -> RecipeFile:
+    """A recipe that comes with the package."""
+    path = space_folder() / "recipes" / f"{name}.yaml"
+    return build(RecipeFile, read_yaml(read_text(path, "recipe"), str(path)), str(path))
