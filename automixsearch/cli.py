@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from automixsearch import __version__
+from automixsearch.commands import studies
 from automixsearch.errors import AutoMixError, StudyError, unknown
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from automixsearch.spec import SearchSpace
+    from automixsearch.studyfile import StudyFile
     from automixsearch.training.loop import EpochMetrics
 
 RESULTS = "results"
@@ -111,6 +113,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
     results(sub)
+
+    studies.add(commands)
 
     def address(sub: argparse.ArgumentParser) -> None:
         text = "of the cluster's dashboard, http://HEAD:8265 (RAY_API_SERVER_ADDRESS)"
@@ -218,26 +222,31 @@ def search_command(args: argparse.Namespace) -> int:
     overrides += [f"seeds.study={args.seed}"] if args.seed is not None else []
     overrides += [f"name={json.dumps(args.name)}"] if args.name is not None else []
     space, more = load_space(args.space, overrides), {"retry_failed": args.retry_failed, "debug": args.debug}
-    return _search(space, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
+    return run_and_report(space, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
 
 
-def _search(
-    space: SearchSpace,
+def run_and_report(
+    what: SearchSpace | StudyFile,
     args: argparse.Namespace,
     results: str,
     address: str | None = None,
     *,
     lines: bool = False,
     as_json: bool = False,
-    **more: bool,
+    retry_failed: bool = False,
+    debug: bool = False,
 ) -> int:
-    """Run a search and print how it ended; `args.words` go on with it, `more` is for `run_search`."""
-    from automixsearch.search.driver import run_search
+    """Run a search or a study and print how it ended; `args.words` go on with it."""
+    from automixsearch.search.driver import run_search, run_study
+    from automixsearch.spec import SearchSpace
     from automixsearch.watch import Watch
 
-    watch = Watch(console(stderr=True), lines=lines or more["debug"])  # a live view would swallow a debugger's prompt
+    watch = Watch(console(stderr=True), lines=lines or debug)  # a live view would swallow a debugger's prompt
     try:
-        result = run_search(space, results, address, watch, **more)
+        if isinstance(what, SearchSpace):
+            result = run_search(what, results, address, watch, retry_failed=retry_failed, debug=debug)
+        else:
+            result = run_study(what, results, address, watch, retry_failed=retry_failed, debug=debug)
     finally:
         watch.end()
     again = " ".join([program(), *map(_quote, args.words)])
@@ -258,7 +267,7 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
         print(f"command: {' '.join(map(_quote, job.command(here=local)))}")
         return 0
     if args.debug:
-        return _search(job.space, args, job.results, debug=True, retry_failed=retry)
+        return run_and_report(job.space, args, job.results, debug=True, retry_failed=retry)
     if local:
         return jobs.run_local(job)
     client = jobs.connect(args.address)

@@ -25,6 +25,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:bool" and key_node.value in ("on", "off"):
+                key_node.tag = "tag:yaml.org,2002:str"  # a key is a word, whatever YAML 1.1 makes of these two
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
@@ -86,19 +88,32 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
     Raises:
         SpecError: with file, key, rule, value and remedy.
     """
-    found = find_space(str(path))
     where = str(path)
-    content = read_yaml(read_text(found, "search space"), where)
+    content = read_content(find_space(where), where, overrides, SearchSpace)
+    if "design" in content:
+        raise SpecError(f"{where}: has a design, so it is a study; use automixsearch study {where}")
+    return parse_space(content, where)
+
+
+def read_content(file: Path, where: str, overrides: Iterable[str], model: type[Frozen]) -> dict[str, Any]:
+    """What a file of `model` says, with its recipe and the `key=value` overrides in it, as plain data.
+
+    Raises:
+        SpecError: with file, key, rule, value and remedy; `where` names the file.
+    """
+    kind = "search space" if model is SearchSpace else "study file"
+    content = read_yaml(read_text(file, kind), where)
     if not isinstance(content, dict):
         raise SpecError(f"{where}: must be a mapping of keys to values, with at least `knobs`")
-    content.setdefault("name", found.stem)
-    written = set(content["knobs"]) if isinstance(content.get("knobs"), dict) else set()
-    named = {_override(content, override) for override in overrides}
+    content.setdefault("name", file.stem)
+    written = [(part, set(part)) for key in ("knobs", "vary") if isinstance(part := content.get(key), dict)]
+    named = {_override(content, override, model) for override in overrides}
     if named & {"method", "loss"}:
-        _narrow(content["knobs"], written - named)
+        for part, keys in written:
+            _narrow(part, keys - named, content)
     if content.get("recipe") is not None:
-        _include(content, found.parent, named, where)
-    return parse_space(content, where)
+        _include(content, file.parent, named, where)
+    return content
 
 
 class RecipeFile(Frozen):
@@ -130,26 +145,33 @@ def _include(content: dict[str, Any], folder: Path, named: set[str], where: str)
     first = named if "recipe" in named else {*knobs, *content, *(f"budget.{key}" for key in budget)}
     taken = {key: value for key, value in recipe.knobs.items() if not {key, key.rpartition(".")[2]} & first}
     content["knobs"] = knobs | taken
-    _narrow(content["knobs"], {*taken, *(knobs.keys() - named if "recipe" in named else ())})
+    _narrow(content["knobs"], {*taken, *(knobs.keys() - named if "recipe" in named else ())}, content)
     if recipe.family is not None and "family" not in first:
         content["family"] = recipe.family
     if recipe.epochs is not None and "budget.epochs" not in first:
         budget["epochs"] = recipe.epochs
 
 
-def _narrow(knobs: dict[str, Any], written: set[str]) -> None:
-    """Drop the knobs of a file, `written`, that belong to methods or losses which are not chosen."""
+def _narrow(part: dict[str, Any], written: set[str], content: Mapping[str, Any]) -> None:
+    """Drop the knobs of a `part` of a file, those `written` there, that belong to methods or losses which its `content`
+    does not choose."""
+    places = [content.get("knobs", {}), content.get("vary", {})]
+    factors = content.get("factors", {})
+    places += [level for factor in factors.values() for level in factor.values()] if isinstance(factors, dict) else []
 
     def chosen(kind: str) -> list[Any]:
-        value = knobs.get(kind, catalogue()[kind].knob.default)
-        return list(catalogue()[kind].knob.choices or ()) if value in ("all", "auto") else [value, *_listed(value)]
+        default = content["knobs"].get(kind, catalogue()[kind].knob.default)
+        values = [default, *(place[kind] for place in places[1:] if isinstance(place, dict) and kind in place)]
+        if "all" in values or "auto" in values:
+            return list(catalogue()[kind].knob.choices or ())
+        return [one for value in values for one in (value, *_listed(value))]
 
     methods = [name for method in chosen("method") if isinstance(method, str) for name in methods_of(method)]
     losses = chosen("loss")
     for key in written:
         owners = [entry for name, entry in catalogue().items() if key in (name, name.rpartition(".")[2])]
         if owners and not any(e.method in (None, *methods) and e.loss in (None, *losses) for e in owners):
-            del knobs[key]
+            del part[key]
 
 
 def _listed(value: object) -> list[Any]:
@@ -273,7 +295,7 @@ def _override(content: dict[str, Any], override: str, model: type[Frozen] = Sear
     if not equals or not key:
         raise SpecError(f"override {override!r} must read key=value, e.g. trials=8 or mixup.alpha=0.5")
     value = read_yaml(text, f"override {override}")
-    if model is SearchSpace and key in ("trials", "epochs"):
+    if (key == "epochs" and "budget" in model.model_fields) or (key == "trials" and model is SearchSpace):
         key = f"budget.{key}"
     section, _, inner = key.partition(".")
     if section == "knobs" and inner:
@@ -291,7 +313,7 @@ def _override(content: dict[str, Any], override: str, model: type[Frozen] = Sear
         content[section] = value
     else:
         part = content.setdefault(section, {})
-        if isinstance(part, str) and section in ("sampler", "scheduler"):
+        if isinstance(part, str) and section in ("sampler", "scheduler", "design"):
             part = content[section] = {"name": part}
         if not isinstance(part, dict):
             raise SpecError(f"override {override}: {section} has no inner keys")

@@ -52,6 +52,15 @@ class Dimension:
             return any(type(value) is type(choice) and value == choice for choice in self.choices)
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
+    def at(self, unit: float) -> Scalar:
+        """The value at a place from 0 to 1 in the dimension, every choice and whole number having an equal part."""
+        if self.choices is not None:
+            return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
+        whole = self.entry.knob.kind is int
+        low, high = self.low, self.high + (1 if whole else 0)
+        value = low * (high / low) ** unit if self.log else low + (high - low) * unit
+        return min(int(value), int(self.high)) if whole else min(value, self.high)
+
     def __str__(self) -> str:
         if self.choices is not None:
             return ", ".join(str(choice) for choice in self.choices)

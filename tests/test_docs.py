@@ -70,6 +70,9 @@ LAYERS = {
     "automixsearch.recipe": (),
     "automixsearch.spec": (),
     "automixsearch.reading": (),
+    "automixsearch.studyfile": (),
+    "automixsearch.designs": (),
+    "automixsearch.commands.studies": (),
     "automixsearch.jobs": (),
     "automixsearch.space": (),
     "automixsearch.cli": (),
@@ -88,6 +91,7 @@ LAYERS = {
     "automixsearch.commands.reproduce": (),
     "automixsearch.reproduce.registry": (),
     "automixsearch.reproduce.settings": (),
+    "automixsearch.search.designed": (),
 }
 
 

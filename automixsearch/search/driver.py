@@ -24,10 +24,13 @@ from automixsearch.spec import SearchSpace
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
+    from automixsearch.designs import Design
     from automixsearch.results.store import Store
     from automixsearch.search.cluster import Allotment
+    from automixsearch.search.designed import Designed
     from automixsearch.search.proposer import Proposer
     from automixsearch.search.task import Task
+    from automixsearch.studyfile import StudyFile
 
 SCHEMA_VERSION = 1
 COMPACT_FROM = 500
@@ -73,6 +76,7 @@ def run_search(
     *,
     retry_failed: bool = False,
     debug: bool = False,
+    design: Design | None = None,
 ) -> SearchResult:
     """Run or continue the study `space.name` under `results` until it has `space.budget.trials` trials.
 
@@ -83,6 +87,7 @@ def run_search(
         retry_failed: let the trials that failed run again, with the configs they had.
         debug: run the trials in this process, one after the other and without Ray, so that breakpoints work; none is
             stopped early.
+        design: the runs, where they are known beforehand; see `run_study`.
 
     Raises:
         StudyError: the study belongs to another space; StudyBusy: another driver holds it.
@@ -93,25 +98,47 @@ def run_search(
     store, watcher = Store(results, space.name), watcher or Watcher()
     with store.lock(), _leaving_nothing_behind(store):
         store.repair()
-        _refuse_other_space(store, space)
+        _refuse_other_space(store, space, design)
         if retry_failed:
             watcher.note(f"failed trials that run again: {_set_failed_free(store)}")
         watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
-            loading = background.submit(_prepare, space, store)
+            loading = background.submit(_prepare, space, store, design)
             if _is_complete(store, space):
                 loading.result()
                 interrupted = False
             elif debug:
-                interrupted = _run_here(space, store, watcher, loading.result())
+                interrupted = _run_here(space, store, watcher, loading.result(), design)
             else:
-                interrupted = _run(space, store, address, watcher, loading)
+                interrupted = _run(space, store, address, watcher, loading, design)
         watcher.end()
         if _is_complete(store, space) and sum(len(store.live(table)) for table in TABLES) > COMPACT_FROM:
             store.compact()
         finished = len(store.finished())
     return SearchResult(space.name, store.uri, finished, space.budget.trials, interrupted)
+
+
+def run_study(
+    study: StudyFile,
+    results: str | Path = "results",
+    address: str | None = None,
+    watcher: Watcher | None = None,
+    *,
+    retry_failed: bool = False,
+    debug: bool = False,
+) -> SearchResult:
+    """Run or continue the study of a study file until all runs of its design have ended; see `run_search`.
+
+    Raises:
+        StudyError: the study belongs to a search or another design, or no run has a score and a confirmation should
+            follow.
+    """
+    from automixsearch.designs import enumerate_runs, space_of
+
+    design = enumerate_runs(study)
+    more = {"retry_failed": retry_failed, "debug": debug}
+    return run_search(space_of(study, design), results, address, watcher, design=design, **more)
 
 
 @contextlib.contextmanager
@@ -129,16 +156,22 @@ def _leaving_nothing_behind(store: Store) -> Iterator[None]:
         raise
 
 
-def _refuse_other_space(store: Store, space: SearchSpace) -> None:
-    """Refuse to continue a study that was started with another space."""
+def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None) -> None:
+    """Refuse to continue a study that was started with another space or design."""
+    from automixsearch.search.designed import is_other_design, refuse_other_design
+
     known = store.get("study.json")
     old = json.loads(known) if known is not None else None
-    if old is None or old["space_id"] == space.space_id:
+    if old is None:
+        return
+    here, there = old.get("design"), design.content if design else None
+    if old["space_id"] == space.space_id and not is_other_design(here, there):
         return
     if not any(store.live(table) for table in TABLES):  # nothing was ever trained: the name is free
-        for name in ["optuna.journal", *(f"pending/{name}" for name in store.names("pending"))]:
+        for name in ["study.json", "optuna.journal", *(f"pending/{name}" for name in store.names("pending"))]:
             store.delete(name)
         return
+    refuse_other_design(space.name, store.uri, here, there)
     changed = ", ".join(_differences(old["space"], space.model_dump(mode="json"))) or "the code's defaults"
     raise StudyError(
         f"study {space.name!r} in {store.uri} was started with another space (changed: {changed}); "
@@ -146,8 +179,10 @@ def _refuse_other_space(store: Store, space: SearchSpace) -> None:
     )
 
 
-def _claim(store: Store, space: SearchSpace) -> None:
+def _claim(store: Store, space: SearchSpace, design: Design | None) -> None:
     """Write down what the study is about."""
+    from automixsearch.search.designed import claimed
+
     content = {
         "schema_version": SCHEMA_VERSION,
         "name": space.name,
@@ -156,6 +191,9 @@ def _claim(store: Store, space: SearchSpace) -> None:
         "total_trials": space.budget.trials,
         "space": space.model_dump(mode="json"),
     }
+    if design is not None:
+        before = json.loads(store.get("study.json") or "{}")
+        content["design"] = claimed(design.content, before.get("design"))
     store.put("study.json", json.dumps(content, indent=1).encode())
 
 
@@ -174,14 +212,15 @@ def _is_complete(store: Store, space: SearchSpace) -> bool:
     return len(store.finished()) >= space.budget.trials
 
 
-def _prepare(space: SearchSpace, store: Store) -> ImageSet:
+def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSet:
     """Load the data, refuse a space that cannot train on them, and only then make the study its own."""
     from automixsearch.data import load
     from automixsearch.data.base import split
     from automixsearch.training.checks import check_batches
 
     images = load(space.data)
-    made = split(images, space.data.val_fraction, space.seeds.split)
+    seeds = sorted({run.split_seed for run in design.runs}) if design else [space.seeds.split]
+    splits = [split(images, space.data.val_fraction, seed) for seed in seeds]
     by_name = {dimension.name: dimension for dimension in space.dimensions}
 
     def extremes(name: str) -> tuple[Any, ...]:
@@ -189,18 +228,21 @@ def _prepare(space: SearchSpace, store: Store) -> ImageSet:
         return (getattr(Recipe(), name),) if dimension is None else dimension.choices or (dimension.low, dimension.high)
 
     for size in extremes("batch_size"):
-        check_batches(int(size), len(made.train), space.resources.workers)
+        check_batches(int(size), min(len(made.train) for made in splits), space.resources.workers)
     for chosen in itertools.product(*map(extremes, SIZES)):
         Recipe(**dict(zip(SIZES, chosen, strict=True))).sides(*images.train.images.shape[1:3])
-    _claim(store, space)
+    _claim(store, space, design)
     for method in next(d for d in space.dimensions if d.name == "method").choices or ():
         for name in methods_of(method):
             MIXERS[name].prepare()
-    store.put(f"splits/{made.split_id}.json", made.to_json().encode())
+    for made in splits:
+        store.put(f"splits/{made.split_id}.json", made.to_json().encode())
     return images
 
 
-def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any) -> bool:
+def _run(
+    space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any, design: Design | None
+) -> bool:
     """Run the missing trials on Ray; return whether the user interrupted."""
     from automixsearch.search.cluster import allot, check_dashboard, connect, log_to
 
@@ -211,15 +253,13 @@ def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher
         check_dashboard(space.resources, space.scheduler.name)
         allotment = allot(space.resources, started_here)
         images = loading.result()
-
-        from automixsearch.search.proposer import Proposer
-
         log_to(log, "optuna")
-        proposer = Proposer(space, store, images.fingerprint, space.resources.workers)
+        proposer = _proposer(space, store, images.fingerprint, design)
         for note in (*images.notes, *proposer.notes):
             watcher.note(note)
         with _terminate_as_interrupt():
             _fit(space, store, proposer, allotment, watcher, scratch)
+        _raise_problem(space, proposer)
         return not _is_complete(store, space)
     finally:
         import ray
@@ -228,6 +268,23 @@ def _run(space: SearchSpace, store: Store, address: str | None, watcher: Watcher
         if store.local_path("driver.log") is None and log.exists():
             store.put("driver.log", log.read_bytes())
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _proposer(space: SearchSpace, store: Store, fingerprint: str, design: Design | None) -> Proposer | Designed:
+    """Who says what is run next: a sampler, or a list."""
+    workers = space.resources.workers
+    if design is not None:
+        from automixsearch.search.designed import Designed
+
+        return Designed(space, store, fingerprint, workers, design=design)
+    from automixsearch.search.proposer import Proposer
+
+    return Proposer(space, store, fingerprint, workers)
+
+
+def _raise_problem(space: SearchSpace, proposer: Proposer | Designed) -> None:
+    if proposer.problem is not None:
+        raise StudyError(f"study {space.name}: {proposer.problem}; see why runs failed, then use --retry-failed")
 
 
 def _set_failed_free(store: Store) -> int:
@@ -244,10 +301,9 @@ def _set_failed_free(store: Store) -> int:
     return len(failed)
 
 
-def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageSet) -> bool:
+def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageSet, design: Design | None) -> bool:
     """Run the missing trials in this process; return whether the user interrupted."""
     from automixsearch.search.cluster import log_to
-    from automixsearch.search.proposer import Proposer
     from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.training.loop import pick_device
     from automixsearch.training.world import World
@@ -256,7 +312,7 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
         raise StudyError(f"debug runs trials in this process; resources.workers = {space.resources.workers} must be 1")
     limit_threads(space.resources.cpus)
     log_to(store.local_path("driver.log") or Path(os.devnull), "optuna")
-    proposer = Proposer(space, store, images.fingerprint)
+    proposer = _proposer(space, store, images.fingerprint, design)
     for note in (*images.notes, *proposer.notes):
         watcher.note(note)
     try:
@@ -269,13 +325,14 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
             watcher.heard("end", task, row or {})
     except KeyboardInterrupt:
         return True
+    _raise_problem(space, proposer)
     return False
 
 
 def _fit(
     space: SearchSpace,
     store: Store,
-    proposer: Proposer,
+    proposer: Proposer | Designed,
     allotment: Allotment,
     watcher: Watcher,
     scratch: Path,

@@ -38,6 +38,11 @@ class Proposer:
     ones until the study has its total.
     """
 
+    waiting = False
+    """A search can always name its next trial."""
+    problem = None
+    """And nothing can end it early."""
+
     def __init__(self, space: SearchSpace, store: Store, data_fingerprint: str, workers: int = 1) -> None:
         self.space, self.store = space, store
         self.fingerprint, self.workers = data_fingerprint, workers

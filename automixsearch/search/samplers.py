@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from automixsearch.spec import derive_seed, mixes
 
@@ -70,16 +70,7 @@ def sobol_point(space: SearchSpace, index: int) -> dict[str, Scalar]:
     if index:
         engine.fast_forward(index)
     cube = engine.random(1)[0]
-    return {dimension.name: _at(dimension, float(unit)) for dimension, unit in zip(searched, cube, strict=True)}
-
-
-def _at(dimension: Any, unit: float) -> Scalar:
-    if dimension.choices is not None:
-        return dimension.choices[min(int(unit * len(dimension.choices)), len(dimension.choices) - 1)]
-    whole = dimension.entry.knob.kind is int
-    low, high = dimension.low, dimension.high + (1 if whole else 0)
-    value = low * (high / low) ** unit if dimension.log else low + (high - low) * unit
-    return min(int(value), int(dimension.high)) if whole else min(value, dimension.high)
+    return {dimension.name: dimension.at(float(unit)) for dimension, unit in zip(searched, cube, strict=True)}
 
 
 def active_part(space: SearchSpace, point: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -7,38 +7,44 @@ its way after a crash, hence our own `Searcher` (an official extension point).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
-from automixsearch.search.proposer import Proposer
 from automixsearch.search.scheduler import PerMethodASHA
 from automixsearch.search.task import Task
 from automixsearch.search.trial_rows import crashed_row, pruned_row
+
+if TYPE_CHECKING:
+    from automixsearch.search.designed import Designed
+    from automixsearch.search.proposer import Proposer
 
 Heard = Callable[[str, Task, dict[str, Any]], None]
 
 
 class StudySearcher(Searcher):
-    """Proposes the trials of a `Proposer` to Tune and hands back what Tune reports.
+    """Proposes the trials of a `Proposer`, or the runs of a `Designed`, to Tune and hands back what Tune reports.
 
     `heard(event, task, values)` is told of every start, epoch and end, for whoever watches. All state lies in the
     study and the ledger; Tune's snapshots of this object are empty on purpose.
     """
 
-    def __init__(self, proposer: Proposer, scheduler: PerMethodASHA | None, heard: Heard) -> None:
+    def __init__(self, proposer: Proposer | Designed, scheduler: PerMethodASHA | None, heard: Heard) -> None:
         super().__init__()
         self.proposer, self.scheduler, self.heard = proposer, scheduler, heard
         self.tasks: dict[str, Task] = {}
         self.closing = False
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial as Tune's config: its id, method and length. FINISHED at the study's total."""
+        """The next trial as Tune's config: its id, method and length.
+
+        FINISHED at the study's total; None where the next one cannot be named before others have ended.
+        """
         if self.closing:
             return Searcher.FINISHED
         task = self.proposer.next()
         if task is None:
-            return Searcher.FINISHED
+            return None if self.proposer.waiting else Searcher.FINISHED
         self.tasks[trial_id] = task
         self.heard("start", task, {})
         return {

@@ -1,0 +1,164 @@
+"""Hands out the runs of a design, as `Proposer` hands out the trials of a search.
+
+The list of runs is known beforehand and the ledger says which of them have ended, so there is nothing else to keep,
+but for one thing: which configs the confirmation runs again. That is decided once, and written into `study.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.designs import Design, Run, settled, winners
+from automixsearch.errors import SpecError, StudyError
+from automixsearch.search.task import Task, trial_id_of
+from automixsearch.spec import METRICS, SearchSpace, TrialConfig
+
+if TYPE_CHECKING:
+    from automixsearch.results.store import Store
+
+
+class Designed:
+    """Hands out the runs of one study; those that an earlier driver left unfinished first.
+
+    `problem` says why the rest of the study cannot be run, where that turned out on the way.
+    """
+
+    def __init__(
+        self, space: SearchSpace, store: Store, data_fingerprint: str, workers: int = 1, *, design: Design
+    ) -> None:
+        self.space, self.store = space, store
+        self.fingerprint, self.workers = data_fingerprint, workers
+        self.notes: list[str] = []
+        self.problem: str | None = None
+        self.design = design
+        self.runs = list(design.runs)
+        self._take_winners(json.loads(store.get("study.json") or "{}").get("design", {}).get("runs", []))
+        done, begun = store.finished(), set(Task.in_flight(store))
+        for trial_id in done & begun:
+            Task.load(store, trial_id).close(store)  # type: ignore[union-attr]
+        left = [run for run in self.runs if trial_id_of(run.number) not in done]
+        left.sort(key=lambda run: (run.waits, trial_id_of(run.number) not in begun, run.number))
+        self.todo = deque(run.number for run in left)
+        self.out: set[int] = set()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether runs will follow that cannot be named before others have ended."""
+        return bool(self.todo)
+
+    def next(self) -> Task | None:
+        """The next run; None where there is none, or (see `waiting`) none yet."""
+        if self.todo and self.runs[self.todo[0]].waits:
+            if self.out:
+                return None
+            try:
+                self._settle()
+            except SpecError as error:
+                self.problem = str(error)
+                self.todo.clear()
+        if not self.todo:
+            return None
+        number = self.todo.popleft()
+        self.out.add(number)
+        return self._task(self.runs[number])
+
+    def _task(self, run: Run) -> Task:
+        known = Task.load(self.store, trial_id_of(run.number))
+        if known is not None:
+            return known
+        config = TrialConfig(
+            data=self.space.data,
+            data_fingerprint=self.fingerprint,
+            split_seed=run.split_seed,
+            seed=run.seed,
+            knobs=dict(run.values),
+        )
+        task = Task(
+            trial_id=trial_id_of(run.number),
+            number=run.number,
+            study=self.space.name,
+            study_seed=self.space.seeds.study,
+            space_id=self.space.space_id,
+            purpose=run.purpose,
+            workers=self.workers,
+            config=config,
+        )
+        task.save(self.store)
+        return task
+
+    def report(self, number: int, epoch: int, value: float | None) -> None:
+        """Nothing: nobody decides by what happens on the way."""
+
+    def finish(self, task: Task) -> dict[str, Any] | None:
+        """The ledger row of a run that has ended; None where there is no row."""
+        self.out.discard(task.number)
+        row = self.store.trial_row(task.trial_id)
+        if row is not None:
+            task.close(self.store)
+        return row
+
+    # The confirmation -------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Decide by the ledger which configs are confirmed, and write it down."""
+        metric = self.space.objective[0]
+        sign = 1 if METRICS[metric] == "max" else -1
+        chosen = winners(self.design, self.store.trial_rows(["number", "state", metric]), metric, sign)
+        for run in self.runs:
+            if run.waits and run.rank is not None:
+                self.runs[run.number] = settled(run, chosen[run.stratum, run.rank])
+        content = json.loads(self.store.get("study.json") or "{}")
+        content["design"]["runs"] = [run.row() for run in self.runs]
+        self.store.put("study.json", json.dumps(content, indent=1).encode())
+
+    def _take_winners(self, rows: list[Mapping[str, Any]]) -> None:
+        for row in rows:
+            if row.get("rank") is not None and row.get("of") is not None and row["number"] < len(self.runs):
+                run = self.runs[row["number"]]
+                self.runs[run.number] = settled(run, self.design.runs[row["of"]])
+
+
+def claimed(design: dict[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `design` of `study.json` as a driver that starts writes it: with the winners that were decided `before`."""
+    known = {row["number"]: row for row in (before or {}).get("runs", []) if row.get("of") is not None}
+    return {**design, "runs": [known.get(row["number"], row) for row in design["runs"]]}
+
+
+def is_other_design(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+    """Whether a study cannot go on as `new`: it is no design or another one. More runs at the end are the same one."""
+    if old is None or new is None:
+        return old is not new
+    here, there = ([_identity(row) for row in design["runs"]] for design in (old, new))
+    return old["name"] != new["name"] or here != there[: len(here)]
+
+
+def refuse_other_design(name: str, place: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
+    """Refuse to go on with a study as another design, or with a search as a design; say what differs.
+
+    Raises:
+        StudyError: they differ.
+    """
+    if not is_other_design(old, new):
+        return
+    remedy, study = "give this one a name of its own with --name", f"study {name!r} in {place}"
+    if old is None or new is None:
+        was, now = ("a search", "a design") if old is None else ("a design", "a search")
+        raise StudyError(f"{study} was started as {was} and cannot go on as {now}; {remedy}")
+    if old["name"] != new["name"]:
+        raise StudyError(f"{study} has design {old['name']}, not {new['name']}; {remedy}")
+    here, there = ([_identity(row) for row in design["runs"]] for design in (old, new))
+    first = next((number for number, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+    why = f"it has {len(here)} runs, not {len(there)}" if first is None else f"its run {first} would be another"
+    raise StudyError(
+        f"{study} cannot go on with this design: {why}. Runs may only be added after the last one (more replicates, "
+        f"where there is neither a replicate block nor a confirmation); undo the change, or {remedy}"
+    )
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    ranked = row.get("rank") is not None
+    names = ("number", "purpose", "replicate", "seed", "split_seed", "rank")
+    return (*(row.get(name) for name in names), *(() if ranked else (row["arm"], row["stratum"], row["levels"])))
