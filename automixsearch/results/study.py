@@ -182,6 +182,16 @@ class Study:
             raise StudyError(f"{name}: has no config ({shown['row']['state']}); wait until it ends")
         return build(TrialConfig, shown["config"], name)
 
+    def rows(self, sql: str) -> list[Row]:
+        """The answer to SQL over the view `trials` as plain rows, without pandas; for sql of our own."""
+
+        def ask(con: DuckDBPyConnection) -> list[Row]:
+            found = con.execute(sql)
+            names = [column[0] for column in found.description or ()]
+            return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+
+        return self._ask(ask)
+
     def summary(self) -> Row:
         """Trials wanted (`total`), ended, and in each state; the objective and the best trial so far."""
         sql = "SELECT state, count(*) FROM trials GROUP BY state"

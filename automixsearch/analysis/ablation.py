@@ -1,0 +1,344 @@
+"""What each part of a method contributes, with what the runs can and cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from math import factorial, nan, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from automixsearch.analysis.compare import adjusted, margin_of
+from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.power import detectable_at
+from automixsearch.analysis.sample import Frame, take_sample
+from automixsearch.analysis.verdict import Verdict, judge
+from automixsearch.errors import StudyError
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+MOST_SHAPLEY = 5
+"""Factors up to which all orders are looked at."""
+WORDS = {Verdict.BETTER: "helps", Verdict.WORSE: "hurts"}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a part does: the score with it minus the score without it.
+
+    name: a factor, or two joined by `:`, whose effect is half of what the one adds to the effect of the other.
+    runs, device_h: behind it. mde: the smallest effect that they find with 80 % power. against: the arms compared,
+    where there are two. aliases: effects that it cannot be told from.
+    """
+
+    name: str
+    stratum: str
+    effect: Estimate
+    p: float
+    p_holm: float
+    p_equivalent: float
+    mde: float
+    runs: int
+    device_h: float
+    verdict: Verdict
+    against: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """The verdict: helps, hurts, equivalent or unresolved."""
+        return WORDS.get(self.verdict, str(self.verdict))
+
+    def row(self) -> dict[str, Any]:
+        """Plain values."""
+        names = ("p", "p_holm", "p_equivalent", "mde", "runs", "device_h")
+        return (
+            {"factor": self.name, "stratum": self.stratum}
+            | self.effect.row("effect")
+            | {name: getattr(self, name) for name in names}
+            | {"verdict": self.word, "against": self.against, "aliases": " ".join(self.aliases)}
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One arm of a path: its mean score, and what it adds to the arm before it."""
+
+    arm: str
+    stratum: str
+    score: Estimate
+    step: Estimate
+
+    def row(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"arm": self.arm, "stratum": self.stratum} | self.score.row("score") | self.step.row("step")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The parts of a method.
+
+    effects: of the single factors. interactions: of pairs, in factorials. shapley: the credit of each factor averaged
+    over all orders in which they can be added, in full factorials. path: the declared order.
+    """
+
+    design: str
+    metric: str
+    margin: float
+    effects: tuple[Effect, ...]
+    interactions: tuple[Effect, ...]
+    shapley: tuple[Effect, ...]
+    path: tuple[Step, ...]
+    aliases: Mapping[str, Sequence[str]]
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per effect; `kind` is main, interaction or shapley."""
+        kinds = {"main": self.effects, "interaction": self.interactions, "shapley": self.shapley}
+        return [{"kind": kind} | effect.row() for kind, found in kinds.items() for effect in found]
+
+    def path_rows(self) -> list[dict[str, Any]]:
+        """One row per arm of the path."""
+        return [step.row() for step in self.path]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Means of the arms, freed of what seeds and splits do to all of them alike, and their covariance."""
+
+    arms: list[str]
+    means: np.ndarray
+    covariance: np.ndarray
+    freedom: int
+    counts: dict[str, int]
+    device_s: dict[str, float]
+
+    def contrast(self, weights: Mapping[str, float]) -> tuple[float, float]:
+        c = np.array([weights.get(arm, 0.0) for arm in self.arms])
+        return float(c @ self.means), sqrt(max(float(c @ self.covariance @ c), 0))
+
+
+def ablation(study: Study, metric: str | None = None, margin: float | None = None) -> Ablation:
+    """The effects of the factors of a study, by the design that it was run with.
+
+    Runs of all arms share seeds and splits, and all effects share one error: what is left of the scores when arm and
+    seed are known. That gives a few seeds many degrees of freedom, and takes for granted that arms scatter alike.
+
+    Source: two-level factorials, Box, Hunter and Hunter, Statistics for Experimenters, chapters 5 and 6; Shapley,
+        Contributions to the Theory of Games II (1953).
+
+    Raises:
+        StudyError: as `take_sample`; the study is no ablation.
+    """
+    design = study.info.get("design") or {}
+    factors = list(design.get("factors") or {})
+    if not factors:
+        raise StudyError(
+            f"study {study.name}: is no ablation: its study.json has no factors; see automixsearch compare"
+        )
+    sample = take_sample(study, metric)
+    margin = margin_of(study, margin)
+    name = str(design.get("name"))
+    strata = list(dict.fromkeys(sample.frame["stratum"]))
+    effects, interactions, shapley, path, notes = [], [], [], [], []
+    for stratum in strata:
+        frame = sample.frame[sample.frame["stratum"] == stratum]
+        fit, note = _fit(frame, factors)
+        if note:
+            notes.append(f"{stratum}: {note}" if len(strata) > 1 else note)
+        levels = {
+            arm: frozenset(f for f in factors if part["levels"].iloc[0].get(f)) for arm, part in frame.groupby("arm")
+        }
+        judged = _Judge(fit, stratum, sample.sign, margin)
+        if name == "factorial":
+            needs = _needs(design)
+            full = not design.get("aliases")
+            alias = {key: tuple(found) for key, found in (design.get("aliases") or {}).items()}
+            for factor in factors:
+                weights = _main(levels, factor, needs, full)
+                effects += [judged(factor, weights, aliases=alias.get(factor, ()))] if weights else []
+            for f, g in combinations(factors, 2):
+                weights = _pair(levels, f, g, full)
+                found = alias.get(f"{f}:{g}", alias.get(f"{g}:{f}", ()))
+                interactions += [judged(f"{f}:{g}", weights, aliases=found)] if weights else []
+            if full and len(factors) <= MOST_SHAPLEY:
+                shapley += [judged(f, _shapley(levels, factors, f, needs)) for f in factors]
+            if full:
+                path += _path(fit, levels, list(design.get("order") or factors), stratum)
+        else:
+            for arm, other in (design.get("against") or {}).items():
+                if arm in levels and other in levels:
+                    turn = -1.0 if len(levels[arm]) < len(levels[other]) else 1.0
+                    names = sorted(levels[arm] ^ levels[other], key=factors.index)
+                    label = "+".join(names) if len(names) > 1 else names[0]
+                    both = f"{other} - {arm}" if turn < 0 else f"{arm} - {other}"
+                    effects.append(judged(label, {arm: turn, other: -turn}, both))
+            if name == "path":
+                path += _path(fit, levels, list(design.get("order") or factors), stratum)
+    return Ablation(
+        name, sample.metric, margin, _family(effects, sample.sign), _family(interactions, sample.sign),
+        _family(shapley, sample.sign), tuple(path), dict(design.get("aliases") or {}), tuple(notes),
+    )  # fmt: skip
+
+
+class _Judge:
+    """From weights of arms to an effect, its verdict still open."""
+
+    def __init__(self, fit: _Fit, stratum: str, sign: int, margin: float) -> None:
+        self.fit, self.stratum, self.sign, self.margin = fit, stratum, sign, margin
+
+    def __call__(
+        self, name: str, weights: Mapping[str, float], against: str = "", aliases: tuple[str, ...] = ()
+    ) -> Effect:
+        fit = self.fit
+        value, error = fit.contrast(weights)
+        estimate, p, alike = _tests(value, error, fit.freedom, self.margin)
+        used = [arm for arm, weight in weights.items() if weight]
+        runs = sum(fit.counts[arm] for arm in used)
+        hours = sum(fit.device_s[arm] for arm in used) / 3600
+        mde = detectable_at(error, fit.freedom) if fit.freedom else nan
+        return Effect(name, self.stratum, estimate, p, p, alike, mde, runs, hours, Verdict.UNRESOLVED, against, aliases)
+
+
+def _tests(value: float, error: float, freedom: int, margin: float) -> tuple[Estimate, float, float]:
+    if freedom < 1:
+        return Estimate(value, note="no run was repeated: there is no error to compare with"), nan, nan
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    if error == 0:
+        return Estimate(value, value, value), float(value == 0), float(abs(value) >= margin)
+    p = float(2 * stats.t.sf(abs(value) / error, freedom))
+    return Estimate(value, value - half, value + half), p, float(stats.t.cdf((abs(value) - margin) / error, freedom))
+
+
+def _family(effects: Sequence[Effect], sign: int) -> tuple[Effect, ...]:
+    tested, alike = adjusted([one.p for one in effects]), adjusted([one.p_equivalent for one in effects])
+    return tuple(
+        replace(one, p_holm=p, p_equivalent=q, verdict=judge(sign * one.effect.value, p, q))
+        for one, p, q in zip(effects, tested, alike, strict=True)
+    )
+
+
+def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
+    """Least squares of y = arm + seed and split; the error from what is left.
+
+    Where nothing was repeated, the error is what interactions of three and more factors leave, in factorials.
+    """
+    arms = list(dict.fromkeys(frame["arm"]))
+    blocks = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
+    y = frame["score"].to_numpy(float)
+    place = frame["arm"].map(arms.index).to_numpy()
+    x = np.zeros((len(y), len(arms) + blocks.max() + 1))
+    x[np.arange(len(y)), place] = 1
+    x[np.arange(len(y)), len(arms) + blocks] = 1
+    # Blocks sum to nothing, so the means of the arms are those over all blocks.
+    rows = np.vstack([x, np.concatenate([np.zeros(len(arms)), np.ones(blocks.max() + 1)])])
+    target = np.append(y, 0.0)
+    inverse = np.linalg.pinv(rows)
+    beta = inverse @ target
+    freedom = len(y) - int(np.linalg.matrix_rank(x))
+    note = ""
+    residual = float(((y - x @ beta) ** 2).sum())
+    if freedom < 1:
+        residual, freedom = _higher_order(frame, factors)
+        if freedom:
+            note = "no run was repeated: the error is taken from interactions of three and more factors"
+        else:
+            note = "no run was repeated, so nothing can be told from noise; use replicates: 2 or more"
+    core = inverse[: len(arms), : len(y)]
+    covariance = core @ core.T * (residual / freedom if freedom else nan)
+    counts, device = frame["arm"].value_counts().to_dict(), frame.groupby("arm")["device_s"].sum().to_dict()
+    return _Fit(arms, beta[: len(arms)], covariance, freedom, counts, device), note
+
+
+def _higher_order(frame: Frame, factors: Sequence[str]) -> tuple[float, int]:
+    signs = np.array([[1.0 if levels.get(f) else -1.0 for f in factors] for levels in frame["levels"]])
+    products = [signs[:, i] * signs[:, j] for i, j in combinations(range(len(factors)), 2)]
+    x = np.column_stack([np.ones(len(signs)), signs, *products])
+    freedom = len(x) - int(np.linalg.matrix_rank(x))
+    y = frame["score"].to_numpy(float)
+    beta = np.linalg.lstsq(x, y, rcond=None)[0]
+    return float(((y - x @ beta) ** 2).sum()), freedom
+
+
+Levels = Mapping[str, frozenset[str]]
+
+
+def _needs(design: Mapping[str, Any]) -> dict[str, set[str]]:
+    """All that must be on for a factor to mean something."""
+    direct = {name: set(factor.get("needs") or ()) for name, factor in design["factors"].items()}
+
+    def closed(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
+        new = direct[name] - seen
+        return new.union(*(closed(other, seen | new) for other in new)) if new else set()
+
+    return {name: closed(name) for name in direct}
+
+
+def _main(levels: Levels, factor: str, needs: Mapping[str, set[str]], full: bool) -> dict[str, float]:
+    """Weights of the arms: mean with the factor minus mean without it, over pairs that differ in nothing else.
+
+    In a fraction there are no such pairs; the two halves are balanced over all other factors.
+    """
+    if not full:
+        on = [arm for arm, own in levels.items() if factor in own]
+        off = [arm for arm in levels if arm not in on]
+        return {arm: 1 / len(on) for arm in on} | {arm: -1 / len(off) for arm in off} if on and off else {}
+    arm_of = {own: arm for arm, own in levels.items()}
+    pairs = [
+        (arm_of[own | {factor}], arm) for own, arm in arm_of.items() if factor not in own and own | {factor} in arm_of
+    ]
+    return {arm: sign / len(pairs) for pair in pairs for arm, sign in zip(pair, (1.0, -1.0), strict=True)}
+
+
+def _pair(levels: Levels, f: str, g: str, full: bool) -> dict[str, float]:
+    """Weights of the interaction: mean where both or neither are on, minus mean where one is."""
+    same = {arm: (f in own) == (g in own) for arm, own in levels.items()}
+    if not full:
+        a, b = sum(same.values()), len(same) - sum(same.values())
+        return {arm: 1 / a if both else -1 / b for arm, both in same.items()} if a and b else {}
+    arm_of = {own: arm for arm, own in levels.items()}
+    squares = [
+        [arm_of[own | {f, g}], arm, arm_of[own | {f}], arm_of[own | {g}]]
+        for own, arm in arm_of.items()
+        if not own & {f, g} and {own | {f}, own | {g}, own | {f, g}} <= arm_of.keys()
+    ]
+    signs = (0.5, 0.5, -0.5, -0.5)
+    return {arm: sign / len(squares) for square in squares for arm, sign in zip(square, signs, strict=True)}
+
+
+def _shapley(levels: Levels, factors: Sequence[str], factor: str, needs: Mapping[str, set[str]]) -> dict[str, float]:
+    """Weights of the Shapley value: what the factor adds, averaged over all orders.
+
+    A set with a part whose needs are off is worth what its working parts are.
+    """
+    arm_of = {own: arm for arm, own in levels.items()}
+    k, weights = len(factors), dict.fromkeys(levels, 0.0)
+    others = [name for name in factors if name != factor]
+    for size in range(k):
+        share = factorial(size) * factorial(k - size - 1) / factorial(k)
+        for chosen in combinations(others, size):
+            for own, sign in ((frozenset(chosen) | {factor}, 1), (frozenset(chosen), -1)):
+                working = frozenset(name for name in own if needs[name] <= own)
+                if working not in arm_of:
+                    return {}
+                weights[arm_of[working]] += sign * share
+    return weights
+
+
+def _path(fit: _Fit, levels: Levels, order: Sequence[str], stratum: str) -> list[Step]:
+    """The arms in which the factors are switched on one after the other."""
+    arm_of = {own: arm for arm, own in levels.items()}
+    steps, before = [], None
+    for count in range(len(order) + 1):
+        arm = arm_of.get(frozenset(order[:count]))
+        if arm is None:
+            continue
+        score = _tests(*fit.contrast({arm: 1.0}), fit.freedom, 0.0)[0]
+        step = _tests(*fit.contrast({arm: 1.0, before: -1.0}), fit.freedom, 0.0)[0] if before else Estimate(nan)
+        steps.append(Step(arm, stratum, score, step))
+        before = arm
+    return steps

@@ -1,0 +1,245 @@
+"""Which method is better, and whether that is known: paired differences, a family of tests, equivalence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import nan, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from automixsearch.analysis import intervals
+from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.power import detectable
+from automixsearch.analysis.robustness import Scorecard, scorecards
+from automixsearch.analysis.sample import Column, Frame, Sample, take_sample
+from automixsearch.analysis.verdict import Verdict, judge
+from automixsearch.errors import StudyError, unknown
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+MARGIN = 0.3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`a` against `b`.
+
+    difference: of the mean scores, a - b, in the unit of the metric.
+    p, p_holm: of the t test, and corrected for all comparisons of the family. p_equivalent: that the difference lies
+        beyond the margin (two one-sided tests), corrected likewise.
+    mde: the smallest difference that this many runs find with 80 % power. n: pairs; of unpaired runs the smaller side.
+    wins: the share of pairs in which a is better (of all pairs of runs, where they are unpaired).
+    """
+
+    a: str
+    b: str
+    metric: str
+    difference: Estimate
+    p: float
+    p_holm: float
+    p_equivalent: float
+    margin: float
+    mde: float
+    n: int
+    paired: bool
+    wins: float
+    verdict: Verdict
+    note: str = ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row."""
+        names = ("p", "p_holm", "p_equivalent", "margin", "mde", "n", "paired", "wins")
+        return [
+            {"a": self.a, "b": self.b, "metric": self.metric}
+            | self.difference.row("difference")
+            | {name: getattr(self, name) for name in names}
+            | {"verdict": str(self.verdict), "note": self.note}
+        ]
+
+
+def compare(
+    study: Study,
+    metric: str | None = None,
+    by: str = "method",
+    margin: float | None = None,
+    family: Sequence[tuple[str, str]] | None = None,
+) -> list[Comparison]:
+    """Every value of the column `by` against every other, or the pairs of `family`.
+
+    Runs that share their seed and split are pairs: in a design, these are the same point of the shared columns, seen
+    by each method.
+
+    Args:
+        margin: differences up to it are of no interest; the study's own by default, else 0.3.
+
+    Raises:
+        StudyError: as `take_sample`; no such column, or fewer than two values of it.
+    """
+    sample = take_sample(study, metric)
+    frame = sample.frame
+    if by not in frame.columns:
+        raise StudyError(f"study {study.name}: {unknown('column', by, frame.columns)}")
+    names = [str(name) for name in dict.fromkeys(frame[by].dropna())]
+    if len(names) < 2:
+        raise StudyError(f"study {study.name}: nothing to compare: every trial has {by} = {', '.join(names) or 'null'}")
+    for name in (name for pair in family or () for name in pair):
+        if name not in names:
+            raise StudyError(f"study {study.name}: {unknown(by, name, names)}")
+    margin = margin_of(study, margin)
+    parts = {name: part for name, part in frame.groupby(frame[by].astype(str), sort=False)}
+    pairs = list(family) if family is not None else list(combinations(names, 2))
+    return holm([_compare(sample, a, b, parts[a], parts[b], margin) for a, b in pairs], sample.sign)
+
+
+def margin_of(study: Study, margin: float | None) -> float:
+    """The margin of equivalence: as given, as the study declares it, or 0.3."""
+    declared = (study.info.get("design") or {}).get("margin")
+    return margin if margin is not None else declared if declared is not None else MARGIN
+
+
+def pairs_of(a: Frame, b: Frame) -> tuple[Column, Column]:
+    """The scores of a and b that share seed and split, means where there are several, in one order."""
+    keys = ["seed", "split_seed"]
+    left, right = a.groupby(keys)["score"].mean(), b.groupby(keys)["score"].mean()
+    both = left.index.intersection(right.index)
+    return left.loc[both], right.loc[both]
+
+
+def _compare(sample: Sample, a: str, b: str, left: Frame, right: Frame, margin: float) -> Comparison:
+    x, y = (part.to_numpy(float) for part in pairs_of(left, right))
+    paired = len(x) >= 2 and 2 * len(x) > min(len(left), len(right))
+    if paired:
+        found = paired_difference(x - y, margin)
+        wins = float((np.sign(sample.sign * (x - y)) / 2 + 0.5).mean())
+        n, note = len(x), ""
+        mde = detectable(float(np.std(x - y, ddof=1)), n)
+        if len(x) < min(len(left), len(right)):
+            note = f"{len(left) + len(right) - 2 * len(x)} runs without a partner are left out"
+    else:
+        x, y = left["score"].to_numpy(float), right["score"].to_numpy(float)
+        found = unpaired_difference(x, y, margin)
+        wins = float((np.sign(sample.sign * (x[:, None] - y[None])) / 2 + 0.5).mean())
+        n, note = min(len(x), len(y)), "unpaired: no shared seeds and splits"
+        sd = sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2) if n > 1 else nan
+        mde = detectable(sd, len(x), len(y))
+    difference, p, p_equivalent = found
+    return Comparison(a, b, sample.metric, difference, p, p, p_equivalent, margin, mde, n, paired, wins,
+                      Verdict.UNRESOLVED, note)  # fmt: skip
+
+
+def paired_difference(d: np.ndarray, margin: float) -> tuple[Estimate, float, float]:
+    """The mean of differences with Student's interval, its p-value, and that of equivalence within `margin`.
+
+    Source of the last: two one-sided tests; Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987).
+    """
+    n = len(d)
+    if n < 2:
+        return Estimate(float(d.mean()) if n else nan, note="one pair has no interval"), nan, nan
+    return _tests(float(d.mean()), float(np.std(d, ddof=1)) / sqrt(n), n - 1, margin)
+
+
+def unpaired_difference(x: np.ndarray, y: np.ndarray, margin: float) -> tuple[Estimate, float, float]:
+    """As `paired_difference`, for two independent samples of unequal variance (Welch)."""
+    if min(len(x), len(y)) < 2:
+        return Estimate(float(x.mean() - y.mean()), note="one run has no interval"), nan, nan
+    a, b = np.var(x, ddof=1) / len(x), np.var(y, ddof=1) / len(y)
+    freedom = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1)) if a + b > 0 else len(x) + len(y) - 2
+    return _tests(float(x.mean() - y.mean()), sqrt(a + b), float(freedom), margin)
+
+
+def _tests(value: float, error: float, freedom: float, margin: float) -> tuple[Estimate, float, float]:
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    if error == 0:
+        p, p_equivalent = float(value == 0), float(abs(value) >= margin)
+    else:
+        p = float(2 * stats.t.sf(abs(value) / error, freedom))
+        p_equivalent = float(stats.t.cdf((abs(value) - margin) / error, freedom))
+    return Estimate(value, value - half, value + half), p, p_equivalent
+
+
+def holm(found: Sequence[Comparison], sign: int) -> list[Comparison]:
+    """The comparisons with p-values corrected for their number, and with verdicts.
+
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979), by statsmodels.
+    """
+    from dataclasses import replace
+
+    tested = adjusted([one.p for one in found])
+    alike = adjusted([one.p_equivalent for one in found])
+    return [
+        replace(one, p_holm=p, p_equivalent=q, verdict=judge(sign * one.difference.value, p, q))
+        for one, p, q in zip(found, tested, alike, strict=True)
+    ]
+
+
+def adjusted(p: Sequence[float]) -> list[float]:
+    """Holm's p-values of a family; those that are NaN stay so and do not count."""
+    from statsmodels.stats.multitest import multipletests
+
+    values = np.array(p, float)
+    there = np.isfinite(values)
+    if there.any():
+        values[there] = multipletests(values[there], method="holm")[1]
+    return values.tolist()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Whether `a` is less sensitive to its hyperparameters than `b`: S_hp of a minus S_hp of b.
+
+    verdict: better where a is less sensitive. `comparable` is empty where both priors hold the same information, else
+    it says how they differ, and there is no verdict.
+    """
+
+    a: str
+    b: str
+    difference: Estimate
+    comparable: str
+    verdict: Verdict
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row."""
+        more = {"comparable": self.comparable or "yes", "verdict": str(self.verdict)}
+        return [{"a": self.a, "b": self.b} | self.difference.row("difference") | more]
+
+
+def compare_sensitivity(
+    study: Study, metric: str | None = None, cards: Sequence[Scorecard] | None = None
+) -> list[Contrast]:
+    """S_hp of every method against every other's; needs replicates, and priors of equal information."""
+    cards = list(cards) if cards is not None else scorecards(study, metric)
+    sample = take_sample(study, metric)
+    return [_contrast(sample, a, b) for a, b in combinations(cards, 2)]
+
+
+def _contrast(sample: Sample, a: Scorecard, b: Scorecard) -> Contrast:
+    found = intervals.difference(a.s_hp, b.s_hp)
+    problem = _unequal(sample, a.method, b.method)
+    verdict = Verdict.UNRESOLVED
+    if not problem and found.known and (found.high < 0 or found.low > 0):
+        verdict = Verdict.BETTER if found.high < 0 else Verdict.WORSE
+    return Contrast(a.method, b.method, found, problem, verdict)
+
+
+def _unequal(sample: Sample, a: str, b: str) -> str:
+    """How the priors of two methods differ in information; empty where they do not."""
+    knobs = {method: sample.varied(method) for method in (a, b)}
+    if len(knobs[a]) != len(knobs[b]):
+        return f"{a} varies {len(knobs[a])} knobs, {b} {len(knobs[b])}"
+    for name in set(knobs[a]) & set(knobs[b]):
+        ranges = [_range(sample.of(method)[name]) for method in (a, b)]
+        if not np.allclose(ranges[0], ranges[1], rtol=0.1):
+            return f"{name} has another range"
+    return ""
+
+
+def _range(values: Column) -> tuple[float, float]:
+    values = values.dropna()
+    if values.dtype == object or str(values.dtype) in ("str", "string", "bool"):
+        return float(values.nunique()), 0.0
+    return float(values.min()), float(values.max())

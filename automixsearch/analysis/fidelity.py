@@ -1,0 +1,95 @@
+"""Whether short schedules rank configs as the full one does: measured on anchor configs that were run at both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.sample import config_key, take_sample
+from automixsearch.errors import StudyError
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How a rung of `rung` epochs ranks configs, against `full` epochs.
+
+    method: None for all methods together. rho: Spearman's rank correlation over `n` anchor configs. flipped: the share
+    of pairs in the other order. regret: how far the best at the rung is below the best at the end, at the end.
+    """
+
+    method: str | None
+    rung: int
+    full: int
+    n: int
+    rho: Estimate
+    flipped: float
+    regret: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row."""
+        names = ("rung", "full", "n", "flipped", "regret")
+        return [{"method": self.method} | {name: getattr(self, name) for name in names} | self.rho.row("rho")]
+
+
+def fidelity(study: Study, metric: str | None = None, seed: int = 0) -> list[Fidelity]:
+    """Rank correlations between every shorter schedule and the longest, of each method and of all together.
+
+    Raises:
+        StudyError: as `take_sample`; all runs have one schedule, or no config was run at two.
+    """
+    sample = take_sample(study, metric, any_epochs=True)
+    frame = sample.frame
+    keys = [
+        config_key(text, row, without=("epochs", "warmup_epochs"))
+        for text, row in zip(frame["config"], frame["trial_id"], strict=True)
+    ]
+    table = frame.assign(key=keys).pivot_table(index=["method", "key"], columns="epochs_total", values="score")
+    schedules = [int(epochs) for epochs in sorted(table.columns)]
+    if len(schedules) < 2:
+        raise StudyError(
+            f"study {study.name}: all trials were trained for {schedules[0]} epochs; "
+            "run the same configs for fewer, too"
+        )
+    full, found = schedules[-1], []
+    for rung in schedules[:-1]:
+        both = sample.sign * table[[rung, full]].dropna()
+        if both.empty:
+            raise StudyError(f"study {study.name}: no config was run for {rung} and for {full} epochs")
+        methods = list(dict.fromkeys(both.index.get_level_values("method")))
+        for method in [*methods, *([None] if len(methods) > 1 else [])]:
+            part = both if method is None else both.xs(method, level="method")
+            low, high = part[rung].to_numpy(), part[full].to_numpy()
+            found.append(_agreement(method, rung, full, low, high))
+    return found
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> Estimate:
+    """Spearman's rho with the interval of Fisher's z, its variance as Bonett and Wright correct it.
+
+    SE(z) = sqrt((1 + rho^2 / 2) / (n - 3)). Source: Bonett and Wright, Psychometrika 65 (2000).
+    """
+    n = len(x)
+    if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Estimate(nan, note="too few configs for a rank correlation")
+    rho = float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+    if n < 5:
+        return Estimate(rho, -1.0, 1.0, level, "fewer than 5 configs say nothing")
+    z = np.arctanh(np.clip(rho, -1 + 1e-9, 1 - 1e-9))
+    half = stats.norm.ppf((1 + level) / 2) * sqrt((1 + rho**2 / 2) / (n - 3))
+    return Estimate(rho, float(np.tanh(z - half)), float(np.tanh(z + half)), level)
+
+
+def _agreement(method: str | None, rung: int, full: int, low: np.ndarray, high: np.ndarray) -> Fidelity:
+    pairs = np.triu_indices(len(low), 1)
+    order = np.sign(low[:, None] - low[None])[pairs] * np.sign(high[:, None] - high[None])[pairs]
+    flipped = float((order < 0).mean()) if len(order) else nan
+    regret = float(high.max() - high[np.argmax(low)])
+    return Fidelity(method, rung, full, len(low), rank_correlation(low, high), flipped, regret)

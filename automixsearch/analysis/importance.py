@@ -1,0 +1,173 @@
+"""Which knobs matter, next to what chance alone would show."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from automixsearch.analysis.sample import Column, take_sample
+from automixsearch.errors import StudyError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from automixsearch.results.study import Study
+
+DUMMY, SEED = "(dummy)", "(seed)"
+LEAST = 20
+"""Fewer trials than this make no importances."""
+TREES, DEPTH = 32, 16
+
+
+@dataclass(frozen=True)
+class Bar:
+    """value: importance of a knob. floor: what 95 % of the permutations stay below. distinguishable: above it."""
+
+    knob: str
+    value: float
+    floor: float
+    p: float
+    distinguishable: bool
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importances of the knobs of one method, or of all that a whole study varies.
+
+    bars: by `evaluator`, with those of a dummy knob, and of the seed (the share of the variance that seeds alone make;
+    NaN without replicates).
+    """
+
+    method: str | None
+    metric: str
+    evaluator: str
+    trials: int
+    permutations: int
+    during_optimisation: bool
+    bars: tuple[Bar, ...]
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per bar."""
+        head = {"method": self.method, "evaluator": self.evaluator}
+        names = ("knob", "value", "floor", "p", "distinguishable")
+        return [head | {name: getattr(bar, name) for name in names} for bar in self.bars]
+
+
+def importance(
+    study: Study,
+    method: str | None = None,
+    during_optimisation: bool = False,
+    permutations: int = 200,
+    seed: int = 0,
+    metric: str | None = None,
+    evaluator: Literal["ped_anova", "fanova"] = "ped_anova",
+) -> Importance:
+    """How much of the score each knob decides, each beside a permutation floor.
+
+    Args:
+        method: within one method; None: over all, the method being a knob and others active under conditions.
+        during_optimisation: importance where a search went, the only one that its trials can give.
+        evaluator: `ped_anova`: for reaching the best tenth. fanova: for the variance over the whole space.
+
+    Source: PED-ANOVA, arXiv 2304.10255, and with conditions, arXiv 2601.20800; fANOVA, Hutter et al., ICML 2014; all by
+        Optuna.
+
+    Raises:
+        StudyError: as `take_sample`: of adaptive searches unless `during_optimisation`; too few trials.
+    """
+    sample = take_sample(study, metric, ("study",), adaptive=during_optimisation)
+    if evaluator == "fanova" and during_optimisation:
+        raise StudyError(
+            f"study {study.name}: fanova is about the whole space, and a search did not see it; use ped_anova"
+        )
+    frame = sample.frame if method is None else sample.of(method)
+    knobs = ([] if method is not None or len(sample.methods) < 2 else ["method"]) + sample.varied(method)
+    if len(frame) < LEAST:
+        raise StudyError(f"study {study.name}: {len(frame)} trials are too few for importances; run {LEAST} or more")
+    if not knobs:
+        raise StudyError(f"study {study.name}: no knob takes several values, so none can matter")
+    rng = np.random.default_rng(seed)
+    y = sample.sign * frame["score"].to_numpy(float)
+    columns = {name: frame[name] for name in knobs}
+    values = _Evaluation(columns, rng.random(len(frame)), evaluator, during_optimisation, seed)
+    real = values(y)
+    null = np.array([list(values(rng.permutation(y)).values()) for _ in range(permutations)])
+    bars = []
+    for i, (knob, value) in enumerate(real.items()):
+        p = (1 + int((null[:, i] >= value).sum())) / (permutations + 1)
+        floor = float(np.quantile(null[:, i], 0.95))
+        bars.append(Bar(knob, value, floor, p, value > floor and knob != DUMMY))
+    bars.sort(key=lambda bar: -bar.value)
+    return Importance(method, sample.metric, evaluator, len(frame), permutations, during_optimisation, tuple(bars))
+
+
+class _Evaluation:
+    """Optuna's importances of any scores of the same trials."""
+
+    def __init__(
+        self, columns: Mapping[str, Column], dummy: np.ndarray, evaluator: str, local: bool, seed: int
+    ) -> None:
+        import optuna
+        from optuna.distributions import FloatDistribution
+
+        self.names = [*columns, DUMMY]
+        self.dists: dict[str, BaseDistribution] = {name: _distribution(column) for name, column in columns.items()}
+        self.dists[DUMMY] = FloatDistribution(0, 1)
+        self.params: list[dict[str, Any]] = []
+        for place in range(len(dummy)):
+            row = {name: column.iloc[place] for name, column in columns.items()}
+            params = {
+                name: _value(self.dists[name], value)
+                for name, value in row.items()
+                if value == value and value is not None
+            }
+            self.params.append(params | {DUMMY: float(dummy[place])})
+        if evaluator == "ped_anova":
+            self.evaluator: Any = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=local)
+        else:
+            self.evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=seed)
+
+    def __call__(self, scores: np.ndarray) -> dict[str, float]:
+        import optuna
+
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+            study.add_trials([
+                optuna.trial.create_trial(
+                    params=params, distributions={name: self.dists[name] for name in params}, value=float(score)
+                )
+                for params, score in zip(self.params, scores, strict=True)
+            ])  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = self.evaluator.evaluate(study, params=self.names)
+        finally:
+            optuna.logging.set_verbosity(level)
+        total = sum(found.values()) or 1.0
+        return {name: found[name] / total for name in self.names}
+
+
+def _distribution(column: Column) -> BaseDistribution:
+    """The range of a knob as far as the trials reach."""
+    import pandas as pd
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    values = column.dropna()
+    if not pd.api.types.is_numeric_dtype(values) or values.dtype == bool:
+        return CategoricalDistribution(sorted(values.unique().tolist()))
+    low, high = values.min(), values.max()
+    wide = bool(low > 0 and high / low > 8)
+    if pd.api.types.is_integer_dtype(values):
+        return IntDistribution(int(low), int(high), log=wide)
+    return FloatDistribution(float(low), float(high), log=wide)
+
+
+def _value(dist: BaseDistribution, value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,261 @@
+"""How a method does when nobody tunes it: the scorecard.
+
+Everything is under the prior that the study declares: the ranges from which its configs were drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite, nan, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from automixsearch.analysis import intervals
+from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.sample import Frame, Sample, config_key, take_sample
+from automixsearch.errors import StudyError
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+BEST_OF = (1, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """One method under the prior, each figure with its 95 % interval.
+
+    configs, runs: configs drawn from the prior, and runs of all purposes that the card rests on.
+    mean: of a config drawn blindly.
+    cvar: mean of the worst fifth, freed of seed noise.
+    s_hp: standard deviation over configs, freed of seed noise: what a hyperparameter is worth.
+    noise: standard deviation of one config over seeds. icc: share of S_hp^2 in the variance of single runs.
+    top: the best config, by fresh runs of the best few. share: configs within `delta` of it.
+    best_of: expected best score of n configs, as a search of n would show it. worth: what that config scores
+        on a fresh seed. median_best: the median of best_of, with exact intervals. gain: best of 16 over best of 1.
+    """
+
+    method: str
+    metric: str
+    configs: int
+    runs: int
+    mean: Estimate
+    cvar: Estimate
+    s_hp: Estimate
+    noise: Estimate
+    icc: Estimate
+    top: Estimate
+    share: Estimate
+    delta: float
+    best_of: dict[int, Estimate]
+    worth: dict[int, Estimate]
+    median_best: dict[int, Estimate]
+    gain: Estimate
+    notes: tuple[str, ...] = field(default=())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row, each estimate as three columns."""
+        row: dict[str, Any] = {name: getattr(self, name) for name in ("method", "metric", "configs", "runs")}
+        for name in ("mean", "cvar", "s_hp", "noise", "icc", "top", "share", "gain"):
+            row |= getattr(self, name).row(name)
+        row["delta"] = self.delta
+        for name in ("best_of", "worth", "median_best"):
+            for n, estimate in getattr(self, name).items():
+                row |= estimate.row(f"{name}_{n}")
+        return [row | {"notes": "; ".join(self.notes)}]
+
+
+def scorecards(
+    study: Study,
+    metric: str | None = None,
+    delta: float | None = None,
+    seed: int = 0,
+    resamples: int = intervals.RESAMPLES,
+) -> list[Scorecard]:
+    """The scorecard of every method of a study.
+
+    Args:
+        metric: the study's first objective by default.
+        delta: what counts as close to the best, in the unit of the metric; by default max(0.5, twice the standard
+            error of the best).
+        seed: of the bootstrap.
+
+    Raises:
+        StudyError: as `take_sample`.
+    """
+    base = take_sample(study, metric)
+    more = {purpose: _extra(study, base.metric, purpose) for purpose in ("replicate", "confirm")}
+    declared = (study.info.get("design") or {}).get("delta")
+    chosen = delta if delta is not None else declared
+    return [_card(base, method, more, chosen, np.random.default_rng([seed, i]), resamples)
+            for i, method in enumerate(base.methods)]  # fmt: skip
+
+
+def _extra(study: Study, metric: str, purpose: str) -> Frame | None:
+    try:
+        return take_sample(study, metric, (purpose,), any_epochs=True).frame
+    except StudyError:
+        return None
+
+
+def _card(
+    base: Sample,
+    method: str,
+    more: dict[str, Frame | None],
+    delta: float | None,
+    rng: np.random.Generator,
+    resamples: int,
+) -> Scorecard:
+    own = base.of(method)
+    sign, notes = base.sign, []
+    extra = {
+        name: frame[frame["method"] == method] if frame is not None else own.iloc[:0] for name, frame in more.items()
+    }
+    configs = own.groupby("config_key", sort=False)["score"]
+    y = sign * configs.mean().to_numpy()
+    sizes = configs.size().to_numpy()
+    runs = len(sizes) / float((1 / sizes).sum())
+    groups = _groups(own, extra["replicate"])
+    noise, _ = intervals.noise_interval([sign * group for group in groups])
+    if noise.note:
+        notes.append(f"{noise.note}: what seeds alone do is unknown, so nothing is freed of it; add replicates")
+    s_hp = intervals.spread(y, noise, runs)
+    top = _top(extra["confirm"], sign, noise)
+    if not isfinite(top.value):
+        notes.append("no confirmation runs: the best of many single runs is an extreme of noise, and no share is given")
+    if delta is None:
+        delta = max(0.5, 2 * sqrt(noise.value / 5)) if isfinite(noise.value) else 0.5
+    usable = [n for n in BEST_OF if n <= len(y)]
+    best_of = {n: intervals.best_interval(y, n, rng, resamples) for n in usable}
+    scale = noise.value if isfinite(noise.value) else 0.0
+    level = float(np.var(y, ddof=1)) if len(y) > 1 else nan
+    kept = max(0.0, 1 - scale / runs / level) if level > 0 else 0.0
+    worth = {n: _shrunk(found, float(y.mean()), kept) for n, found in best_of.items()}
+    gain = _gain(y, rng, resamples)
+    flip = (lambda found: found) if sign > 0 else (lambda found: found.flipped())
+    return Scorecard(
+        method=method,
+        metric=base.metric,
+        configs=len(y),
+        runs=len(own) + sum(len(frame) for frame in extra.values()),
+        mean=flip(intervals.mean_interval(y, rng, resamples)),
+        cvar=flip(intervals.tail_interval(y, noise, rng, runs, resamples=resamples)),
+        s_hp=s_hp,
+        noise=_root(noise),
+        icc=intervals.share_of_configs(y, noise, runs),
+        top=flip(top),
+        share=_within(y, noise, runs, top, delta),
+        delta=delta,
+        best_of={n: flip(found) for n, found in best_of.items()},
+        worth={n: flip(found) for n, found in worth.items()},
+        median_best={n: flip(intervals.median_best(y, n)) for n in usable},
+        gain=gain,
+        notes=tuple(notes),
+    )
+
+
+def _groups(own: Frame, replicates: Frame) -> list[np.ndarray]:
+    """The scores of each config that was run more than once."""
+    import pandas as pd
+
+    both = pd.concat([own, replicates]).groupby("config_key", sort=False)["score"]
+    return [scores.to_numpy() for _, scores in both if len(scores) > 1]
+
+
+def _top(confirm: Frame, sign: int, noise: Estimate) -> Estimate:
+    """The best of the confirmed configs, by fresh runs alone."""
+    if confirm.empty:
+        return Estimate(nan, note="no confirmation runs")
+    means = sign * confirm.groupby("config_key")["score"].mean()
+    best = confirm[confirm["config_key"] == means.idxmax()]["score"].to_numpy() * sign
+    return intervals.t_interval(best)
+
+
+def _within(y: np.ndarray, noise: Estimate, runs: float, top: Estimate, delta: float) -> Estimate:
+    if not isfinite(top.value):
+        return Estimate(nan, note=top.note)
+    f = intervals.corrected(y, noise.value if isfinite(noise.value) else 0.0, runs)
+    from scipy.stats import binomtest
+
+    found = binomtest(int((f >= top.value - delta).sum()), len(f)).proportion_ci(method="wilson")
+    return Estimate(float((f >= top.value - delta).mean()), float(found.low), float(found.high))
+
+
+def _shrunk(found: Estimate, mean: float, kept: float) -> Estimate:
+    return Estimate(*(mean + kept * (end - mean) for end in (found.value, found.low, found.high)), note=found.note)
+
+
+def _gain(y: np.ndarray, rng: np.random.Generator, resamples: int) -> Estimate:
+    n = BEST_OF[-1]
+    if len(y) <= n:
+        return Estimate(nan, note=f"needs more than {n} configs")
+    weights = intervals.weights_of_best(len(y), n) - 1 / len(y)
+
+    def statistic(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _, error = intervals.best_and_error(sample, n)
+        return np.sort(sample, axis=-1) @ weights, error
+
+    return intervals.studentised(statistic, y, rng, resamples)
+
+
+def _root(found: Estimate) -> Estimate:
+    return Estimate(
+        *(sqrt(end) if isfinite(end) else nan for end in (found.value, found.low, found.high)), note=found.note
+    )
+
+
+@dataclass(frozen=True)
+class Phi:
+    """The price of one setting for all tasks: mean over tasks of the best score minus the best mean score."""
+
+    phi: Estimate
+    tasks: tuple[str, ...]
+    configs: int
+    method: str
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row."""
+        return [{"method": self.method, "tasks": ", ".join(self.tasks), "configs": self.configs} | self.phi.row("phi")]
+
+
+def cross_task(studies: Sequence[Study], metric: str | None = None, seed: int = 0) -> list[Phi]:
+    """Phi of every method that all studies have, over at least three tasks with the same configs.
+
+    Phi = mean_e max_l G - max_l mean_e G, G the score of config l on task e, scaled to 0 to 1 on each task. Its
+    interval is the bootstrap's over configs.
+    Source: Adkins et al., arXiv 2412.07165.
+
+    Raises:
+        StudyError: fewer than three studies, or no configs in common.
+    """
+    import pandas as pd
+
+    if len(studies) < 3:
+        raise StudyError(f"phi asks what one setting for all tasks costs and needs 3 tasks or more, not {len(studies)}")
+    columns, sign = {}, 1
+    for study in studies:
+        sample = take_sample(study, metric)
+        sign, frame = sample.sign, sample.frame
+        keys = [config_key(text, row, data=False) for text, row in zip(frame["config"], frame["trial_id"], strict=True)]
+        columns[study.name] = frame.assign(key=keys).groupby(["method", "key"])["score"].mean()
+    scores = sign * pd.DataFrame(columns).dropna()
+    if scores.empty:
+        raise StudyError(f"studies {', '.join(columns)} have no config in common; give them the same design and seed")
+    scaled = (scores - scores.min()) / (scores.max() - scores.min()).replace(0, 1)
+    rng, found = np.random.default_rng(seed), []
+    for method, block in scaled.groupby(level="method", sort=False):
+        grid = block.to_numpy()
+        drawn = _price(grid[rng.integers(len(grid), size=(intervals.RESAMPLES, len(grid)))])
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        phi = (
+            Estimate(float(_price(grid)), float(low), float(high)) if len(grid) >= 10 else Estimate(float(_price(grid)))
+        )
+        found.append(Phi(phi, tuple(columns), len(grid), str(method)))
+    return found
+
+
+def _price(scaled: np.ndarray) -> np.ndarray:
+    """Phi of scores [..., configs, tasks]."""
+    return scaled.max(-2).mean(-1) - scaled.mean(-1).max(-1)

@@ -1,0 +1,205 @@
+"""The rows of a ledger that may be looked at together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.errors import StudyError, unknown
+from automixsearch.results.schema import metric_directions
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+Frame = Any
+"""A pandas DataFrame; `Column` is one of its columns. pandas declares so many types for each call that a checker
+cannot tell which it is."""
+Column = Any
+
+PURPOSES = ("search", "study", "replicate", "confirm")
+ADAPTIVE = ("tpe", "gp", "nsga2")
+"""Samplers that look where good results were before: what they drew says nothing about the space as a whole."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Complete trials of one study whose scores can be compared.
+
+    frame: one row per trial: trial_id, number, method, purpose, config_key (hash of the config without its seeds),
+        score, seed, split_seed, epochs_total, device_s, arm and levels (as the design has them), stratum (the method,
+        where there is no design), the ledger's knob columns, and the config as JSON.
+    sign: +1 where larger scores are better, -1 where smaller ones are.
+    left_out: trials of these purposes that have no score, by state.
+    """
+
+    study: str
+    frame: Frame
+    metric: str
+    sign: int
+    left_out: Mapping[str, int]
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in the order in which they first ran."""
+        return list(dict.fromkeys(self.frame["method"]))
+
+    @property
+    def unit(self) -> str:
+        """`points` for accuracies, else nothing."""
+        return "points" if self.metric.endswith(("top1", "top5", "median", "best")) else ""
+
+    def of(self, method: str) -> Frame:
+        """The rows of one method.
+
+        Raises:
+            StudyError: there are none.
+        """
+        if method not in self.methods:
+            raise StudyError(f"study {self.study}: {unknown('method', method, self.methods)}")
+        return self.frame[self.frame["method"] == method]
+
+    def varied(self, method: str | None = None) -> list[str]:
+        """The knob columns that take several values, within one method where it is given."""
+        frame = self.frame if method is None else self.of(method)
+        return [
+            name
+            for name in knob_columns(frame.columns)
+            if name != "method" and frame[name].nunique(dropna=True) > 1 and name not in ("knob.epochs",)
+        ]
+
+
+def knob_columns(names: Collection[str]) -> list[str]:
+    """The columns that hold knobs, in the ledger's order."""
+    return [name for name in names if name in ("method", "alpha", "eta", "gamma", "layer") or name.startswith("knob.")]
+
+
+def take_sample(
+    study: Study,
+    metric: str | None = None,
+    purposes: Sequence[str] = ("study",),
+    *,
+    adaptive: bool = False,
+    epochs: int | None = None,
+    any_epochs: bool = False,
+) -> Sample:
+    """The complete trials of the given purposes.
+
+    Trials of a search count as those of a study where the search drew them blindly (random or sobol) and let all run
+    to their end.
+
+    Args:
+        metric: the study's first objective by default.
+        adaptive: take trials of any search, whatever chose them.
+        epochs: only trials of this schedule.
+        any_epochs: trials of several schedules may stand side by side.
+
+    Raises:
+        StudyError: no such metric, no such trials, trials that a sampler chose by their predecessors' scores, or
+            trials of several schedules.
+    """
+    import pandas as pd
+
+    metric = metric or study.objective[0]
+    known = metric_directions()
+    if metric not in known:
+        raise StudyError(f"study {study.name}: {unknown('metric', metric, known)}")
+    for purpose in purposes:
+        if purpose not in PURPOSES:
+            raise StudyError(f"study {study.name}: {unknown('purpose', purpose, PURPOSES)}")
+    trials: Frame = study.trials()
+    there = trials["purpose"].value_counts().to_dict()
+    wanted = list(purposes)
+    if "search" in wanted and len(set(wanted)) > 1:
+        raise StudyError(
+            f"study {study.name}: trials of a search cannot stand beside those of {', '.join(purposes)}: they were "
+            "not drawn from the same distribution; ask for one purpose at a time"
+        )
+    if "study" in wanted and "study" not in there and "search" in there:
+        wanted = ["search"]
+    if "search" in wanted and not adaptive:
+        _check_blind(study)
+    rows = trials[trials["purpose"].isin(wanted)]
+    if rows.empty:
+        found = ", ".join(f"{count} {purpose}" for purpose, count in there.items()) or "none"
+        raise StudyError(
+            f"study {study.name}: no trial of purpose {' or '.join(purposes)} has ended (there are: {found}); "
+            "run the study to its end"
+        )
+    complete = (rows["state"] == "complete") & rows[metric].notna()
+    left_out = rows["state"][~complete].replace({"complete": f"without {metric}"}).value_counts().to_dict()
+    rows = rows[complete].reset_index(drop=True)
+    if rows.empty:
+        raise StudyError(f"study {study.name}: no complete trial of purpose {' or '.join(purposes)} has a {metric}")
+    if epochs is not None:
+        if epochs not in set(rows["epochs_total"]):
+            raise StudyError(f"study {study.name}: {unknown('schedule', epochs, set(rows['epochs_total']))} epochs")
+        rows = rows[rows["epochs_total"] == epochs].reset_index(drop=True)
+    elif rows["epochs_total"].nunique() > 1 and not any_epochs:
+        schedules = ", ".join(str(int(length)) for length in sorted(rows["epochs_total"].unique()))
+        raise StudyError(
+            f"study {study.name}: its trials were trained for {schedules} epochs, and scores of several schedules "
+            "cannot be compared; choose one with epochs, or see automixsearch fidelity"
+        )
+    runs = {run["number"]: run for run in (study.info.get("design") or {}).get("runs", ())}
+    frame = pd.DataFrame(
+        {
+            "trial_id": rows["trial_id"],
+            "number": rows["number"],
+            "method": rows["method"],
+            "purpose": rows["purpose"],
+            "config_key": [config_key(config, row) for config, row in zip(rows["config"], rows.index, strict=True)],
+            "score": rows[metric].astype(float),
+            "seed": rows["seed"],
+            "split_seed": rows["split_seed"],
+            "epochs_total": rows["epochs_total"],
+            "device_s": rows["device_s"].astype(float),
+            "arm": [runs.get(number, {}).get("arm") for number in rows["number"]],
+            "levels": [runs.get(number, {}).get("levels") or {} for number in rows["number"]],
+            "stratum": [
+                runs.get(n, {}).get("stratum") or m for n, m in zip(rows["number"], rows["method"], strict=True)
+            ],
+        }
+    )
+    knobs = [name for name in knob_columns(rows.columns) if name != "method"]
+    frame = pd.concat([frame, rows[knobs], rows[["config"]]], axis=1)
+    sign = 1 if known[metric] == "max" else -1
+    return Sample(study.name, frame, metric, sign, {str(state): int(n) for state, n in left_out.items()})
+
+
+def config_key(config: str | None, otherwise: object = None, without: Collection[str] = (), data: bool = True) -> str:
+    """A hash of what a config trains, seeds apart; `without` names knobs that do not count, and
+    without `data`, the data do not either.
+
+    A row without a config is a config of its own, `otherwise`.
+    """
+    from automixsearch.spec import hash_json
+
+    if not config:
+        return f"row {otherwise}"
+    content = json.loads(config)
+    knobs = {name: value for name, value in content["knobs"].items() if name not in without}
+    of = {name: value for name, value in content.get("data", {}).items() if name not in ("path", "download")}
+    return hash_json([knobs, of if data else None])
+
+
+def blind(info: Mapping[str, Any]) -> str:
+    """Why the trials of a search are no sample of its space; empty where they are one."""
+    space = info.get("space") or {}
+    sampler = (space.get("sampler") or {}).get("name", "tpe")
+    if sampler in ADAPTIVE:
+        return f"sampler {sampler} chose them by the scores of earlier ones"
+    if (space.get("scheduler") or {}).get("name", "fifo") != "fifo":
+        return "its scheduler stopped those that scored low"
+    return "its first trials were chosen by hand (priors)" if space.get("priors", "none") != "none" else ""
+
+
+def _check_blind(study: Study) -> None:
+    reason = blind(study.info)
+    if reason:
+        raise StudyError(
+            f"study {study.name}: its trials are no sample of the search space: {reason}, so they over-represent "
+            "what is good; run a study with design: sobol over the same knobs, or a search with sampler: sobol, "
+            "scheduler: fifo and no priors"
+        )

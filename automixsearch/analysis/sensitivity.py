@@ -1,0 +1,237 @@
+"""What one knob does, and what two do together: curves, isolation plots, heat maps, interaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from automixsearch.analysis import intervals
+from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.sample import Column, Frame, Sample, knob_columns, take_sample
+from automixsearch.errors import StudyError, unknown
+from automixsearch.knobs import Scalar
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+BINS = 5
+"""A knob that was drawn from a range is shown in this many bins of equal counts."""
+MOST_LEVELS = 12
+"""More values than this are a range, not a list."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a knob (of a bin: its middle), or a bin from `start` to `end`; `n` runs."""
+
+    value: Scalar
+    estimate: Estimate
+    n: int
+    start: float = nan
+    end: float = nan
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Scores over the values of one knob, one method.
+
+    kind: `curve` (all else at the centre), `mean` (averaged over all other knobs), or `best` (the best over all other
+    knobs: an isolation plot). effect: highest minus lowest point. p: that all values do the same (F test), NaN where
+    it does not apply.
+    """
+
+    knob: str
+    method: str
+    metric: str
+    kind: str
+    points: tuple[Point, ...]
+    effect: Estimate
+    p: float
+    note: str = ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per value."""
+        head = {"method": self.method, "knob": self.knob, "metric": self.metric, "kind": self.kind}
+        return [
+            head | {"value": point.value, "start": point.start, "end": point.end, "n": point.n}
+            | point.estimate.row("score") for point in self.points
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Mean scores over two knobs of one method.
+
+    cells[i][j] is at a[i], b[j]; NaN where nothing ran. interaction: by how much the effect of a, over its range,
+    differs between the ends of b; p of its test.
+    """
+
+    knob_a: str
+    knob_b: str
+    method: str
+    metric: str
+    a: tuple[Scalar, ...]
+    b: tuple[Scalar, ...]
+    cells: tuple[tuple[Estimate, ...], ...]
+    counts: tuple[tuple[int, ...], ...]
+    interaction: Estimate
+    p: float
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per cell."""
+        head = {"method": self.method, "metric": self.metric}
+        return [
+            head | {self.knob_a: x, self.knob_b: y, "n": self.counts[i][j]} | self.cells[i][j].row("score")
+            for i, x in enumerate(self.a) for j, y in enumerate(self.b)
+        ]  # fmt: skip
+
+
+def curve(study: Study, knob: str, method: str | None = None, metric: str | None = None) -> Curve:
+    """Scores over the values of a knob, each with its interval.
+
+    In a design of curves, of the runs in which all other knobs are at the centre; else averaged over all other knobs.
+
+    Args:
+        knob: a ledger column or a knob's name: `alpha`, `knob.lr`, `lr`, `mixup.alpha`.
+        method: needed where the study has several.
+
+    Raises:
+        StudyError: as `take_sample`; no such knob, or it has one value only.
+    """
+    sample, frame, column, method = _take(study, knob, method, metric)
+    kind = "mean"
+    if (study.info.get("design") or {}).get("name") == "curve":
+        full = [level for levels in frame["levels"] for level in levels if _is(level, column)]
+        on = [all(_is(name, column) for name in levels) for levels in frame["levels"]]
+        frame, kind = frame[on] if full else frame, "curve"
+    groups = _groups(study, frame, column)
+    points = tuple(
+        Point(value, intervals.t_interval(part["score"].to_numpy()), len(part), *ends) for value, ends, part in groups
+    )
+    p = _one_way([part["score"].to_numpy() for _, _, part in groups])
+    means = [point.estimate.value for point in points]
+    return Curve(column, method, sample.metric, kind, points, Estimate(max(means) - min(means)), p)
+
+
+def isolation(study: Study, knob: str, method: str | None = None, metric: str | None = None, seed: int = 0) -> Curve:
+    """The best score over all other knobs, for each value of a knob.
+
+    What counts is the expected best of as many configs as the value with the fewest has, so that no value gains from
+    having been tried more often, with the winner's curse taken off as far as replicates tell the noise.
+
+    Source: isolation plots of the Deep Learning Tuning Playbook; for the best of n, `intervals.weights_of_best`.
+    """
+    sample, frame, column, method = _take(study, knob, method, metric)
+    groups = _groups(study, frame, column)
+    n = min(len(part) for _, _, part in groups)
+    rng = np.random.default_rng(seed)
+    points = []
+    for value, ends, part in groups:
+        y = sample.sign * part["score"].to_numpy()
+        found = intervals.best_interval(y, max(1, n // 2), rng)
+        points.append(Point(value, found if sample.sign > 0 else found.flipped(), len(part), *ends))
+    means = [point.estimate.value for point in points]
+    return Curve(column, method, sample.metric, "best", tuple(points), Estimate(max(means) - min(means)), nan)
+
+
+def heat(study: Study, knob_a: str, knob_b: str, method: str | None = None, metric: str | None = None) -> Heat:
+    """Mean scores over two knobs, and whether they interact."""
+    sample, frame, a, method = _take(study, knob_a, method, metric)
+    b = _column(study, sample, frame, knob_b)
+    if a == b:
+        raise StudyError(f"study {study.name}: a heat map needs two knobs, not {a} twice")
+    left, right = _groups(study, frame, a), _groups(study, frame, b)
+    parts = [[x.loc[x.index.intersection(y.index), "score"].to_numpy() for _, _, y in right] for _, _, x in left]
+    cells = tuple(tuple(intervals.t_interval(part) for part in row) for row in parts)
+    interaction, p = _interaction(frame[a], frame[b], frame["score"].to_numpy())
+    return Heat(a, b, method, sample.metric, tuple(v for v, _, _ in left), tuple(v for v, _, _ in right), cells,
+                tuple(tuple(len(part) for part in row) for row in parts), interaction, p)  # fmt: skip
+
+
+def _take(study: Study, knob: str, method: str | None, metric: str | None) -> tuple[Sample, Frame, str, str]:
+    sample = take_sample(study, metric)
+    if method is None:
+        if len(sample.methods) > 1:
+            raise StudyError(
+                f"study {study.name}: a knob is looked at within one method; choose one: {', '.join(sample.methods)}"
+            )
+        method = sample.methods[0]
+    frame = sample.of(method)
+    return sample, frame, _column(study, sample, frame, knob), method
+
+
+def _is(name: str, column: str) -> bool:
+    from automixsearch.spec import catalogue, column_of
+
+    return name in catalogue() and column_of(name) == column
+
+
+def _column(study: Study, sample: Sample, frame: Frame, knob: str) -> str:
+    from automixsearch.spec import catalogue, column_of
+
+    known = knob_columns(frame.columns)
+    column = column_of(knob) if knob in catalogue() else knob
+    for name in (column, f"knob.{knob}"):
+        if name in known:
+            if frame[name].nunique() < 2:
+                method = frame["method"].iloc[0]
+                vary = ", ".join(sample.varied(method)) or "none"
+                raise StudyError(f"study {study.name}: {knob} has one value only with {method} (varied: {vary})")
+            return name
+    raise StudyError(f"study {study.name}: {unknown('knob', knob, [name.removeprefix('knob.') for name in known])}")
+
+
+def _groups(study: Study, frame: Frame, column: str) -> list[tuple[Scalar, tuple[float, float], Frame]]:
+    """The runs of each value, or of each bin of a range: value, ends of the bin, runs."""
+    import pandas as pd
+
+    values = frame[column].dropna()
+    if values.nunique() <= MOST_LEVELS or not pd.api.types.is_numeric_dtype(values):
+        groups = frame.loc[values.index].groupby(values, sort=True)
+        return [(_plain(value), (nan, nan), part) for value, part in groups]
+    found = []
+    for _, part in frame.loc[values.index].groupby(pd.qcut(values, BINS, duplicates="drop"), observed=True):
+        inside = part[column]
+        found.append((float(inside.median()), (float(inside.min()), float(inside.max())), part))
+    return found
+
+
+def _plain(value: Any) -> Scalar:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _one_way(groups: list[np.ndarray]) -> float:
+    """That all groups have one mean: Welch's test for several groups, where each has two runs or more."""
+    if len(groups) < 2 or any(len(group) < 2 or np.ptp(group) == 0 for group in groups):
+        return nan
+    return float(stats.f_oneway(*groups, equal_var=False).pvalue)
+
+
+def unit(values: Column) -> np.ndarray:
+    """Values of a knob as places from 0 to 1 in its range: by logarithm where it is wide; names by rank."""
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(values) or values.dtype == bool:
+        codes = pd.Categorical(values).codes.astype(float)
+        return codes / max(codes.max(), 1)
+    x = values.to_numpy(float)
+    if np.nanmin(x) > 0 and np.nanmax(x) / np.nanmin(x) > 8:
+        x = np.log(x)
+    span = np.nanmax(x) - np.nanmin(x)
+    return (x - np.nanmin(x)) / (span or 1)
+
+
+def _interaction(a: Column, b: Column, y: np.ndarray) -> tuple[Estimate, float]:
+    """The coefficient of the product of both places in y ~ 1 + a + b + a b, Student's interval, HC3 errors."""
+    import statsmodels.api as sm
+
+    x = np.column_stack([np.ones(len(y)), unit(a), unit(b), unit(a) * unit(b)])
+    if len(y) < 8 or np.linalg.matrix_rank(x) < 4:
+        return Estimate(nan, note="too few runs"), nan
+    fit = sm.OLS(y, x).fit(cov_type="HC3", use_t=True)
+    low, high = fit.conf_int()[3]
+    return Estimate(float(fit.params[3]), float(low), float(high)), float(fit.pvalues[3])

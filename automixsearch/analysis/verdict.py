@@ -1,0 +1,35 @@
+"""What may be said about a difference, given its interval and tests."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from math import isfinite
+
+from automixsearch.analysis.estimate import Estimate
+
+
+class Verdict(StrEnum):
+    """Of a first thing against a second; `unresolved` is an outcome, and asks for more runs."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    UNRESOLVED = "unresolved"
+
+
+def judge(gain: float, p: float, p_equivalent: float = 1.0, level: float = 0.05) -> Verdict:
+    """The verdict on a `gain` (positive: the first is better) from the p-values of its test and of equivalence.
+
+    Both p-values are to be corrected for the family they belong to. A difference that is resolved is named even where
+    it lies within the margin of equivalence.
+    """
+    if isfinite(p) and p < level and gain != 0:
+        return Verdict.BETTER if gain > 0 else Verdict.WORSE
+    return Verdict.EQUIVALENT if isfinite(p_equivalent) and p_equivalent < level else Verdict.UNRESOLVED
+
+
+def judge_interval(gain: Estimate) -> Verdict:
+    """The verdict on a gain whose interval alone is known: better or worse where it leaves out 0."""
+    if gain.known and gain.low > 0:
+        return Verdict.BETTER
+    return Verdict.WORSE if gain.known and gain.high < 0 else Verdict.UNRESOLVED

@@ -1,0 +1,113 @@
+"""Planted effects are found, absent ones are not, on ledgers whose truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from ledgers import write_study
+from worlds import ablation_study, sobol_rows
+
+from automixsearch.analysis.ablation import ablation
+from automixsearch.analysis.compare import compare, compare_sensitivity
+from automixsearch.analysis.fidelity import fidelity
+from automixsearch.analysis.gate import gate
+from automixsearch.analysis.importance import DUMMY, importance
+from automixsearch.analysis.robustness import scorecards
+from automixsearch.analysis.sample import take_sample
+from automixsearch.analysis.sensitivity import curve, heat, isolation
+from automixsearch.analysis.verdict import Verdict
+from automixsearch.errors import StudyError
+
+
+def truth(method: str, a: float, b: float) -> float:
+    """mixup is 1 point better and twice as sensitive to alpha; lr does nothing."""
+    return 90 + (method == "mixup") + (2 if method == "mixup" else 0.5) * (a - 0.5)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("results"), "s", sobol_rows(truth))
+
+
+def test_the_scorecard_finds_what_was_planted(study) -> None:
+    mixup, cutmix = scorecards(study)
+    assert (mixup.method, mixup.configs, mixup.runs) == ("mixup", 64, 64 + 12 + 15)
+    assert mixup.mean.low < 91 < mixup.mean.high
+    assert cutmix.mean.low < 90 < cutmix.mean.high
+    assert mixup.s_hp.low < 2 / math.sqrt(12) < mixup.s_hp.high
+    assert mixup.noise.low < 0.3 < mixup.noise.high
+    assert mixup.top.value == pytest.approx(92, abs=0.4)
+    assert set(mixup.rows()[0]) >= {"mean_low", "share_high", "best_of_8", "notes"}
+
+
+def test_the_better_method_is_better_and_the_flatter_one_less_sensitive(study) -> None:
+    (found,) = compare(study)
+    assert (found.a, found.b, found.verdict, found.n, found.paired) == ("mixup", "cutmix", Verdict.BETTER, 64, True)
+    assert found.difference.low < 1 < found.difference.high
+    (contrast,) = compare_sensitivity(study)
+    assert contrast.verdict is Verdict.WORSE
+
+
+def test_only_the_knob_that_matters_rises_above_the_floor(study) -> None:
+    found = importance(study, "mixup", permutations=50)
+    assert {bar.knob for bar in found.bars if bar.distinguishable} == {"alpha"}
+    assert DUMMY in {bar.knob for bar in found.bars}
+
+
+def test_curves_rise_where_the_truth_does(study) -> None:
+    means = [point.estimate.value for point in curve(study, "alpha", "mixup").points]
+    assert means == sorted(means)
+    bests = [point.estimate.value for point in isolation(study, "mixup.alpha", "mixup").points]
+    assert bests == sorted(bests)
+    found = heat(study, "alpha", "lr", "mixup")
+    assert found.interaction.low < 0 < found.interaction.high
+
+
+def test_an_ablation_finds_its_effects(tmp_path) -> None:
+    arms = {name: frozenset(name.split("+")) - {"base"} for name in ("base", "ema", "attend", "ema+attend")}
+    study = ablation_study(tmp_path, arms, {"ema": [], "attend": []}, lambda on: 90 + 1.0 * ("ema" in on), seeds=5)
+    found = ablation(study, margin=1.0)
+    assert [(effect.name, effect.word) for effect in found.effects] == [("ema", "helps"), ("attend", "equivalent")]
+    ema = found.effects[0]
+    assert ema.effect.low < 1 < ema.effect.high
+    assert [effect.name for effect in found.interactions] == ["ema:attend"]
+    assert sum(effect.effect.value for effect in found.shapley) == pytest.approx(
+        found.path[-1].score.value - found.path[0].score.value
+    )
+    assert len(found.rows()) == 5
+
+
+def test_short_schedules_that_rank_alike_have_a_high_correlation(tmp_path) -> None:
+    rows = [
+        {"knobs": {"method": "mixup", "mixup.alpha": 0.1 * (i + 1), "epochs": epochs, "warmup_epochs": 0},
+         "score": i + (epochs == 8)}
+        for i in range(12) for epochs in (2, 8)
+    ]  # fmt: skip
+    (found,) = fidelity(write_study(tmp_path, "f", rows))
+    assert (found.rung, found.full, found.n, found.flipped, found.regret) == (2, 8, 12, 0, 0)
+    assert found.rho.value == pytest.approx(1)
+
+
+def test_the_gate_says_what_it_lacks_and_what_it_finds(tmp_path) -> None:
+    rows = [{"knobs": {"method": "mixup"}, "score": 95.0, "seed": s} for s in range(3)]
+    assert "trivialmix was not run" in gate(write_study(tmp_path, "alone", rows)).sentence
+    both = [
+        {"knobs": {"method": method}, "score": score + 0.1 * s, "seed": s, "purpose": "study"}
+        for method, score in (("mixup", 95.0), ("trivialmix", 93.0)) for s in range(3)
+    ]  # fmt: skip
+    found = gate(write_study(tmp_path, "both", both))
+    assert found.verdict is Verdict.BETTER
+    assert "beats the search-free trivialmix by 2.00 points" in found.sentence
+
+
+def test_trials_that_a_sampler_chose_are_refused(tmp_path) -> None:
+    rows = [{"knobs": {"method": "mixup"}, "score": 95.0, "purpose": "search"} for _ in range(3)]
+    study = write_study(tmp_path, "s", rows, space={"sampler": {"name": "tpe"}})
+    with pytest.raises(StudyError, match="sampler tpe chose them"):
+        take_sample(study)
+    with pytest.raises(StudyError, match="cannot stand beside"):
+        take_sample(study, purposes=("search", "study"))
+    assert len(take_sample(study, adaptive=True).frame) == 3
+    drawn = write_study(tmp_path, "r", rows, space={"sampler": {"name": "random"}})
+    assert len(take_sample(drawn).frame) == 3
