@@ -103,6 +103,9 @@ LAYERS = {
     "automixsearch.commands.reproduce": (),
     "automixsearch.reproduce.registry": (),
     "automixsearch.reproduce.settings": (),
+    "automixsearch.reproduce.studies": (),
+    "automixsearch.reproduce.outcome": (),
+    "automixsearch.reproduce.parameters": ("torch",),
     "automixsearch.search.designed": (),
 }
 

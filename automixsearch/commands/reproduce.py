@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.reproduce.settings import MARGIN, SCALES, SHARE, Changes, missing, read_changes
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,19 +26,140 @@ def add(commands: Any) -> None:
         nargs="?",
         help="e.g. automix_small_scale:CIFAR-100/ResNet-18/MixUp,AutoMix, or dm_toy:#3-5",
     )
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR automix.variant=paper")
     sub.add_argument("--list", action="store_true", help="the tables, or the cells of one; nothing is run")
+    sub.add_argument("--show", action="store_true", help="what was measured so far; nothing is run")
+    sub.add_argument("--dry-run", action="store_true", help="what would be run: studies, epochs, configs")
+    scales = "; ".join(f"{name}: {what}" for name, what in SCALES.items())
+    sub.add_argument("--scale", default="tiny", metavar="SCALE", help=f"{scales} (tiny)")
+    sub.add_argument("--share", type=_share, default=SHARE, metavar="S", help=f"of the epochs, for short ({SHARE:g})")
+    sub.add_argument("--seeds", type=int, metavar="N", help="replicates of each cell (3; --show: all there are)")
+    sub.add_argument("--margin", type=float, default=MARGIN, metavar="POINTS", help=f"that do not matter ({MARGIN:g})")
+    sub.add_argument("--results", default="results", metavar="DIR_OR_URI", help="where studies lie (results)")
+    sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
+    sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
+    sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
+    sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
     sub.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0, at most 1")
+    return share
+
+
 def reproduce_command(args: argparse.Namespace) -> int:
-    from automixsearch.cli import console, dump_json
+    from automixsearch.errors import SpecError
     from automixsearch.reproduce.registry import TABLES, select
 
-    if args.table is None:
+    overrides = list(args.overrides)
+    if args.table is not None and "=" in args.table and args.table.partition(":")[0] not in TABLES:
+        overrides.insert(0, args.table)
+        args.table = None
+    cells = select(args.table) if args.table is not None else ()
+    if args.list:
+        return _list(args, cells)
+    if not cells:
+        raise SpecError(f"which table? One of {', '.join(TABLES)}; automixsearch reproduce --list says more")
+    changes = read_changes(overrides)
+    if args.dry_run:
+        return _dry_run(args, cells, changes)
+    interrupted = False if args.show else _run(args, cells, changes)
+    return _report(args, cells, changes, interrupted)
+
+
+def _run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) -> bool:
+    """Run what is missing; whether the user stopped it."""
+    from automixsearch.cli import console
+    from automixsearch.reproduce.studies import SEEDS, run
+    from automixsearch.watch import Watch
+
+    def watch() -> Watch:
+        return Watch(console(stderr=True), lines=args.lines or args.debug)
+
+    ended = run(
+        cells, args.scale, args.seeds or SEEDS, args.results, args.address, changes, share=args.share, watcher=watch,
+        retry_failed=args.retry_failed, debug=args.debug,
+    )  # fmt: skip
+    return any(result.interrupted for result in ended)
+
+
+def _dry_run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) -> int:
+    from automixsearch.cli import console, dump_json
+    from automixsearch.reproduce.studies import SEEDS, studies
+    from automixsearch.show import make_table
+
+    seeds = args.seeds or SEEDS
+    columns = studies(cells, args.scale, seeds, args.results, changes, args.share)
+    rows = [
+        {"study": column.name, "cells": [cell.name for cell in column.cells], "epochs": column.space.budget.epochs,
+         "runs": column.wanted, "done": column.done,
+         "configs": {arm: config.model_dump(mode="json") for arm, config in column.plans.items()}}
+        for column in columns
+    ]  # fmt: skip
+    left_out = [{"cell": cell.name, "missing": reason} for cell in cells if (reason := missing(cell))]
+    if args.json:
+        print(dump_json({"scale": args.scale, "seeds": seeds, "studies": rows, "left_out": left_out}))
+        return 0
+    out = console()
+    table = make_table(f"Would be run at scale {args.scale}", ("study", "cells", "runs", "done", "epochs of each"))
+    for row in rows:
+        table.add_row(row["study"], str(len(row["cells"])), str(row["runs"]), str(row["done"]), str(row["epochs"]))
+    out.print(table)
+    for column in columns:
+        for arm, config in column.plans.items():
+            print(f"# {column.name}: {arm}\n{config.to_yaml()}---")
+    for row in left_out:
+        out.print(f"left out: {row['cell']} ({row['missing']})", highlight=False)
+    runs, epochs = (sum(row["runs"] - row["done"] for row in rows),
+                    sum((row["runs"] - row["done"]) * row["epochs"] for row in rows))  # fmt: skip
+    out.print(f"{runs} runs, {epochs} epochs, in {len(rows)} studies. Each config trains by itself too: automixsearch "
+              "train FILE", highlight=False)  # fmt: skip
+    return 0
+
+
+def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, interrupted: bool) -> int:
+    """Print published beside measured; the exit status is that of a search."""
+    from automixsearch.cli import console, dump_json
+    from automixsearch.reproduce.outcome import columns, outcomes
+    from automixsearch.reproduce.tables import gap_table, order_sentence, outcome_table, remarks
+    from automixsearch.reproduce.verdict import Verdict
+
+    found = outcomes(
+        cells, args.scale, args.results, changes=changes, share=args.share, margin=args.margin, seeds=args.seeds
+    )
+    compared = columns(found)
+    status = 130 if interrupted else 1 if not args.show and all(o.verdict == Verdict.NOT_RUN for o in found) else 0
+    if args.json:
+        print(dump_json({"cells": [each.row() for each in found], "columns": [each.row() for each in compared]}))
+        return status
+    out = console()
+    out.print(outcome_table(found, f"{cells[0].table} at scale {args.scale}"))
+    if args.scale != "paper":
+        for column in compared:
+            out.print(gap_table(column))
+    for column in compared:
+        out.print(order_sentence(column), highlight=False)
+    for line in remarks(found, args.scale, args.margin):
+        out.print(line, highlight=False)
+    if interrupted:
+        out.print("Stopped early; nothing is lost. The same command goes on.")
+    return status
+
+
+def _list(args: argparse.Namespace, cells: Sequence[Cell]) -> int:
+    from automixsearch.cli import console, dump_json
+    from automixsearch.reproduce.registry import TABLES
+
+    if not cells:
         rows = [table_row(table) for table in TABLES.values()]
         print(dump_json(rows)) if args.json else _print_tables(console(), rows)
         return 0
-    cells = select(args.table)
     rows = [cell_row(cell) for cell in cells]
     print(dump_json(rows)) if args.json else _print_cells(console(), cells, rows)
     return 0
@@ -44,8 +167,6 @@ def reproduce_command(args: argparse.Namespace) -> int:
 
 def table_row(table: Table) -> dict[str, Any]:
     """What `--list` says of a table: its cells, how many of them can be measured, what the others lack."""
-    from automixsearch.reproduce.settings import missing
-
     lacking: dict[str, int] = {}
     for cell in table.cells:
         if not cell.derived and (reason := missing(cell)):
@@ -70,8 +191,6 @@ def table_row(table: Table) -> dict[str, Any]:
 
 def cell_row(cell: Cell) -> dict[str, Any]:
     """What `--list TABLE` says of a cell."""
-    from automixsearch.reproduce.settings import missing
-
     return {
         "number": cell.number,
         "cell": cell.name,

@@ -28,6 +28,8 @@ SCALES = {
 }
 SHARE = 0.1
 """Of the published epochs, at scale short."""
+MARGIN = 0.3
+"""Points within which figures count as the same, where nothing else is declared."""
 HELD_OUT = 0.01
 """Share of the training images that is validated; nothing is chosen by it here, and the published runs train on all."""
 
@@ -147,6 +149,11 @@ def missing(cell: Cell) -> str:
     if cell.metric == "top1" and _on_the_stem(cell):
         return "a Mix Block on the features of the stem"
     return ""
+
+
+def trained(cell: Cell) -> bool:
+    """Whether a cell is measured by training."""
+    return not missing(cell) and not cell.derived and cell.metric != "params_M"
 
 
 def _on_the_stem(cell: Cell) -> bool:

@@ -1,0 +1,194 @@
+"""Cells are run through the driver of every study, and stand beside what was published."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from automixsearch.cli import main
+from automixsearch.errors import SpecError
+from automixsearch.reproduce.outcome import columns, outcomes
+from automixsearch.reproduce.registry import select
+from automixsearch.reproduce.settings import Changes, read_changes
+from automixsearch.reproduce.studies import reproduce, run, studies
+from automixsearch.reproduce.verdict import Verdict
+from automixsearch.results.store import Store
+from automixsearch.results.study import open_study
+from automixsearch.search.driver import _claim
+from automixsearch.search.task import Task, trial_id_of
+from automixsearch.spec import TrialConfig
+
+TINY = ["width=4", "epochs=1"]
+ANYWHERE = read_changes(["data.path=."])
+
+
+def ended(store, column, done, **values):
+    """Write the row of a run as if it had been trained."""
+    config = TrialConfig(
+        data=column.space.data,
+        knobs=dict(done.values),
+        seed=done.seed,
+        split_seed=done.split_seed,
+        data_fingerprint="f",
+    )
+    task = Task(trial_id_of(done.number), done.number, column.name, 0, column.space.space_id, "study", 1, config)
+    store.write_trial(task.row("complete", **values))
+
+
+def simulate(tmp_path, target, scores, seeds=5, scale="paper", changes=ANYWHERE):
+    """Ledgers of a table's cells whose scores are known: scores(cell, replicate)."""
+    for column in studies(select(target), scale, seeds, tmp_path, changes):
+        store = Store(tmp_path, column.name)
+        _claim(store, column.space, column.design)
+        by_row = {cell.row: cell for cell in column.cells}
+        for done in column.design.runs:
+            ended(store, column, done, **{column.design.about["metric"]: scores(by_row[done.arm], done.replicate)})
+
+
+def test_two_cells_with_two_seeds_run_here_and_go_on(tmp_path):
+    target = "automix_small_scale:CIFAR-100/ResNet-18/MixUp,CutMix"
+    found = reproduce(target, "tiny", 2, tmp_path, overrides=TINY, debug=True)
+    assert [len(each.scores) for each in found] == [2, 2]
+    assert {each.verdict for each in found} == {Verdict.OTHER_SCALE}
+    study = open_study(found[0].study, tmp_path)
+    rows = study.store.trial_rows(["number", "method", "purpose", "seed", "split_seed", "config_id", "alpha"])
+    assert {row["purpose"] for row in rows} == {"study"}
+    assert [row["method"] for row in rows] == ["mixup", "cutmix"] * 2
+    assert [row["alpha"] for row in rows] == [1.0, 0.2] * 2
+    assert len({row["seed"] for row in rows}) == 2  # rows of a replicate share seed and split
+    assert [row["split_seed"] for row in rows] == [0, 0, 1, 1]
+
+    before = {row["number"]: row["config_id"] for row in rows}
+    assert not list(run(select(target), "tiny", 2, tmp_path, None, read_changes(TINY), debug=True))  # nothing is left
+    more = target.replace("MixUp,CutMix", "Vanilla,MixUp")
+    again = reproduce(more, "tiny", 2, tmp_path, overrides=TINY, debug=True)
+    assert [len(each.scores) for each in again] == [2, 2]
+    rows = study.store.trial_rows(["number", "config_id", "method"])
+    assert {row["number"]: row["config_id"] for row in rows if row["number"] < 4} == before
+    assert [row["method"] for row in rows[4:]] == ["vanilla"] * 2
+
+
+def test_verdicts_of_simulated_ledgers_are_the_true_ones(tmp_path):
+    rng = np.random.default_rng(1)
+    shift = {"MixUp": 0.0, "CutMix": -1.5, "Vanilla": 0.0}
+    spread = {"MixUp": 0.05, "CutMix": 0.05, "Vanilla": 1.5}
+    target = "automix_small_scale:CIFAR-100/ResNet-18/Vanilla,MixUp,CutMix"
+    simulate(tmp_path, target, lambda cell, _: cell.value + shift[cell.method] + rng.normal(0, spread[cell.method]))
+    by_method = {each.cell.method: each for each in outcomes(target, "paper", tmp_path, changes=ANYWHERE)}
+    assert {name: each.verdict for name, each in by_method.items()} == {
+        "MixUp": Verdict.REPRODUCED, "CutMix": Verdict.DIFFERS, "Vanilla": Verdict.UNRESOLVED,
+    }  # fmt: skip
+    assert by_method["CutMix"].judgement.difference.high < -1.2
+    wide = outcomes(target, "paper", tmp_path, changes=ANYWHERE, margin=2.0)
+    assert {each.cell.method: each.verdict for each in wide}["CutMix"] == Verdict.REPRODUCED
+    assert [len(each.scores) for each in outcomes(target, "paper", tmp_path, changes=ANYWHERE, seeds=2)] == [2, 2, 2]
+
+
+def test_a_gain_is_measured_within_replicates(tmp_path):
+    level = {replicate: 10.0 * replicate for replicate in range(4)}  # splits of very different difficulty
+    simulate(
+        tmp_path, "dm_toy:CIFAR-100/R-18", lambda cell, n: level[n] + (0.78 if cell.loss == "DM(CE)" else 0.0), seeds=4
+    )
+    (gain,) = outcomes("dm_toy:CIFAR-100/R-18/avg_gain_top1", "paper", tmp_path, changes=ANYWHERE)
+    assert gain.judgement.measured.value == pytest.approx(0.78)
+    assert gain.verdict == Verdict.REPRODUCED
+
+
+def test_the_order_of_a_column_is_compared_with_the_published_one(tmp_path):
+    target = "automix_small_scale:CIFAR-100/R-18/top1"
+    simulate(tmp_path, target, lambda cell, n: cell.value / 2 + n, seeds=2, scale="short")
+    found = outcomes(target, "short", tmp_path, changes=ANYWHERE)
+    assert {each.verdict for each in found} == {Verdict.OTHER_SCALE}
+    (column,) = columns(found)
+    assert (column.against.method, column.agreement.rows, column.agreement.tau) == ("Vanilla", 10, pytest.approx(1.0))
+    assert column.agreement.resolved == column.agreement.as_published == column.agreement.pairs
+    published = {cell.method: (gap, measured.value) for cell, gap, measured in column.gaps}
+    assert published["AutoMix"] == pytest.approx((4.0, 2.0), abs=0.01)
+
+
+def test_a_changed_schedule_is_another_experiment_and_another_study(tmp_path):
+    changes = read_changes(["data.path=.", "epochs=100"])
+    target = "automix_small_scale:CIFAR-100/R-18/MixUp"
+    simulate(tmp_path, target, lambda cell, _: cell.value, changes=changes)
+    (changed,) = outcomes(target, "paper", tmp_path, changes=changes)
+    assert changed.verdict == Verdict.OTHER_SCALE
+    (as_published,) = outcomes(target, "paper", tmp_path, changes=ANYWHERE)
+    assert (as_published.verdict, as_published.study != changed.study) == (Verdict.NOT_RUN, True)
+
+
+def test_cells_without_training_have_their_outcome_at_once(tmp_path):
+    found = {each.cell.metric: each for each in outcomes("automix_ablation_layer:R-18/AutoMix(l3)", "tiny", tmp_path)}
+    assert (found["params_M"].verdict, found["params_M"].parameters) == (Verdict.REPRODUCED, 11_440_081)
+    assert found["time"].verdict == Verdict.OTHER_MACHINE
+    assert found["top1"].verdict == Verdict.NOT_RUN
+    (lacking,) = outcomes("automix_wsol:#1", "tiny", tmp_path)
+    assert (lacking.verdict, lacking.lacking) == (Verdict.MISSING, "weakly supervised object localisation")
+
+
+def test_every_column_of_every_table_is_a_valid_study_at_every_scale(tmp_path):
+    from automixsearch.reproduce.registry import cells
+
+    everything = studies(cells(), "tiny", 1, tmp_path, Changes())
+    assert sum(column.wanted for column in everything) == 382
+    assert len({column.name for column in everything}) == len(everything)
+    some = [cell for cell in cells() if cell.method in ("AutoMix", "DeiT")]
+    assert all(column.space.space_id for column in studies(some, "paper", 1, tmp_path, ANYWHERE))
+
+
+def test_selecting_other_rows_of_a_column_is_the_same_study(tmp_path):
+    one, two = (
+        studies(select(f"automix_small_scale:CIFAR-100/R-18/{name}"), "tiny", seeds, tmp_path, Changes())[0]
+        for name, seeds in (("MixUp", 1), ("AutoMix", 4))
+    )
+    assert (one.name, one.space.space_id) == (two.name, two.space.space_id)
+    with pytest.raises(SpecError, match="seeds = 0 must be 1 or more"):
+        studies(select("dm_toy"), "tiny", 0, tmp_path, Changes())
+    with pytest.raises(SpecError, match=r"path is missing; source cifar100 reads a local directory, e\.g\. data\.path"):
+        studies(select("dm_toy:CIFAR-100"), "paper", 1, tmp_path, Changes())
+
+
+def test_the_command_shows_published_beside_measured(tmp_path, capsys):
+    target = "automix_small_scale:CIFAR-100/RX-50/CutMix,FMix"
+    simulate(tmp_path, target, lambda cell, n: cell.value - 3 + 0.01 * n, seeds=3)
+    words = ["reproduce", target, "--show", "--scale", "paper", "--results", str(tmp_path), "data.path=."]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "differs" in out
+    assert "OpenMixup has 78.32" in out
+    assert "held out" in out
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["verdict"] for row in answer["cells"]] == ["differs", "differs"]
+    assert answer["columns"][0]["rows"] == 2
+
+
+def test_a_dry_run_prints_configs_and_writes_nothing(tmp_path, capsys):
+    words = [
+        "reproduce",
+        "dm_fine_tuning:CUB-200/15% labels",
+        "--dry-run",
+        "--results",
+        str(tmp_path / "r"),
+        "--seeds",
+        "2",
+    ]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "2 runs, 12 epochs, in 1 studies" in out
+    assert "labels: 0.15" in out
+    assert "left out: CUB-200/ResNet-50/15% labels/Co-Tuning (fine-tuning with the head of the source" in out
+    assert not (tmp_path / "r").exists()
+    assert main([*words, "--json"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    assert (study["runs"], study["done"], list(study["configs"])) == (2, 0, ["Fine-Tuning"])
+
+
+def test_the_command_needs_a_table_and_a_known_scale(tmp_path, capsys):
+    assert main(["reproduce"]) == 2
+    assert "which table?" in capsys.readouterr().err
+    assert main(["reproduce", "dm_toy", "--scale", "smal", "--results", str(tmp_path)]) == 2
+    assert "unknown scale 'smal'" in capsys.readouterr().err
+    assert main(["reproduce", "dm_toy", "widht=4", "--results", str(tmp_path)]) == 2
+    assert "did you mean 'width'" in capsys.readouterr().err
