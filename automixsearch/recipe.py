@@ -76,9 +76,17 @@ class Recipe(Knobbed):
     batch_size: int = knob(100, "global batch, over all workers", low=2, high=65_536, search=(50, 400), log=True)
     optimizer: str = knob("sgd", "update rule", choices=("sgd", "adamw", "lamb"), search=("sgd", "adamw"))
     lr: float = knob(0.1, "peak learning rate", low=0, open_low=True, high=100, search=(0.02, 0.3), log=True)
-    min_lr: float = knob(0.0, "floor of the cosine, as a share of lr", low=0, high=1, search=(0.0, 0.5))
-    lr_per: str = knob("step", "when the cosine moves on", choices=("step", "epoch"))
-    warmup_epochs: int = knob(0, "epochs of linear warm-up", low=0, high=1000, search=(0, 10))
+    min_lr: float = knob(0.0, "floor of the learning rate, as a share of lr", low=0, high=1, search=(0.0, 0.5))
+    schedule: str = knob(
+        "cosine",
+        "learning rate after the warm-up: a cosine, or constant and at last a linear cool-down",
+        choices=("cosine", "trapezoid"),
+    )
+    cooldown: float = knob(
+        0.2, "share of the epochs in which a trapezoid cools down", low=0, open_low=True, high=1, search=(0.1, 0.5)
+    )
+    lr_per: str = knob("step", "when the learning rate moves on", choices=("step", "epoch"))
+    warmup_epochs: float = knob(0.0, "epochs of linear warm-up", low=0, high=1000, search=(0.0, 10.0))
     momentum: float = knob(0.9, "momentum of SGD, first beta of AdamW and LAMB", low=0, high=0.9999, search=(0.8, 0.98))
     nesterov: bool = knob(False, "Nesterov momentum, of SGD")
     weight_decay: float = knob(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,9 +130,9 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
             )
     _check_shares(chosen, where)
     check_backbone(chosen, where)
-    if int(chosen["warmup_epochs"]) >= int(chosen["epochs"]):
+    if float(chosen["warmup_epochs"]) >= int(chosen["epochs"]):
         raise SpecError(
-            f"{where}: warmup_epochs = {chosen['warmup_epochs']} must be below epochs = {chosen['epochs']}; lower it"
+            f"{where}: warmup_epochs = {chosen['warmup_epochs']:g} must be below epochs = {chosen['epochs']}; lower it"
         )
     return chosen
 
@@ -376,13 +377,39 @@ class Sampler(Frozen):
 
 
 class Scheduler(Frozen):
-    """When trials are stopped early; asha compares a trial with others of its own method only."""
+    """How trials are halved: asha compares a config with others of its own method, and only what has cooled down."""
 
     name: Literal["fifo", "asha"] = "fifo"
-    grace_epochs: int | None = Field(default=None, ge=1)
-    """First epoch at which a trial can be stopped; None: a quarter of the full schedule."""
+    rungs: Literal["schedules", "cooldown"] = "schedules"
+    """schedules: each rung is a trial of its own with a shorter complete schedule; the best are trained again, longer.
+    cooldown: trials of constant learning rate, from which short cool-downs branch off; the worst are stopped."""
     reduction: int = Field(default=3, ge=2)
-    """One in `reduction` trials goes on at each rung."""
+    """One in `reduction` configs goes on at each rung."""
+    first: float = Field(default=0.25, gt=0, lt=1)
+    """The first rung, as a share of the full schedule."""
+    protect: float = Field(default=0.5, ge=0, le=1)
+    """Until this share of the budget is spent the methods take turns, and each gets a config to the full schedule."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _raw(cls, value: object) -> object:
+        if isinstance(value, dict) and "grace_epochs" in value:
+            raise ValueError(
+                "grace_epochs stopped trials by scores in the middle of a cosine, which say little about its end; "
+                "rungs are complete schedules now: use first: 0.25, the share of the full schedule at the first rung"
+            )
+        return value
+
+
+class Fidelity(Frozen):
+    """What rungs must show before configs are halved by them.
+
+    The first `anchors` configs are trained at every rung, whatever their rank. If the lower end of the 95 % interval
+    of the rank correlation between rung and full schedule is below `min_lower_bound`, halving stops.
+    """
+
+    min_lower_bound: float = Field(default=0.3, ge=-1, lt=1)
+    anchors: int = Field(default=12, ge=4)
 
 
 class Resources(Frozen):
@@ -422,6 +449,7 @@ class SearchSpace(Frozen):
     objective: tuple[str, ...] = ("val_top1",)
     sampler: Sampler = Sampler()
     scheduler: Scheduler = Scheduler()
+    fidelity: Fidelity | None = None
     priors: Literal["none", "published"] | list[dict[str, Any]] = "none"
     """Configs to try first: none, each method's published setting, or a list of {knob: value}."""
     family: Literal["cifar", "tiny", "imagenet", "fine_grained"] = "cifar"
@@ -464,17 +492,46 @@ class SearchSpace(Frozen):
                 f"scheduler {self.scheduler.name} needs an objective that is measured every epoch; "
                 f"{first} only grows; use one of {', '.join(PER_EPOCH)}"
             )
-        grace = self.scheduler.grace_epochs
-        if grace is not None and grace > self.budget.epochs:
-            raise ValueError(f"scheduler.grace_epochs = {grace} must be <= budget.epochs = {self.budget.epochs}")
+        if self.fidelity is not None:
+            if len(self.rungs) == 1:
+                raise ValueError("fidelity is asked of rungs, and there are none; use scheduler: asha, or drop it")
+            each = len(self.rungs) if self.scheduler.rungs == "schedules" else 1
+            if self.fidelity.anchors * each > self.budget.trials:
+                raise ValueError(
+                    f"fidelity.anchors = {self.fidelity.anchors} configs take {self.fidelity.anchors * each} trials, "
+                    f"more than budget.trials = {self.budget.trials}; lower the anchors or raise the trials"
+                )
         return self
+
+    @cached_property
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs of each rung, the full schedule last: equal ratios from the first, as near `reduction` as goes."""
+        full, first = self.budget.epochs, self.scheduler.first
+        if self.scheduler.name == "fifo":
+            return (full,)
+        count = max(1, round(math.log(1 / first) / math.log(self.scheduler.reduction)))
+        return tuple(dict.fromkeys(max(1, round(full * first ** (1 - k / count))) for k in range(count + 1)))
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """The epochs after which a cool-down branches off every trial."""
+        return self.rungs[:-1] if self.scheduler.rungs == "cooldown" else ()
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
         """The knobs with their ranges, conditions and fixed values, checked, in the order of suggestion."""
         from automixsearch.space import dimensions
 
-        return dimensions(self.knobs, self.budget.epochs)
+        found = dimensions(self.knobs, self.budget.epochs)
+        if self.scheduler.name == "asha" and self.scheduler.rungs == "cooldown":
+            kinds = next((d.choices for d in found if d.name == "schedule"), None) or ("cosine",)
+            if "cosine" in kinds:
+                raise SpecError(
+                    "scheduler.rungs = cooldown branches off a constant learning rate, and schedule = cosine has none: "
+                    "scores from the middle of a cosine are not compared; use knobs.schedule: trapezoid, or "
+                    "rungs: schedules"
+                )
+        return found
 
     @property
     def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:

@@ -83,7 +83,20 @@ REFUSED = [
     (changed(objective="test_top1"), r"unknown metric 'test_top1'.*test scores are read once"),
     (changed(objective=["val_top1", "wall_s"], scheduler="asha"), r"cannot stop trials early with 2 objectives"),
     (changed(objective="wall_s", scheduler="asha"), r"needs an objective that is measured every epoch"),
-    (changed(scheduler={"name": "asha", "grace_epochs": 9}), r"scheduler.grace_epochs = 9 must be <= budget.epochs"),
+    (
+        changed(scheduler={"name": "asha", "grace_epochs": 9}),
+        r"grace_epochs stopped trials by scores in the mi",
+    ),
+    (
+        changed(scheduler={"name": "asha", "rungs": "cooldown"}),
+        r"schedule = cosine has none.*use knobs.schedule: ",
+    ),
+    (
+        changed(scheduler={"name": "asha", "rungs": "cooldown"}, knobs__schedule=["trapezoid", "cosine"]),
+        r"or rungs: schedules",
+    ),
+    (changed(fidelity={}), r"fidelity is asked of rungs, and there are none; use scheduler: asha"),
+    (changed(scheduler="asha", fidelity={"anchors": 99}), r"99 configs take 198 trials, more than budget.trials = "),
     (changed(resources={"workers": 2, "executor": "inline"}), r"executor inline has one worker"),
     (changed(resources={"cpus": 0}), r"resources.cpus = 0 must be greater than 0"),
     (changed(priors=[{"method": "mixup", "mixup.alpha": 9.0}]), r"priors\[0\]: mixup.alpha = 9.0 lies outside"),
@@ -112,6 +125,22 @@ TEXTS = [
     ("", r"must be a mapping of keys to values"),
     ("{}", r"knobs is missing; add it"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "scheduler", "rungs"),
+    [
+        (200, "asha", (50, 200)),
+        (200, {"name": "asha", "reduction": 2}, (50, 100, 200)),
+        (270, {"name": "asha", "reduction": 3, "first": 0.037}, (10, 30, 90, 270)),
+        (3, "asha", (1, 3)),
+        (1, "asha", (1,)),
+        (200, "fifo", (200,)),
+    ],
+)
+def test_rungs_lead_from_the_first_to_the_full_schedule_in_equal_ratios(epochs, scheduler, rungs):
+    space = parse_space({"knobs": {}, "budget": {"epochs": epochs}, "scheduler": scheduler}, "a.yaml")
+    assert space.rungs == rungs
 
 
 @pytest.mark.parametrize(("text", "message"), TEXTS, ids=[text[:20] for text, _ in TEXTS])

@@ -59,13 +59,15 @@ _OWNER = (
 )
 _SETUP = (
     Column("number", int, "position of the trial in the study, from 0", needed=True),
-    Column("state", str, "complete, pruned (stopped early by the scheduler) or failed", needed=True),
+    Column("state", str, "complete, pruned (ended below the full schedule) or failed", needed=True),
     Column("purpose", str, "what the trial was run for: search, study, replicate or confirm"),
     Column("config_id", str, "hash of the config, seeds included; where the data lie does not enter"),
     Column("space_id", str, "hash of the search space"),
+    Column("rung", int, "where asha trains shorter schedules first: which of them this is, from 0; the last is full"),
+    Column("candidate", str, "likewise: the trial that trained this config first; each of its rungs is a trial"),
 )
 _OUTCOME = (
-    Column("epochs_total", int, "epochs of the full schedule"),
+    Column("epochs_total", int, "epochs of its schedule"),
     Column("epochs_run", int, "epochs that were trained"),
     Column("train_loss", float, "mean training loss of the last epoch"),
     Column("val_top1", float, "top-1 accuracy on the validation split, 0 to 100"),
@@ -84,7 +86,7 @@ _OUTCOME = (
     Column("test_images", int, "images of the test set"),
     Column("skipped_images", int, "bad images that were left out of the data set"),
     Column("parameters", int, "trainable scalars of the network"),
-    Column("stop_reason", str, "why the trial ended before its last epoch"),
+    Column("stop_reason", str, "why the trial ended below the full schedule"),
     Column("error_class", str, "type of the exception that ended a failed trial"),
     Column("error_message", str, "its message"),
 )
@@ -112,7 +114,7 @@ EPOCH_SCORES = ("val_top1", "val_top5", "val_loss", "val_ece")
 _EPOCH = (
     Column("method", str, "mixing method"),
     Column("epoch", int, "epoch, from 1", needed=True),
-    Column("epochs_total", int, "epochs of the full schedule"),
+    Column("epochs_total", int, "epochs of its schedule"),
     Column("lr", float, "learning rate at the end of the epoch"),
     Column("train_loss", float, "mean training loss of the epoch"),
     *(column for column in _OUTCOME if column.name in EPOCH_SCORES),
@@ -121,6 +123,8 @@ _EPOCH = (
     Column("energy_j", float, "joules of the devices since the trial began, of the share that is held"),
     Column("images_per_s", float, "training images per second"),
     Column("ended_at", datetime, "when the epoch ended (UTC)"),
+    Column("rung", int, "rung, from 0, whose cool-down branched off after this epoch"),
+    *(Column(f"{name}.cooled", float, f"{name} when that had ended") for name in ("train_loss", *EPOCH_SCORES)),
     *(
         Column(f"val_top1.{who}_{head}", float, f"top-1 accuracy of the {who} with its head for {head} images")
         for who in ("teacher", "student")

@@ -125,13 +125,13 @@ def _fitting_share(total: dict[str, float], name: str, held: dict[str, float], r
     return int(left / resources.workers * 100) / 100
 
 
-def check_dashboard(resources: Resources, scheduler: str) -> None:
+def check_dashboard(resources: Resources, stops: bool) -> None:
     """Refuse early stopping of distributed trials where stopped ones would keep their resources for ever.
 
     Raises:
         ResourceError: the cluster's state API does not answer.
     """
-    if not resources.distributed or scheduler == "fifo":
+    if not resources.distributed or not stops:
         return
     from ray.util.state import list_placement_groups
 
@@ -139,9 +139,9 @@ def check_dashboard(resources: Resources, scheduler: str) -> None:
         list_placement_groups(limit=1)
     except Exception as error:  # the state API raises many types when there is no dashboard
         raise ResourceError(
-            f"scheduler {scheduler} with several workers needs the cluster's dashboard, which frees the workers of "
-            f"stopped trials, and it does not answer ({type(error).__name__}); start the head with "
-            "--include-dashboard=true, or use scheduler=fifo"
+            "stopping trials of several workers (rungs: cooldown) needs the cluster's dashboard, which frees their "
+            f"places, and it does not answer ({type(error).__name__}); start the head with "
+            "--include-dashboard=true, or use rungs: schedules"
         ) from None
 
 

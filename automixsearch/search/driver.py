@@ -100,7 +100,7 @@ def run_search(
         store.repair()
         _refuse_other_space(store, space, design)
         if retry_failed:
-            watcher.note(f"failed trials that run again: {_set_failed_free(store)}")
+            watcher.note(f"failed trials that run again: {_set_failed_free(store, space)}")
         watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
@@ -250,7 +250,7 @@ def _run(
     log = store.local_path("driver.log") or scratch / "driver.log"
     try:
         started_here = connect(space.resources, address, log)
-        check_dashboard(space.resources, space.scheduler.name)
+        check_dashboard(space.resources, stops=bool(space.branches))
         allotment = allot(space.resources, started_here)
         images = loading.result()
         log_to(log, "optuna")
@@ -287,13 +287,13 @@ def _raise_problem(space: SearchSpace, proposer: Proposer | Designed) -> None:
         raise StudyError(f"study {space.name}: {proposer.problem}; see why runs failed, then use --retry-failed")
 
 
-def _set_failed_free(store: Store) -> int:
+def _set_failed_free(store: Store, space: SearchSpace) -> int:
     """Take the rows of failed trials out of the ledger, so that they run again; returns how many."""
     from automixsearch.search.task import Task
 
     failed = [row for row in store.trial_rows() if row["state"] == "failed"]
     for row in failed:
-        Task.of_row(row).save(store)
+        Task.of_row(row, space.branches).save(store)
         store.put(
             f"retried/{row['trial_id']}-{row['ended_at']:%Y%m%dT%H%M%S}.json", json.dumps(row, default=str).encode()
         )
@@ -343,7 +343,7 @@ def _fit(
     from automixsearch.search.scheduler import PerMethodASHA
     from automixsearch.search.searcher import StudySearcher
 
-    scheduler = PerMethodASHA(space) if space.scheduler.name == "asha" else None
+    scheduler = PerMethodASHA(space) if space.branches else None
     if scheduler is not None:
         scheduler.replay(store.epoch_rows())
     distributed = space.resources.distributed

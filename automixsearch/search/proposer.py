@@ -202,6 +202,7 @@ class Proposer:
             purpose=self.space.purpose,
             workers=self.workers,
             config=config,
+            branches=self.space.branches,
         )
 
     # Telling ---------------------------------------------------------------------------------------------------

@@ -1,73 +1,52 @@
-"""Asynchronous successive halving inside each method."""
+"""Stop trials at the rungs of `rungs: cooldown`, each compared with those of its own method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from automixsearch.spec import METRICS, SearchSpace
 
 
 class PerMethodASHA(FIFOScheduler):
-    """One of Ray's ASHA schedulers for each mixing method, so that a method is never halved against another.
+    """Asynchronous successive halving by stopping, inside each mixing method.
 
-    Methods pay off at different times: strong mixing is behind at an early rung and ahead at the end. A trial's
-    last epoch is never judged: a fully trained trial is complete.
+    What is compared are the scores of cool-downs that branched off at the same epoch, never those of a learning rate
+    that is still high. At each rung the best 1 / reduction of a method go on; the best so far always does, so a method
+    that has a trial has one that reaches the full schedule. `spares` names trials that are never stopped.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, spares: Callable[[str], bool] = lambda trial_id: False) -> None:
         super().__init__()
-        self.space = space
-        self.objective = space.objective[0]
+        self.reduction, self.spares = space.scheduler.reduction, spares
+        self.column = f"{space.objective[0]}.cooled"
+        self.sign = 1 if METRICS[space.objective[0]] == "max" else -1
         self.stopped: set[str] = set()
-        self._brackets: dict[str, ASHAScheduler] = {}
-
-    def _bracket(self, method: str) -> ASHAScheduler:
-        if method not in self._brackets:
-            epochs = self.space.budget.epochs
-            self._brackets[method] = ASHAScheduler(
-                time_attr="epoch",
-                metric=self.objective,
-                mode=METRICS[self.objective],
-                max_t=epochs,
-                grace_period=self.space.scheduler.grace_epochs or max(1, epochs // 4),
-                reduction_factor=self.space.scheduler.reduction,
-                stop_last_trials=False,
-            )
-        return self._brackets[method]
+        self._scores: dict[tuple[str, int], dict[str, float]] = {}
 
     def replay(self, epochs: Iterable[Mapping[str, Any]]) -> None:
         """Let the rungs know the epochs of an earlier run of the study."""
-        for row in sorted(epochs, key=lambda row: (row["trial_id"], row["epoch"])):
-            if row[self.objective] is None or row["epoch"] >= self.space.budget.epochs:
-                continue
-            past = SimpleNamespace(trial_id=row["trial_id"])
-            bracket = self._bracket(row["method"])
-            bracket.on_trial_add(None, past)  # type: ignore[arg-type]
-            bracket.on_trial_result(None, past, dict(row))  # type: ignore[arg-type]
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._bracket(trial.config["method"]).on_trial_add(tune_controller, self._named(trial))
+        for row in epochs:
+            self._goes_on(row["trial_id"], row["method"], row)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result.get("epoch", self.space.budget.epochs) >= self.space.budget.epochs:
+        trial_id = trial.config["trial_id"]
+        if self._goes_on(trial_id, trial.config["method"], result) or self.spares(trial_id):
             return TrialScheduler.CONTINUE
-        bracket = self._bracket(trial.config["method"])
-        action = bracket.on_trial_result(tune_controller, self._named(trial), result)
-        if action == TrialScheduler.STOP:
-            self.stopped.add(trial.config["trial_id"])
-        return action
+        self.stopped.add(trial_id)
+        return TrialScheduler.STOP
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing to do: all that a rung needs was reported."""
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing to do: a rung keeps what it has seen."""
-
-    @staticmethod
-    def _named(trial: Any) -> Any:
-        # Rungs know trials by our id, which survives the driver, not by Tune's.
-        return SimpleNamespace(trial_id=trial.config["trial_id"])
+    def _goes_on(self, trial_id: str, method: str, epoch: Mapping[str, Any]) -> bool:
+        """Note the score of an epoch at which a cool-down ended; whether it is among the best of its rung so far."""
+        rung, value = epoch.get("rung"), epoch.get(self.column)
+        if rung is None or value is None or not math.isfinite(value):
+            return True
+        scores = self._scores.setdefault((method, int(rung)), {})
+        if trial_id in scores:  # resumed from before the rung
+            return True
+        scores[trial_id] = self.sign * value
+        better = sum(other > scores[trial_id] for other in scores.values())
+        return better < max(1, len(scores) // self.reduction)

@@ -28,7 +28,11 @@ def trial_id_of(number: int) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """A trial to run. `started_at` is when it was first proposed (UTC, ISO 8601)."""
+    """A trial to run. `started_at` is when it was first proposed (UTC, ISO 8601).
+
+    rung, candidate: see the columns of these names. stop_reason: of a trial below the full schedule, which
+    is never tested. branches: the epochs after which a cool-down branches off.
+    """
 
     trial_id: str
     number: int
@@ -38,6 +42,10 @@ class Task:
     purpose: str
     workers: int
     config: TrialConfig
+    rung: int | None = None
+    candidate: str | None = None
+    stop_reason: str | None = None
+    branches: tuple[int, ...] = ()
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
 
     def save(self, store: Store) -> None:
@@ -52,12 +60,14 @@ class Task:
         if data is None:
             return None
         content = json.loads(data)
-        return cls(**{**content, "config": TrialConfig.model_validate(content["config"])})
+        config, branches = TrialConfig.model_validate(content["config"]), tuple(content.get("branches", ()))
+        return cls(**{**content, "config": config, "branches": branches})
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> Task:
+    def of_row(cls, row: Mapping[str, Any], branches: tuple[int, ...] = ()) -> Task:
         """The trial behind a row of the ledger."""
-        own = {name: row[name] for name in ("trial_id", "number", "study", "study_seed", "space_id", "purpose")}
+        names = ("trial_id", "number", "study", "study_seed", "space_id", "purpose", "rung", "candidate", "stop_reason")
+        own: dict[str, Any] = {name: row.get(name) for name in names} | {"branches": branches}
         config = TrialConfig.model_validate_json(row["config"])
         return cls(**own, workers=row["workers"], config=config, started_at=row["started_at"].isoformat())
 
@@ -85,6 +95,9 @@ class Task:
             "state": state,
             "purpose": self.purpose,
             "space_id": self.space_id,
+            "rung": self.rung,
+            "candidate": self.candidate,
+            "stop_reason": self.stop_reason,
             "code_version": code_version(),
             "study_seed": self.study_seed,
             "workers": self.workers,

@@ -27,9 +27,6 @@ from automixsearch.training.world import World
 CHECKPOINT_SHARE = 20
 """A checkpoint is written when training has taken this many times as long as the last one took to write."""
 
-SUMMARIES = ("val_top1_best", "val_top1_median", "test_top1_median", "test_top1_best")
-"""What an outcome has over several epochs, by ledger column."""
-
 
 def run_trial(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
     """Run `task` from its checkpoint, if it has one, and yield the metrics of each epoch as plain numbers.
@@ -65,7 +62,7 @@ def _may_be_a_lost_peer(error: Exception) -> bool:
 
 def _train(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
     image_set = load(task.config.data)
-    run = TrainingRun(task.config, image_set, device, world)
+    run = TrainingRun(task.config, image_set, device, world, branches=task.branches, tested=task.stop_reason is None)
     saved = store.get(task.checkpoint)
     if saved is not None:
         run.load(saved)
@@ -81,23 +78,32 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 cost = saved_at - started
         if metrics.epoch < run.recipe.epochs:
             yield metrics.row() | place
-    outcome = run.finish()
+    last = run.last.row() if run.last else {}
+    test = _test_columns(run) if task.stop_reason is None else {}  # all workers together
     if world.rank == 0:
         store.write_trial(
             task.row(
-                "complete",
-                **run_columns(outcome.last.row()),
-                **{f"test_{name}": value for name, value in asdict(outcome.test).items()},
-                **{name: getattr(outcome, name) for name in SUMMARIES},
-                parameters=outcome.parameters,
+                "complete" if task.stop_reason is None else "pruned",
+                **run_columns(last),
+                **test,
+                val_top1_best=max(run.val_top1s),
+                val_top1_median=run.val_top1_median,
+                parameters=run.parameters,
                 val_images=len(run.val),
-                test_images=len(run.test),
                 skipped_images=image_set.skipped,
                 split_id=run.split.split_id,
                 **place,
             )
         )
-    yield outcome.last.row() | place
+    yield last | place
+
+
+def _test_columns(run: TrainingRun) -> dict[str, Any]:
+    """Test scores: read once, and only of a full schedule."""
+    outcome = run.finish()
+    scores = {f"test_{name}": value for name, value in asdict(outcome.test).items()}
+    named = {name: getattr(outcome, name) for name in ("test_top1_median", "test_top1_best")}
+    return scores | named | {"test_images": len(run.test)}
 
 
 def epoch_row(task: Task, metrics: EpochMetrics) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +48,8 @@ STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)),
 }
 """Mean and deviation per channel that published recipes and weights have."""
+COOLED = ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece")
+"""What an epoch tells of the cool-down that branched off after it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class TrainingRun:
     Every worker sees the same global batches (order, augmentation and mixing are drawn from the same seeds) and
     trains on its share of them, so the number of workers changes speed and nothing else; with `batch_norm: local`
     statistics are those of the worker's share, which is the one stated difference.
+
+    Args:
+        branches: epochs after which a cool-down branches off, see `branch`. tested: whether test scores may be read.
     """
 
     def __init__(
@@ -111,8 +116,12 @@ class TrainingRun:
         device: torch.device | str,
         world: World | None = None,
         gpu_share: float = 1.0,
+        *,
+        branches: Sequence[int] = (),
+        tested: bool = True,
     ) -> None:
         self.config, self.recipe = config, config.recipe
+        self.pace, self.branches, self.tested = self.recipe, tuple(branches), tested
         self.world, self.device = world or World(), torch.device(device)
         share = gpu_share if self.device.type == "cuda" else cpu_share(torch.get_num_threads())
         self.meter = EnergyMeter(self.device, share)
@@ -188,34 +197,70 @@ class TrainingRun:
         Raises:
             NonFiniteLoss: the loss became NaN or infinite.
         """
-        recipe = self.recipe
-        while self.epoch < recipe.epochs:
-            started = time.perf_counter()
-            lr = learning_rate(recipe, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                # Of skipped paths; nothing else draws from global state.
-                torch.manual_seed(derive_seed(self.config.seed, "drop_path", self.epoch, self.world.rank))
-                losses = self._train_epoch()
-            trained_s = time.perf_counter() - started
-            scores, extra = self._validate()
-            self.epoch += 1
-            self.val_top1s.append(scores.top1)
-            if recipe.test_median and self.epoch > recipe.epochs - recipe.median_epochs:
-                self.test_top1s.append(self._test_scores().top1)
-            self.wall_s += time.perf_counter() - started
-            self._count_energy()
-            self.last = EpochMetrics(
-                epoch=self.epoch,
-                lr=lr,
-                train_loss=sum(losses) / len(losses),
-                **{f"val_{name}": value for name, value in asdict(scores).items()},
-                wall_s=self.wall_s,
-                device_s=self.wall_s * self.world.size,
-                images_per_s=len(losses) * recipe.batch_size / trained_s,
-                energy_j=self.energy_j,
-                extra=extra,
-            )
+        while self.epoch < self.recipe.epochs:
+            self.last = self._advance()
+            if self.epoch in self.branches:
+                self.last = self._with_branch(self.last)
             yield self.last
+
+    def _advance(self) -> EpochMetrics:
+        """Train one epoch and validate."""
+        recipe, started = self.recipe, time.perf_counter()
+        lr = learning_rate(self.pace, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            # Of skipped paths; nothing else draws from global state.
+            torch.manual_seed(derive_seed(self.config.seed, "drop_path", self.epoch, self.world.rank))
+            losses = self._train_epoch()
+        trained_s = time.perf_counter() - started
+        scores, extra = self._validate()
+        self.epoch += 1
+        self.val_top1s.append(scores.top1)
+        tested = self.tested and self.pace is recipe  # a branch is never tested
+        if tested and recipe.test_median and self.epoch > recipe.epochs - recipe.median_epochs:
+            self.test_top1s.append(self._test_scores().top1)
+        self.wall_s += time.perf_counter() - started
+        self._count_energy()
+        return EpochMetrics(
+            epoch=self.epoch,
+            lr=lr,
+            train_loss=sum(losses) / len(losses),
+            **{f"val_{name}": value for name, value in asdict(scores).items()},
+            wall_s=self.wall_s,
+            device_s=self.wall_s * self.world.size,
+            images_per_s=len(losses) * recipe.batch_size / trained_s,
+            energy_j=self.energy_j,
+            extra=extra,
+        )
+
+    def _with_branch(self, metrics: EpochMetrics) -> EpochMetrics:
+        """The metrics of an epoch, with the scores of the cool-down that branches off after it, and its costs."""
+        cooled = self.branch(max(1, round(self.recipe.cooldown * self.epoch)))
+        scores = {f"{name}.cooled": getattr(cooled, name) for name in COOLED}
+        return replace(
+            metrics,
+            wall_s=self.wall_s,
+            device_s=self.wall_s * self.world.size,
+            energy_j=self.energy_j,
+            extra=metrics.extra | {"rung": self.branches.index(self.epoch)} | scores,
+        )
+
+    def branch(self, epochs: int) -> EpochMetrics:
+        """Train a copy of the run for some more epochs with a linear cool-down; gives the last of them.
+
+        The run itself goes on from where it was, bitwise as without a branch; its costs have grown. For methods that do
+        not change with the progress of a run, a branch is bitwise a complete run of a shorter trapezoid.
+        """
+        state, step_losses = self.state(), self.step_losses
+        whole = self.epoch + epochs
+        self.pace = replace(self.recipe, schedule="trapezoid", epochs=whole, cooldown=epochs / whole)
+        try:
+            cooled = [self._advance() for _ in range(epochs)][-1]
+            spent = self.wall_s, self.energy_j
+        finally:
+            self.pace = self.recipe
+            self.load(state)
+        (self.wall_s, self.energy_j), self.step_losses = spent, step_losses
+        return cooled
 
     def _count_energy(self) -> None:
         """Add what all workers' devices used since the last time; unknown for good where one does not tell."""
@@ -233,7 +278,7 @@ class TrainingRun:
         first = self.epoch * self.steps_per_epoch
         mixer = self.mixer if self.epoch < self.policy.mix_until * self.recipe.epochs else Vanilla()
         for step, (pixels, y) in enumerate(batches):
-            set_lr(self.optimizer, self.recipe, first + step, self.steps_per_epoch)
+            set_lr(self.optimizer, self.pace, first + step, self.steps_per_epoch)
             if self.momentum:
                 x = self._normalise(self.train, pixels)
                 losses[step] = self._momentum_step(self.momentum, x, y, mixing, first + step)
@@ -381,16 +426,25 @@ class TrainingRun:
         """
         if self.last is None or self.epoch < self.recipe.epochs:
             raise TrainingError(f"epoch {self.epoch} of {self.recipe.epochs}: test scores are read at the end only")
-        last = self.val_top1s[-self.recipe.median_epochs :]
         return Outcome(
             last=self.last,
             test=self._test_scores(),
-            parameters=count_parameters(self.stateful),
+            parameters=self.parameters,
             val_top1_best=max(self.val_top1s),
-            val_top1_median=statistics.median(last),
+            val_top1_median=self.val_top1_median,
             test_top1_median=statistics.median(self.test_top1s) if self.test_top1s else None,
             test_top1_best=max(self.test_top1s, default=None),
         )
+
+    @property
+    def parameters(self) -> int:
+        """Trainable scalars."""
+        return count_parameters(self.stateful)
+
+    @property
+    def val_top1_median(self) -> float:
+        """The median validation accuracy of the last epochs that the recipe names."""
+        return statistics.median(self.val_top1s[-self.recipe.median_epochs :])
 
     def _test_scores(self) -> Scores:
         """The test scores of the network, or of several of the head that selects and of no other."""

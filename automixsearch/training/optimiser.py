@@ -62,16 +62,21 @@ def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps_pe
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, min_lr: float | None = None) -> float:
-    """Linear warm-up, then a cosine from lr to lr * min_lr over all remaining steps; `step` counts from 0.
+    """Linear warm-up, then the recipe's schedule from lr to lr * min_lr over all remaining steps; `step` counts from 0.
+
+    A trapezoid is constant until its cool-down, a straight line over the last `cooldown` share of all epochs
+    (Hägele et al., arXiv 2405.18392).
 
     Args:
         min_lr: floor as a share of lr; None: the recipe's.
     """
     floor = recipe.min_lr if min_lr is None else min_lr
-    warm = recipe.warmup_epochs * steps_per_epoch
+    total, warm = recipe.epochs * steps_per_epoch, round(recipe.warmup_epochs * steps_per_epoch)
     if step < warm:
         return recipe.lr * (step + 1) / warm
     if recipe.lr_per == "epoch":
         step -= step % steps_per_epoch
-    progress = (step - warm) / max(recipe.epochs * steps_per_epoch - warm, 1)
-    return recipe.lr * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
+    start = warm if recipe.schedule == "cosine" else max(warm, total - round(recipe.cooldown * total))
+    progress = max(step - start, 0) / max(total - start, 1)
+    height = (1 + math.cos(math.pi * progress)) / 2 if recipe.schedule == "cosine" else 1 - progress
+    return recipe.lr * (floor + (1 - floor) * height)

@@ -50,7 +50,7 @@ def journal(space) -> list[optuna.trial.FrozenTrial]:
 
 
 def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
-    asha = "scheduler={name: asha, grace_epochs: 1, reduction: 2}"
+    asha = "scheduler={name: asha, reduction: 2}"
     words = ("priors=published", asha, "--json", "resources.concurrent=2")
     status, out, errors = finish(search(cluster, space, "--trials", "8", *words))
     assert (status, errors) == (0, "")

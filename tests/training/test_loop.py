@@ -16,6 +16,7 @@ import torch
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
 from automixsearch.errors import DataError, NonFiniteLoss, TrainingError
+from automixsearch.evaluation.classification import Scores
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
 from automixsearch.mixers.manifoldmix import ManifoldMixDraw
@@ -95,6 +96,64 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(digits, stop_after):
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name])
     assert second.wall_s > first.wall_s
+
+
+TRUNK = {"method": "cutmix", "schedule": "trapezoid", "cooldown": 0.5}
+
+
+@pytest.fixture(scope="module")
+def trunk(digits):
+    """A run of constant learning rate, a cool-down of an epoch branching off after the second; and its epochs."""
+    run = TrainingRun(config(epochs=4, **TRUNK), digits, "cpu", branches=(2,))
+    return run, [(metrics, list(run.step_losses)) for metrics in run.epochs()]
+
+
+def test_a_branch_leaves_its_trunk_bitwise_unchanged(digits, trunk):
+    branched, epochs = trunk
+    plain = TrainingRun(config(epochs=4, **TRUNK), digits, "cpu")
+    assert losses(plain) == [loss for _, steps in epochs for loss in steps]
+    for name, value in plain.stateful.state_dict().items():
+        assert torch.equal(value, branched.stateful.state_dict()[name])
+    assert plain.val_top1s == branched.val_top1s
+    assert ["val_loss.cooled" in metrics.row() for metrics, _ in epochs] == [False, True, False, False]
+    assert branched.finish().test == plain.finish().test
+
+
+def test_a_branch_is_bitwise_a_complete_shorter_run(digits, trunk):
+    short = TrainingRun(config(epochs=3, **TRUNK | {"cooldown": 1 / 3}), digits, "cpu")
+    *_, last = short.epochs()
+    cooled = trunk[1][1][0].row()
+    for name in ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece"):
+        assert cooled[f"{name}.cooled"] == getattr(last, name) != cooled[name] or name == "val_top5"
+    assert cooled["rung"] == 0
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_run_that_is_resumed_around_a_branch_is_bitwise_the_same(digits, trunk, stop_after):
+    first = TrainingRun(config(epochs=4, **TRUNK), digits, "cpu", branches=(2,))
+    epochs = first.epochs()
+    for _ in range(stop_after):
+        next(epochs)
+    second = TrainingRun(config(epochs=4, **TRUNK), digits, "cpu", branches=(2,))
+    second.load(first.state())
+    again = [*([] if second.last is None else [second.last]), *second.epochs()]
+    for found, (expected, _) in zip(again, trunk[1][stop_after - 1 :], strict=True):
+        times = ("wall_s", "device_s", "images_per_s", "energy_j")
+        assert {k: v for k, v in found.row().items() if k not in times} == {
+            k: v for k, v in expected.row().items() if k not in times
+        }
+
+
+def test_a_branch_and_a_run_that_is_not_tested_read_no_test_score(digits, monkeypatch):
+    read = []
+    monkeypatch.setattr(TrainingRun, "_test_scores", lambda run: read.append(run.epoch) or Scores(0.0, 0.0, 0.0, 0.0))
+    made = config(epochs=2, schedule="trapezoid", test_median=True, median_epochs=2)
+    list(TrainingRun(made, digits, "cpu", branches=(1,), tested=False).epochs())
+    assert read == []
+    run = TrainingRun(made, digits, "cpu", branches=())
+    next(run.epochs())
+    run.branch(1)
+    assert read == [1]
 
 
 def test_a_checkpoint_after_the_last_epoch_carries_its_metrics(digits):

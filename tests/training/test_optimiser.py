@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,3 +64,13 @@ def test_the_rate_moves_on_with_every_step_or_every_epoch():
     expected = [(1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3) for _ in range(4)]
     assert found == pytest.approx(expected)
     assert learning_rate(steps, 5, 4) < learning_rate(steps, 4, 4) == 1.0
+
+
+def test_a_trapezoid_is_constant_and_cools_down_in_a_straight_line():
+    recipe = Recipe(lr=0.4, min_lr=0.1, epochs=10, warmup_epochs=1.5, schedule="trapezoid", cooldown=0.3)
+    rates = np.array([learning_rate(recipe, step, 4) for step in range(40)])
+    np.testing.assert_allclose(rates[:6], 0.4 * np.arange(1, 7) / 6)
+    np.testing.assert_allclose(rates[6:28], 0.4)
+    np.testing.assert_allclose(rates[28:], 0.4 * (0.1 + 0.9 * (1 - np.arange(12) / 12)))
+    whole = Recipe(lr=0.4, epochs=10, schedule="trapezoid", cooldown=1.0, warmup_epochs=2)
+    assert [learning_rate(whole, step, 4) for step in (7, 8, 24)] == pytest.approx([0.4, 0.4, 0.2])
