@@ -175,6 +175,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("trial", metavar="TRIAL", help="e.g. t00003, or 3")
     sub.add_argument("--json", action="store_true", help="print everything as JSON")
 
+    from automixsearch.commands import report
+
+    report.add(commands)
+
     sub = command(ls_command, "List the studies.")
     results(sub)
     sub.add_argument("--json", action="store_true", help="print the studies as JSON")

@@ -17,7 +17,6 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import SpecError
-from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.space import Dimension, suggest
@@ -226,12 +225,11 @@ def _incumbent(study: StudyFile, space: SearchSpace, chosen: Values) -> Values:
     values = {d.name: d.choices[0] for d in space.dimensions if d.fixed and d.choices} | chosen
     open_ones = [dimension for dimension in space.dimensions if dimension.name not in values]
     for dimension in sorted(open_ones, key=lambda d: d.name not in ("method", "loss")):
-        values[dimension.name] = _centre(study, dimension, values)
+        values[dimension.name] = _centre(study, dimension)
     return values
 
 
-def _centre(study: StudyFile, dimension: Dimension, values: Values) -> Scalar:
-    """Where a knob stands that the design sets: as `knobs` says, as published for the method, or its default."""
+def _centre(study: StudyFile, dimension: Dimension) -> Scalar:
     name, knob = dimension.name, dimension.entry.knob
     owner, _, short = name.rpartition(".")
     for factor in study.factors:
@@ -245,9 +243,7 @@ def _centre(study: StudyFile, dimension: Dimension, values: Values) -> Scalar:
                     f"knobs.{key} and vary.{short} both have several values; give knobs.{key} one, the centre"
                 )
             return knob.check(study.knobs[key], f"knobs.{key}")
-    published: Mapping[str, Any] = MIXERS[owner].published.get(study.family, {}) if owner in MIXERS else {}
-    if owner in LOSSES:
-        published = LOSSES[owner].published.get(study.family, {}).get(str(values.get("method")), {})
+    published = MIXERS[owner].published.get(study.family, {}) if owner in MIXERS else {}
     return knob.check(published.get(short, knob.default), name)
 
 

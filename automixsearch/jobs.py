@@ -48,7 +48,7 @@ LEFT_OUT = (
 leading / only at the top."""
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE", re.IGNORECASE)
 PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb", "pydantic", "numpy", "scipy", "numba",
-          "statsmodels", "scikit-learn", "pillow", "timm", "nvidia-ml-py", "rich", "pyyaml")  # fmt: skip
+          "statsmodels", "scikit-learn", "pillow", "timm", "nvidia-ml-py", "jinja2", "rich", "pyyaml")  # fmt: skip
 """The dependencies of the package, whose versions decide results; those of a checkout need not be what is installed."""
 AGENT_S = 60
 """Seconds that a young or busy cluster is given to find the agent that starts jobs."""

@@ -97,11 +97,13 @@ def importance(
     values = _Evaluation(columns, rng.random(len(frame)), evaluator, during_optimisation, seed)
     real = values(y)
     null = np.array([list(values(rng.permutation(y)).values()) for _ in range(permutations)])
+    # Compared before they are made shares of a sum: among noise alone, one knob or another has most of it.
+    total = sum(real.values()) or 1.0
     bars = []
     for i, (knob, value) in enumerate(real.items()):
         p = (1 + int((null[:, i] >= value).sum())) / (permutations + 1)
         floor = float(np.quantile(null[:, i], 0.95))
-        bars.append(Bar(knob, value, floor, p, value > floor and knob != DUMMY))
+        bars.append(Bar(knob, value / total, floor / total, p, value > floor and knob != DUMMY))
     bars.sort(key=lambda bar: -bar.value)
     return Importance(method, sample.metric, evaluator, len(frame), permutations, during_optimisation, tuple(bars))
 
@@ -118,40 +120,36 @@ class _Evaluation:
         self.names = [*columns, DUMMY]
         self.dists: dict[str, BaseDistribution] = {name: _distribution(column) for name, column in columns.items()}
         self.dists[DUMMY] = FloatDistribution(0, 1)
-        self.params: list[dict[str, Any]] = []
-        for place in range(len(dummy)):
-            row = {name: column.iloc[place] for name, column in columns.items()}
-            params = {
-                name: _value(self.dists[name], value)
-                for name, value in row.items()
-                if value == value and value is not None
-            }
-            self.params.append(params | {DUMMY: float(dummy[place])})
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            self.study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+            self.study.add_trials([self._trial(columns, place, float(noise)) for place, noise in enumerate(dummy)])
+        finally:
+            optuna.logging.set_verbosity(level)
         if evaluator == "ped_anova":
             self.evaluator: Any = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=local)
         else:
             self.evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=seed)
 
-    def __call__(self, scores: np.ndarray) -> dict[str, float]:
+    def _trial(self, columns: Mapping[str, Column], place: int, noise: float) -> Any:
         import optuna
 
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
-            study.add_trials([
-                optuna.trial.create_trial(
-                    params=params, distributions={name: self.dists[name] for name in params}, value=float(score)
-                )
-                for params, score in zip(self.params, scores, strict=True)
-            ])  # fmt: skip
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = self.evaluator.evaluate(study, params=self.names)
-        finally:
-            optuna.logging.set_verbosity(level)
-        total = sum(found.values()) or 1.0
-        return {name: found[name] / total for name in self.names}
+        row = {name: column.iloc[place] for name, column in columns.items()}
+        params: dict[str, Any] = {
+            name: _value(self.dists[name], value) for name, value in row.items() if value == value and value is not None
+        }
+        params[DUMMY] = noise
+        dists = {name: self.dists[name] for name in params}
+        return optuna.trial.create_trial(params=params, distributions=dists, value=0.0)  # the scores are handed over
+
+    def __call__(self, scores: np.ndarray) -> dict[str, float]:
+        """Importances of scores of which larger ones are better, in the evaluator's own unit."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # A target is minimised.
+            found = self.evaluator.evaluate(self.study, params=self.names, target=lambda trial: -scores[trial.number])
+        return {name: float(found[name]) for name in self.names}
 
 
 def _distribution(column: Column) -> BaseDistribution:

@@ -1,0 +1,151 @@
+"""`report`, `demo`, `dashboard`, `export`: what others look at, and what other tools read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.errors import AutoMixError, StudyError
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+PORT = 8080
+
+
+def report_command(args: argparse.Namespace) -> int:
+    from automixsearch.report.page import write_report
+
+    study = _open(args)
+    page = write_report(study, args.out or _place(study))
+    print(f"report: {page}")
+    print(f"also:   {page.with_suffix('.md')}, {page.parent / 'csv'}/, {page.parent / 'figures'}/")
+    if args.open:
+        _show(page)
+    return 0
+
+
+def _place(study: Study) -> Path:
+    """Where a report lies unless told: in the study's own folder, or here where the study is on remote storage."""
+    inside = study.store.local_path("report")
+    return inside if inside is not None else Path(f"{study.name}-report")
+
+
+def _show(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        print("no browser was found here; open the file in yours")
+
+
+def demo_command(args: argparse.Namespace) -> int:
+    from automixsearch.cli import console, print_best, program
+    from automixsearch.report.page import write_report
+    from automixsearch.results.study import open_study
+
+    example = Path(__file__).parents[1] / "example"
+    if not (example / "study.json").exists():
+        raise StudyError(f"{example}: the example ledger is not there; install AutoMixSearch again")
+    args.study_opened = study = open_study(example)
+    page = write_report(study, args.out)
+    out = console()
+    out.print(
+        "A study that came along: few and small networks on small images, enough to see what is asked and answered."
+    )
+    out.print(f"How it was made: {example / 'README.md'}\n", highlight=False)
+    print_best(out, study, study.best_rows(1, per="method")[:5], None)
+    out.print(f"\nreport: {page}", highlight=False)
+    out.print("Next:")
+    for command, what in (
+        ("best {} -n 3", "the best trials"),
+        ('query {} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"', "anything, in SQL"),
+        ("show {} t00000", "one trial"),
+        ("report {} --out DIR", "this report, of any study"),
+    ):
+        out.print(f"  {program()} {command.format(example)}    {what}", highlight=False)
+    if args.open:
+        _show(page)
+    return 0
+
+
+def dashboard_command(args: argparse.Namespace) -> int:
+    study = _open(args)
+    try:
+        import optuna_dashboard
+    except ImportError:
+        raise AutoMixError("optuna-dashboard is not installed; pip install 'automixsearch[dashboard]'") from None
+    storage, source = dashboard_storage(study)
+    print(f"{study.name}: {source}")
+    print(f"dashboard: http://127.0.0.1:{args.port}/ (for this machine only; Ctrl-C ends it)", flush=True)
+    optuna_dashboard.run_server(storage, host="127.0.0.1", port=args.port)
+    return 0
+
+
+def dashboard_storage(study: Study) -> tuple[Any, str]:
+    """Optuna's storage of a study, and in words where it comes from: the search's own journal, which grows while the
+    search runs, else a study made of the ledger, in memory."""
+    from automixsearch.results.exports import optuna_study
+
+    journal = study.store.local_path("optuna.journal")
+    if journal is not None and journal.exists():
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        return optuna.storages.JournalStorage(JournalFileBackend(str(journal))), f"the search's own journal, {journal}"
+    made = optuna_study(study)
+    return made._storage, f"{len(made.trials)} trials of the ledger, as they are now"
+
+
+def export_command(args: argparse.Namespace) -> int:
+    from automixsearch.results.exports import optuna_study, write_csv
+
+    if not args.csv and not args.optuna:
+        raise StudyError("nothing to export: give --csv FILE_OR_DIR, --optuna FILE, or both")
+    study = _open(args)
+    if args.csv:
+        for file in write_csv(study, args.csv):
+            print(f"csv: {file}")
+    if args.optuna:
+        made = optuna_study(study, args.optuna)
+        print(f"optuna: {args.optuna}, study {made.study_name} with {len(made.trials)} trials")
+        print(f"  optuna-dashboard {args.optuna}    to look at it")
+    return 0
+
+
+def _open(args: argparse.Namespace) -> Any:
+    from automixsearch.results.study import open_study
+
+    args.study_opened = open_study(args.study, args.results)
+    return args.study_opened
+
+
+def add(commands: Any) -> None:
+    """Declare the commands."""
+
+    def command(run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__.removesuffix("_command"), help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def study(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("study", metavar="STUDY", help="a study's name, directory or URI")
+        sub.add_argument("--results", default="results", metavar="DIR_OR_URI", help="where studies lie (results)")
+
+    sub = command(report_command, "Write the report of a study: one HTML page, Markdown, CSV.")
+    study(sub)
+    sub.add_argument("--out", metavar="DIR", help="where it goes (report/ in the study's own folder)")
+    sub.add_argument("--open", action="store_true", help="open it in a browser")
+
+    sub = command(demo_command, "Report the example study that comes along, and answer some questions from it.")
+    sub.add_argument("--out", default="demo-report", metavar="DIR", help="where the report goes (demo-report)")
+    sub.add_argument("--open", action="store_true", help="open it in a browser")
+
+    sub = command(dashboard_command, "Open Optuna's dashboard on a study.")
+    study(sub)
+    sub.add_argument("--port", type=int, default=PORT, help=f"on this machine ({PORT})")
+
+    sub = command(export_command, "Write a study for other tools.")
+    study(sub)
+    sub.add_argument("--csv", metavar="FILE_OR_DIR", help="the trials as FILE.csv, or trials.csv and epochs.csv in DIR")
+    sub.add_argument("--optuna", metavar="FILE", help="an Optuna study: a journal, or SQLite for FILE.db")

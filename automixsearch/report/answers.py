@@ -1,0 +1,766 @@
+"""Sections that answer the study's question: every number comes from `automixsearch.analysis`, every refusal too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from math import isfinite, nan
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from automixsearch.analysis.estimate import Estimate
+from automixsearch.errors import StudyError
+from automixsearch.report import charts
+from automixsearch.report.parts import Column, Figure, Section, Table, Verdict
+from automixsearch.report.sections import best, file_name, pareto
+from automixsearch.show import brief
+
+if TYPE_CHECKING:
+    from automixsearch.analysis.compare import Comparison
+    from automixsearch.analysis.robustness import Scorecard
+    from automixsearch.analysis.sensitivity import Curve
+    from automixsearch.results.study import Study
+
+T = TypeVar("T")
+PERMUTATIONS = 100
+"""Of the floor of importances; its command draws 200."""
+ABLATIONS = ("one_out", "one_in", "path", "factorial")
+NO_DRAWS = (
+    "The configs of this study were chosen one by one and are no draws from a prior: a study of design sobol has such."
+)
+NO_KNOB = "No knob takes several values within a method: vary one in a study of design curve, grid or sobol."
+IMPORTANCE = "Importance of the knobs"
+SENSITIVITY = "Sensitivity"
+MOST_PANELS = 48
+MOST_NAMED = 6
+"""Methods or knobs that one sentence names."""
+
+
+def answers(study: Study, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Verdict], list[Section]]:
+    """The verdicts in one sentence each, and the sections behind them."""
+    design = (study.info.get("design") or {}).get("name")
+    searched = any(row["purpose"] == "search" for row in rows)
+    found: list[Verdict] = []
+    first, last = (_of_search, _of_study) if searched else (_of_study, _of_search)
+    return found, [*first(study, rows, found, design), *last(study, rows, found, design)]
+
+
+def _of_search(
+    study: Study, rows: Sequence[Mapping[str, Any]], found: list[Verdict], design: str | None
+) -> list[Section]:
+    """What a search is for; of another study, its best trials stand at the end."""
+    winners = best(study)
+    if design is None:
+        found += [Verdict(kind, text) for kind, text in zip(("best", "unresolved"), winners.says, strict=False)]
+    sections = [winners, gate(study, found, named=design is None), pareto(study, rows)]
+    return [section for section in sections if section is not None]
+
+
+def _of_study(
+    study: Study, rows: Sequence[Mapping[str, Any]], found: list[Verdict], design: str | None
+) -> list[Section]:
+    sections: list[Section] = []
+    if design in ABLATIONS:
+        sections.append(ablation(study, found))
+    by_hand = design in (*ABLATIONS, "curve")
+    cards, refused = ask(lambda: _scorecards(study)) if not by_hand else (None, NO_DRAWS)
+    sections.append(scorecard(cards or [], refused))
+    sections.append(comparison(study, cards or [], found))
+    sections.append(tuning(cards or [], refused))
+    sections.append(
+        sensitivity(study) if design not in ABLATIONS else Section("sensitivity", SENSITIVITY, missing=[NO_KNOB])
+    )
+    sections.append(Section("importance", IMPORTANCE, missing=[NO_DRAWS]) if by_hand else importances(study, found))
+    if design not in ABLATIONS:
+        sections.append(ablation(study, found))
+    sections.append(fidelities(study, found))
+    return sections
+
+
+def ask(question: Callable[[], T]) -> tuple[T | None, str]:
+    """The answer, or why there is none and what would be needed."""
+    try:
+        return question(), ""
+    except StudyError as error:
+        text = str(error)
+        start, colon, rest = text.partition(": ")
+        text = rest if colon and start.startswith("study ") else text
+        return None, text[:1].upper() + text[1:] + "."
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b and c`; long lists are cut."""
+    names = list(words)
+    if len(names) > MOST_NAMED:
+        names = [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} more"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def estimate(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """A getter of an estimate's text from the three columns of a row."""
+    return lambda row: str(Estimate(*_ends(row, name)))
+
+
+def _ends(row: Mapping[str, Any], name: str) -> tuple[float, float, float]:
+    """Value and interval of an estimate in a row."""
+    return _number(row.get(name)), _number(row.get(f"{name}_low")), _number(row.get(f"{name}_high"))
+
+
+def _number(value: Any) -> float:
+    return nan if value is None else float(value)
+
+
+def marked(name: str, rows: Sequence[Mapping[str, Any]], inks: Mapping[str, charts.Ink], label: str) -> Column:
+    """A column of an estimate with its drawing, all on one scale."""
+    span = charts.limits(value for row in rows for value in _ends(row, name))
+    text = estimate(name)
+
+    def draw(row: Mapping[str, Any]) -> str:
+        what = f"{row['method']}, {label}: {text(row)}"
+        return charts.interval_mark(*_ends(row, name), span, inks[row["method"]], what)
+
+    return Column(label, text, True, draw)
+
+
+def p_text(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """A getter of a p-value's text."""
+
+    def text(row: Mapping[str, Any]) -> str:
+        value = _number(row.get(name))
+        return "-" if not isfinite(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+    return text
+
+
+def points(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """A getter of a difference's text, with the digits of an estimate."""
+    return lambda row: str(Estimate(_number(row.get(name))))
+
+
+def plain(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """A getter of a value's text."""
+    return lambda row: brief(row.get(name))
+
+
+# Search ------------------------------------------------------------------------------------------------------
+
+
+def gate(study: Study, found: list[Verdict], named: bool) -> Section:
+    """The winner against the baseline that needs no search; `named`: a verdict even where nothing can be said."""
+    from automixsearch.analysis.gate import gate as ask_gate
+
+    title = "Was the search worth it?"
+    answer, refused = ask(lambda: ask_gate(study))
+    if answer is None:
+        return Section("gate", title, missing=[refused])
+    known = isfinite(answer.difference.value)
+    if known or named:
+        found.append(Verdict(str(answer.verdict), answer.sentence.removeprefix("Unresolved: ")))
+    if not known:
+        return Section("gate", title, missing=[answer.sentence])
+    columns = [
+        Column("winner", lambda row: str(row["winner"] or "-")),
+        Column("baseline", plain("baseline")),
+        Column("difference", estimate("difference"), True),
+        Column(
+            "device-s of one run",
+            lambda row: f"{brief(row['device_s_winner'])} / {brief(row['device_s_baseline'])}",
+            True,
+        ),
+        Column("runs", lambda row: f"{row['n_winner']} / {row['n_baseline']}", True),
+        Column("verdict", plain("verdict"), kind="verdict"),
+    ]
+    about = (
+        "The winner of the search against trivialmix, which draws a method and its strength anew for every batch and "
+        "needs no search, at equal device-seconds."
+    )
+    return Section("gate", title, [answer.sentence], about, tables=[Table("gate", "", answer.rows(), columns)])
+
+
+# Robustness and comparison -----------------------------------------------------------------------------------
+
+
+def _scorecards(study: Study) -> list[Scorecard]:
+    from automixsearch.analysis.robustness import scorecards
+
+    return scorecards(study)
+
+
+def scorecard(cards: Sequence[Scorecard], refused: str) -> Section:
+    """How each method does when nobody tunes it."""
+    title = "Robustness"
+    if not cards:
+        return Section("robustness", title, missing=[refused])
+    rows = [row for card in cards for row in card.rows()]
+    inks = charts.inks(row["method"] for row in rows)
+    larger = "larger is better" if _larger(cards[0].metric) else "smaller is better"
+    columns = [
+        Column("method", plain("method")),
+        marked("mean", rows, inks, "mean under the prior"),
+        marked("cvar", rows, inks, "worst fifth (CVaR20)"),
+        marked("s_hp", rows, inks, "S_hp"),
+        Column("seed noise", estimate("noise"), True),
+        Column("ICC", estimate("icc"), True),
+        Column("share near the best", estimate("share"), True),
+        Column("best of 16 over 1", estimate("gain"), True),
+        Column("configs", plain("configs"), True),
+        Column("runs", plain("runs"), True),
+    ]
+    notes = dict.fromkeys(note for card in cards for note in card.notes)
+    delta = ", ".join(dict.fromkeys(brief(card.delta) for card in cards))
+    return Section(
+        "robustness",
+        title,
+        about=f"By {cards[0].metric} ({larger}), under the prior that the study declares: a config is a draw of it. "
+        "Mean: what a user gets who tunes nothing. Worst fifth: the mean of the unluckiest 20 % of configs, freed of "
+        "seed noise. S_hp: the standard deviation that the knobs alone cause; small is robust. Seed noise: that of one "
+        f"config over seeds. ICC: the knobs' part of the variance of single runs. Near the best: within {delta} of the "
+        "best config, re-evaluated on fresh seeds. Brackets: 95 % intervals.",
+        tables=[Table("scorecard", "Scorecard", rows, columns, stacked=True)],
+        missing=[f"{note[:1].upper()}{note[1:]}." for note in notes],
+    )
+
+
+def _larger(metric: str) -> bool:
+    from automixsearch.results.schema import metric_directions
+
+    return metric_directions()[metric] == "max"
+
+
+def comparison(study: Study, cards: Sequence[Scorecard], found: list[Verdict]) -> Section:
+    """Every method against every other."""
+    from automixsearch.analysis.compare import compare, compare_sensitivity
+
+    title = "Methods compared"
+    answer, refused = ask(lambda: compare(study))
+    if not answer:
+        return Section("comparison", title, missing=[refused or "One method: nothing to compare."])
+    leader = (
+        max(cards, key=lambda card: (1 if _larger(card.metric) else -1) * card.mean.value).method
+        if cards
+        else answer[0].a
+    )
+    own = [one for one in answer if leader in (one.a, one.b)]
+    found += lead_sentences(leader, own)
+    contrasts, _ = ask(lambda: compare_sensitivity(study, cards=cards))
+    tables = []
+    if contrasts:
+        found += sensitivity_sentences(contrasts)
+        rows = [row for one in contrasts for row in one.rows()]
+        columns = [
+            Column("method", plain("a")),
+            Column("against", plain("b")),
+            Column("difference of S_hp", estimate("difference"), True),
+            Column("priors of equal information", plain("comparable")),
+            Column("verdict", plain("verdict"), kind="verdict"),
+        ]
+        note = (
+            "Better: less sensitive. No verdict where the priors hold different information: a wider range makes any "
+            "method look fragile."
+        )
+        tables = [Table("sensitivity-of-methods", "Which method is less sensitive", rows, columns, note)]
+    rows = [row for one in answer for row in one.rows()]
+    columns = [
+        Column("method", plain("a")),
+        Column("against", plain("b")),
+        Column("difference", estimate("difference"), True),
+        Column("Holm p", p_text("p_holm"), True),
+        Column("p of equivalence", p_text("p_equivalent"), True),
+        Column("detectable (80 % power)", points("mde"), True),
+        Column("pairs" if answer[0].paired else "runs", plain("n"), True),
+        Column("verdict", plain("verdict"), kind="verdict"),
+    ]
+    bars = [_difference_bar(one, leader) for one in own]
+    figure = Figure(
+        "comparison",
+        f"{leader} against the others",
+        charts.intervals(
+            f"{leader} minus each other method", charts.Axis(f"{answer[0].metric}, difference"), bars, answer[0].margin
+        ),
+        f"Shaded: within the margin of ±{brief(answer[0].margin)}, of no interest. Hollow: unresolved.",
+    )
+    notes = list(dict.fromkeys(one.note for one in answer if one.note))
+    how = "paired on splits and seeds" if answer[0].paired else "unpaired"
+    about = (
+        f"Mean differences of {answer[0].metric} under the prior, {how}; p-values are Holm's over all {len(answer)} "
+        f"pairs; equivalent: two one-sided tests within ±{brief(answer[0].margin)}. Unresolved is a result: it asks "
+        "for more runs."
+    )
+    return Section(
+        "comparison",
+        title,
+        _counted([str(one.verdict) for one in answer]),
+        about,
+        [figure],
+        [Table("comparisons", "", rows, columns, ". ".join(notes)), *tables],
+    )
+
+
+def _counted(verdicts: Sequence[str]) -> list[str]:
+    resolved = sum(verdict in ("better", "worse") for verdict in verdicts)
+    alike, open_ = verdicts.count("equivalent"), verdicts.count("unresolved")
+    return [f"Of {len(verdicts)} pairs, {resolved} are told apart, {alike} equivalent, {open_} unresolved."]
+
+
+def _difference_bar(one: Comparison, leader: str) -> charts.Bar:
+    other, difference = (one.b, one.difference) if one.a == leader else (one.a, one.difference.flipped())
+    inks = charts.inks((other,))
+    open_ = str(one.verdict) == "unresolved"
+    return charts.Bar(
+        other,
+        difference.value,
+        difference.low,
+        difference.high,
+        ink=inks[other],
+        faint=open_,
+        tip=f"{leader} - {other}: {difference}, {one.verdict if one.a == leader else _turned(one.verdict)}",
+    )
+
+
+def _turned(verdict: object) -> str:
+    return {"better": "worse", "worse": "better"}.get(str(verdict), str(verdict))
+
+
+def lead_sentences(leader: str, own: Sequence[Comparison]) -> list[Verdict]:
+    """What is known of the method with the best mean, against the others: a sentence for each kind of verdict."""
+    groups: dict[str, list[tuple[str, Comparison]]] = {}
+    for one in own:
+        verdict = str(one.verdict) if one.a == leader else _turned(one.verdict)
+        groups.setdefault(verdict, []).append((one.b if one.a == leader else one.a, one))
+    words = {
+        "better": f"{leader} is better than {{}} (mean {own[0].metric} under the prior, Holm-corrected)."
+        if own
+        else "",
+        "worse": f"{leader} is worse than {{}}.",
+        "equivalent": f"{leader} is equivalent to {{}}" + (f" within ±{brief(own[0].margin)}." if own else "."),
+        "unresolved": f"{leader} cannot be told from {{}}; more runs would be needed.",
+    }
+    found = []
+    for verdict, sentence in words.items():
+        group = groups.get(verdict, [])
+        if group:
+            named = [
+                f"{name} by {_apart(one)}"
+                if verdict == "better"
+                else f"{name} ({_apart(one)}; {one.mde:.2f} could be found)"
+                if verdict == "unresolved"
+                else name
+                for name, one in group
+            ]
+            found.append(Verdict(verdict, sentence.format(listed(named))))
+    return found
+
+
+def _apart(one: Comparison) -> str:
+    difference = one.difference if one.difference.value >= 0 else one.difference.flipped()
+    return str(difference)
+
+
+def sensitivity_sentences(contrasts: Sequence[Any]) -> list[Verdict]:
+    """Which methods are less sensitive to their knobs than others, as far as it is known."""
+    found = []
+    for one in contrasts:
+        if str(one.verdict) in ("better", "worse"):
+            low, high = (one.a, one.b) if str(one.verdict) == "better" else (one.b, one.a)
+            difference = one.difference if one.difference.value < 0 else one.difference.flipped()
+            found.append(
+                Verdict("better", f"{low} is less sensitive to its knobs than {high}: S_hp differs by {difference}.")
+            )
+    if not found:
+        open_ = [one for one in contrasts if not one.comparable]
+        why = "no interval of a difference of S_hp leaves out 0" if open_ else "the priors hold different information"
+        return [Verdict("unresolved", f"Which method is least sensitive to its knobs: {why}.")]
+    return found[:MOST_NAMED]
+
+
+def tuning(cards: Sequence[Scorecard], refused: str) -> Section:
+    """What tuning buys: the best of n configs."""
+    title = "Tuning curves"
+    if not cards:
+        return Section("tuning", title, missing=[refused])
+    inks, figures, numbers = charts.inks(card.method for card in cards), [], []
+    lines = {card.method: _best_of(card, inks[card.method]) for card in cards}
+    every = [value for line in lines.values() for values in (line.y, line.low, line.high) for value in values]
+    low, high = charts.limits(every)
+    for method in charts.in_order(lines):
+        others = [charts.Line(name, line.x, line.y, ghost=True) for name, line in lines.items() if name != method]
+        axis = charts.Axis(cards[0].metric, low=low, high=high)
+        svg = charts.lines(
+            f"Best of n configs, {method}", charts.Axis("configs tried, n", log=True), axis, [*others, lines[method]]
+        )
+        figures.append(Figure(f"tuning-{file_name(method)}", method, svg))
+    for card in cards:
+        for n, found in card.best_of.items():
+            numbers.append(
+                {"method": card.method, "n": n}
+                | found.row("expected_best")
+                | card.worth[n].row("worth")
+                | card.median_best[n].row("median_best")
+            )
+    return Section(
+        "tuning",
+        title,
+        about=f"The {cards[0].metric} that the best of n configs drawn from the prior is expected to show (unbiased, "
+        "band: 95 %); faint: the other methods. What it shows is more than it is worth on a fresh seed: the CSV holds "
+        "both, and the median with exact bands.",
+        figures=figures,
+        numbers=[Table("tuning-curves", "", numbers)],
+    )
+
+
+def _best_of(card: Scorecard, ink: charts.Ink) -> charts.Line:
+    found = list(card.best_of.values())
+    tips = [f"best of {n}: {value}; on a fresh seed {card.worth[n]}" for n, value in card.best_of.items()]
+    return charts.Line(
+        card.method,
+        [float(n) for n in card.best_of],
+        [e.value for e in found],
+        [e.low for e in found],
+        [e.high for e in found],
+        ink,
+        tips=tips,
+    )
+
+
+# Sensitivity and importance ----------------------------------------------------------------------------------
+
+
+def sensitivity(study: Study) -> Section:
+    """What each knob does, within each method; heat maps where a method varies exactly two."""
+    from automixsearch.analysis.sample import take_sample
+    from automixsearch.analysis.sensitivity import curve, heat, isolation
+
+    title = SENSITIVITY
+    sample, refused = ask(lambda: take_sample(study))
+    if sample is None:
+        return Section("sensitivity", title, missing=[refused])
+    inks = charts.inks(sample.methods)
+    asked = [(knob, method) for method in charts.in_order(sample.methods) for knob in sample.varied(method)]
+    if not asked:
+        return Section("sensitivity", title, missing=[NO_KNOB])
+    asked.sort(key=lambda pair: pair[0])
+    figures, numbers, missing = [], [], []
+    pictures: list[tuple[str, str, list[charts.Line], Curve]] = []
+    for knob, method in asked[:MOST_PANELS]:
+        shown, problem = ask(lambda knob=knob, method=method: curve(study, knob, method))
+        if shown is None:
+            missing.append(problem)
+            continue
+        lines = [_curve_line(shown, inks[method], "")]
+        numbers += shown.rows()
+        if shown.kind != "curve":
+            isolated, problem = ask(lambda knob=knob, method=method: isolation(study, knob, method))
+            if isolated is None:
+                missing.append(problem)
+            else:
+                lines.append(_curve_line(isolated, inks[method], "2 3"))
+                numbers += isolated.rows()
+        pictures.append((knob, method, lines, shown))
+    # The intervals of a best over few configs can be very wide; they leave the panel, and the CSV holds them.
+    every = [v for _, _, lines, _ in pictures for line in lines for v in line.y]
+    every += [v for _, _, lines, _ in pictures for vs in (lines[0].low, lines[0].high) for v in vs]
+    low, high = charts.limits(every)
+    for knob, method, lines, shown in pictures:
+        name = knob.removeprefix("knob.")
+        places = [point.value for point in shown.points]
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in places)
+        log = numeric and _is_wide([float(value) for value in places])
+        x = charts.Axis(name, log=log, names=() if numeric else tuple(brief(value) for value in places))
+        svg = charts.lines(
+            f"{shown.metric} by {name}, {method}", x, charts.Axis(shown.metric, low=low, high=high), lines
+        )
+        caption = f"F test: p {p_text('p')({'p': shown.p})}" if isfinite(shown.p) else ""
+        figures.append(Figure(f"sensitivity-{file_name(name)}-{file_name(method)}", f"{name}, {method}", svg, caption))
+    tables = [Table("sensitivity", "", numbers)] if numbers else []
+    for method in charts.in_order(sample.methods):
+        knobs = sample.varied(method)
+        if len(knobs) == 2:
+            answer, problem = ask(lambda knobs=knobs, method=method: heat(study, knobs[0], knobs[1], method))
+            if answer is None:
+                missing.append(problem)
+                continue
+            figures.append(_heat(answer))
+            tables.append(Table(f"heat-{file_name(method)}", "", answer.rows()))
+    if len(asked) > MOST_PANELS:
+        missing.append(
+            f"{len(asked) - MOST_PANELS} more pairs of knob and method: automixsearch sensitivity prints any of them."
+        )
+    kinds = {shown.kind for *_, shown in pictures}
+    how = "at the centre of all other knobs" if kinds == {"curve"} else "averaged over all other knobs"
+    more = (
+        ""
+        if kinds == {"curve"}
+        else "; dotted: the best over all other knobs (isolation plot), with equal numbers of tries"
+    )
+    return Section(
+        "sensitivity",
+        title,
+        about=f"{sample.metric} by the value of one knob, {how}{more}. Bars and bands: 95 %. All axes of scores alike.",
+        figures=figures,
+        numbers=tables,
+        missing=list(dict.fromkeys(missing)),
+    )
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) > 8
+
+
+def _curve_line(shown: Curve, ink: charts.Ink, dash: str) -> charts.Line:
+    values = [point.value for point in shown.points]
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    places = [float(value) for value in values] if numeric else [float(place) for place in range(len(values))]
+    found = [point.estimate for point in shown.points]
+    what = {"best": "best over the rest", "mean": "mean over the rest", "curve": "all else at the centre"}[shown.kind]
+    tips = [
+        f"{shown.knob.removeprefix('knob.')} = {brief(p.value)}: {p.estimate}, {what}, {p.n} runs" for p in shown.points
+    ]
+    return charts.Line(
+        shown.method,
+        places,
+        [e.value for e in found],
+        [e.low for e in found],
+        [e.high for e in found],
+        charts.Ink(ink.colour, dash or ink.dash),
+        band=numeric and shown.kind != "best",
+        tips=tips,
+    )
+
+
+def _heat(answer: Any) -> Figure:
+    names = [name.removeprefix("knob.") for name in (answer.knob_a, answer.knob_b)]
+    values = [[cell.value for cell in row] for row in answer.cells]
+    tips = [
+        [
+            f"{names[0]} = {brief(x)}, {names[1]} = {brief(y)}: {answer.cells[i][j]}, {answer.counts[i][j]} runs"
+            for j, y in enumerate(answer.b)
+        ]
+        for i, x in enumerate(answer.a)
+    ]
+    svg = charts.heat(
+        f"{answer.metric} by {names[0]} and {names[1]}, {answer.method}",
+        charts.Axis(names[1], names=tuple(map(brief, answer.b))),
+        charts.Axis(names[0], names=tuple(map(brief, answer.a))),
+        values,
+        answer.metric,
+        tips,
+    )
+    caption = f"Interaction: {answer.interaction}, p {p_text('p')({'p': answer.p})}" if isfinite(answer.p) else ""
+    title = f"{names[0]} and {names[1]}, {answer.method}"
+    return Figure(f"heat-{file_name(answer.method)}", title, svg, caption)
+
+
+def importances(study: Study, found: list[Verdict]) -> Section:
+    """Which knobs matter, beside what chance alone would show."""
+    from automixsearch.analysis.importance import importance
+
+    title = IMPORTANCE
+    answer, refused = ask(lambda: importance(study, permutations=PERMUTATIONS))
+    local = answer is None and "sample of the search space" in refused
+    if local:
+        answer, more = ask(lambda: importance(study, during_optimisation=True, permutations=PERMUTATIONS))
+        refused = more if answer is None else refused
+    if answer is None:
+        return Section("importance", title, missing=[refused])
+    rows = answer.rows()
+    bars = [
+        charts.Bar(
+            bar.knob.removeprefix("knob."),
+            bar.value,
+            mark=bar.floor,
+            faint=not bar.distinguishable,
+            tip=f"{bar.knob.removeprefix('knob.')}: {brief(bar.value)}, floor {brief(bar.floor)}, p {brief(bar.p)}",
+        )
+        for bar in answer.bars
+    ]
+    clear = [bar for bar in answer.bars if bar.distinguishable and not bar.knob.startswith("(")]
+    unclear = [bar for bar in answer.bars if not bar.distinguishable and not bar.knob.startswith("(")]
+    says = []
+    if clear:
+        says.append(
+            f"{listed(bar.knob.removeprefix('knob.') for bar in clear)} "
+            f"{'matters' if len(clear) == 1 else 'matter'} more than chance would show."
+        )
+    if unclear:
+        says.append(f"{listed(bar.knob.removeprefix('knob.') for bar in unclear)} cannot be told from noise.")
+    where = " where the search went (not over the whole space)" if answer.during_optimisation else ""
+    found += [Verdict("note" if "more than" in text else "unresolved", f"Importance{where}: {text}") for text in says]
+    columns = [
+        Column("knob", lambda row: str(row["knob"]).removeprefix("knob.")),
+        Column("importance", plain("value"), True),
+        Column("floor (95 % of permutations)", plain("floor"), True),
+        Column("p", p_text("p"), True),
+        Column("told from noise", lambda row: "yes" if row["distinguishable"] else "no"),
+    ]
+    figure = Figure(
+        "importance",
+        f"Importance{' during optimisation' if answer.during_optimisation else ''}",
+        charts.bars("Importance of each knob", charts.Axis("share"), bars),
+        "Dashed: the permutation floor; grey: not distinguishable from noise.",
+    )
+    missing = [f"{note[:1].upper()}{note[1:]}." for note in answer.notes]
+    if local:
+        missing.insert(0, f"Over the whole space it cannot be said. {refused}")
+    return Section(
+        "importance",
+        title,
+        says,
+        f"{answer.evaluator}, by Optuna, of {answer.trials} trials: each knob's share; the floor is what 95 % of "
+        f"{answer.permutations} permutations of the scores stay below. (dummy) is a knob that does nothing; (seed) the "
+        "share of the variance that seeds alone make.",
+        [figure],
+        [Table("importance", "", rows, columns)],
+        missing=missing,
+    )
+
+
+# Ablation and fidelity ---------------------------------------------------------------------------------------
+
+
+def ablation(study: Study, found: list[Verdict]) -> Section:
+    """What each part contributes, with interactions, Shapley credit, the declared path and aliases."""
+    from automixsearch.analysis.ablation import ablation as ask_ablation
+
+    title = "Ablation"
+    answer, refused = ask(lambda: ask_ablation(study))
+    if answer is None:
+        return Section("ablation", title, missing=[refused])
+    several = len({effect.stratum for effect in answer.effects}) > 1
+    for effect in answer.effects:
+        found.append(Verdict(effect.word, _effect_sentence(effect, answer, several)))
+    figures, tables = [], []
+    axis = charts.Axis(f"{answer.metric}, with minus without")
+    for kind, effects, name in (("Effects", answer.effects, "effects"), ("Shapley credit", answer.shapley, "shapley")):
+        for stratum in dict.fromkeys(effect.stratum for effect in effects):
+            own = [effect for effect in effects if effect.stratum == stratum]
+            label = f"{kind}, {stratum}" if several else kind
+            bars = [
+                charts.Bar(
+                    e.name,
+                    e.effect.value,
+                    e.effect.low,
+                    e.effect.high,
+                    faint=e.word == "unresolved",
+                    tip=f"{e.name}: {e.effect}, {e.word}",
+                )
+                for e in own
+            ]
+            svg = charts.intervals(label, axis, bars, answer.margin)
+            caption = (
+                f"Shaded: within ±{brief(answer.margin)}. Hollow: unresolved."
+                if name == "effects"
+                else "What each part adds, averaged over all orders in which the parts can be added."
+            )
+            figures.append(Figure(f"{name}-{file_name(stratum)}", label, svg, caption))
+    for stratum in dict.fromkeys(step.stratum for step in answer.path):
+        own = [step for step in answer.path if step.stratum == stratum]
+        names = [own[0].arm, *(_added(before.arm, step.arm) for before, step in pairwise(own))]
+        bars = [
+            charts.Bar(
+                name,
+                step.score.value,
+                step.score.low,
+                step.score.high,
+                tip=f"{step.arm}: {step.score}, step {step.step}",
+            )
+            for name, step in zip(names, own, strict=True)
+        ]
+        label = f"Path, {stratum}" if several else "Path"
+        svg = charts.intervals(label, charts.Axis(answer.metric), bars, zero=False)
+        figures.append(
+            Figure(f"path-{file_name(stratum)}", label, svg, "One order of many: the order decides the credit.")
+        )
+    columns = [
+        Column("part", plain("factor")),
+        *([Column("of", plain("stratum"))] if several else []),
+        Column("effect", estimate("effect"), True),
+        Column("Holm p", p_text("p_holm"), True),
+        Column("detectable (80 % power)", points("mde"), True),
+        Column("runs", plain("runs"), True),
+        Column("device-hours", plain("device_h"), True),
+        Column("verdict", plain("verdict"), kind="verdict"),
+    ]
+    against = Column("arms", lambda row: str(row["against"] or "-"))
+    aliased = Column("cannot be told from", lambda row: str(row["aliases"] or "-"))
+    for name, label, effects in (
+        ("ablation", "Effects of the parts", answer.effects),
+        ("interactions", "What one part adds to another's effect, halved", answer.interactions),
+        ("shapley", "Shapley credit", answer.shapley),
+    ):
+        if effects:
+            rows = [effect.row() for effect in effects]
+            more = [against] * any(row["against"] for row in rows) + [aliased] * any(row["aliases"] for row in rows)
+            tables.append(Table(name, label, rows, [*columns[:2], *more, *columns[2:]]))
+    if answer.path:
+        steps = [
+            Column("arm", plain("arm")),
+            *([Column("of", plain("stratum"))] if several else []),
+            Column("score", estimate("score"), True),
+            Column("step", estimate("step"), True),
+        ]
+        tables.append(Table("path", "Path", answer.path_rows(), steps))
+    if answer.aliases:
+        rows = [{"effect": effect, "aliases": " ".join(others)} for effect, others in answer.aliases.items()]
+        columns = [Column("effect", plain("effect")), Column("cannot be told from", plain("aliases"))]
+        tables.append(Table("aliases", "Aliases of the fraction that was run", rows, columns))
+    about = (
+        f"Score with a part minus score without it, in {answer.metric}; runs of all arms share seeds and splits; "
+        f"p-values are Holm's over the family; equivalent: within ±{brief(answer.margin)}. The other knobs stay as in "
+        "the base config: a claim about a part is one under them."
+    )
+    words = [effect.word for effect in answer.effects]
+    says = [
+        f"Of {len(words)} parts, {words.count('helps')} help, {words.count('hurts')} hurt, {words.count('equivalent')} "
+        f"make no difference that matters, {words.count('unresolved')} are unresolved."
+    ]
+    missing = [f"{note[:1].upper()}{note[1:]}." for note in answer.notes]
+    if not answer.shapley:
+        missing.append("Shapley credit: it needs a full factorial of at most 5 factors (design: factorial).")
+    return Section("ablation", title, says, about, figures, tables, missing=missing)
+
+
+def _added(before: str, arm: str) -> str:
+    """What the name of an arm says that the one before it does not: `ema=on` of `clean=on ema=on`."""
+    known = before.split()
+    return " ".join(part for part in arm.split() if part not in known) or arm
+
+
+def _effect_sentence(effect: Any, answer: Any, several: bool) -> str:
+    where = f" in {effect.stratum}" if several else ""
+    if effect.word == "unresolved":
+        found = f"; an effect of {effect.mde:.2f} could be found" if isfinite(effect.mde) else ""
+        return f"{effect.name}{where}: what it does cannot be told: {effect.effect}{found} with {effect.runs} runs."
+    if effect.word == "equivalent":
+        return f"{effect.name}{where} makes no difference beyond ±{brief(answer.margin)}: {effect.effect}."
+    return f"{effect.name}{where} {effect.word}: {effect.effect} {answer.metric}."
+
+
+def fidelities(study: Study, found: list[Verdict]) -> Section:
+    """Whether short schedules rank configs as the full one does."""
+    from automixsearch.analysis.fidelity import fidelity
+
+    title = "Short schedules against the full one"
+    answer, refused = ask(lambda: fidelity(study))
+    if not answer:
+        return Section("fidelity", title, missing=[refused or "No config was run for several lengths."])
+    rows = [row for one in answer for row in one.rows()]
+    overall = [one for one in answer if one.method is None] or answer
+    says = [
+        f"{one.rung} epochs rank {one.n} configs {'of ' + one.method + ' ' if one.method else ''}as {one.full} do with "
+        f"a rank correlation of {one.rho}."
+        for one in overall
+    ]
+    found += [Verdict("note", text) for text in says[:2]]
+    columns = [
+        Column("method", lambda row: str(row["method"] or "all")),
+        Column("epochs", plain("rung"), True),
+        Column("of", plain("full"), True),
+        Column("configs", plain("n"), True),
+        Column("rank correlation", estimate("rho"), True),
+        Column(
+            "pairs in other order",
+            lambda row: f"{100 * row['flipped']:.0f} %" if isfinite(_number(row["flipped"])) else "-",
+            True,
+        ),
+        Column("regret of the best", plain("regret"), True),
+    ]
+    return Section("fidelity", title, says, tables=[Table("fidelity", "", rows, columns)])

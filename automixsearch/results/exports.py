@@ -1,0 +1,193 @@
+"""A study for other tools: its rows as CSV, its trials as a study of Optuna.
+
+Needs neither torch nor ray; optuna only where an Optuna study is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.errors import StudyError
+from automixsearch.results.schema import TABLES, Table, in_order, metric_directions
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+
+    from automixsearch.knobs import Scalar
+    from automixsearch.results.study import Study
+
+KEPT = ("trial_id", "purpose", "config_id", "seed", "split_seed", "test_top1", "device_s", "error_class")
+"""Columns of the ledger that become user attributes of an Optuna trial."""
+
+
+def write_csv(study: Study, place: str | Path) -> list[Path]:
+    """Write `trials.csv` and `epochs.csv` into a folder, or the trials alone into a file that ends in .csv.
+
+    Every column of the ledger is there, nulls are empty, times are ISO 8601 in UTC. Returns the files.
+    """
+    from pyarrow import compute, types
+    from pyarrow.csv import write_csv as write
+
+    place = Path(place)
+    alone = place.suffix == ".csv"
+    (place.parent if alone else place).mkdir(parents=True, exist_ok=True)
+    files: dict[Table, Path] = {"trials": place} if alone else {table: place / f"{table}.csv" for table in TABLES}
+    for table, path in files.items():
+        rows = in_order(table, study.store.read(table))
+        for position, field in enumerate(rows.schema):
+            if types.is_timestamp(field.type):
+                how = compute.StrftimeOptions("%Y-%m-%dT%H:%M:%SZ")
+                text = compute.call_function("strftime", [rows[field.name]], how)
+                rows = rows.set_column(position, field.name, text)
+        write(rows, path)
+    return list(files.values())
+
+
+class Recorder:
+    """Answers `space.suggest` from known values and records what Optuna needs to know of them."""
+
+    def __init__(self, values: Mapping[str, Scalar]) -> None:
+        self.values = values
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, Any] = {}
+
+    def _record(self, name: str, distribution: Any) -> Any:
+        self.params[name], self.distributions[name] = self.values[name], distribution
+        return self.values[name]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        from optuna.distributions import FloatDistribution
+
+        return self._record(name, FloatDistribution(low, high, log=log))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int:
+        from optuna.distributions import IntDistribution
+
+        return self._record(name, IntDistribution(low, high, log=log))
+
+    def suggest_categorical(self, name: str, choices: tuple[Scalar, ...]) -> Scalar:
+        from optuna.distributions import CategoricalDistribution
+
+        return self._record(name, CategoricalDistribution(choices))
+
+
+def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) -> optuna.Study:
+    """Make an Optuna study of the ledger: params, distributions, states, values, intermediate values.
+
+    A search has the distributions of its space; another study has, for every knob that its trials differ in, the
+    range or the list of the values that occur. Failed and pruned trials keep their state.
+
+    Args:
+        storage: a file (an Optuna journal; SQLite where it ends in .db or .sqlite), or a storage of Optuna's; None:
+            in memory.
+
+    Raises:
+        StudyError: the file exists already.
+    """
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    directions = metric_directions()
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made = optuna.create_study(
+        storage=_storage(storage),
+        study_name=study.name,
+        directions=["maximize" if directions[name] == "max" else "minimize" for name in study.objective],
+    )
+    optuna.logging.set_verbosity(level)
+    for name in ("question", "name"):
+        text = (study.info.get("design") or {}).get(name)
+        if text:
+            made.set_user_attr(name, text)
+    metric = study.objective[0]
+    reported: dict[str, dict[int, float]] = {}
+    if len(study.objective) == 1:  # studies with several objectives have no intermediate values
+        for epoch in study.store.epoch_rows():
+            if epoch.get(metric) is not None:
+                reported.setdefault(epoch["trial_id"], {})[epoch["epoch"]] = epoch[metric]
+    rows = study.store.trial_rows()
+    trials = []
+    for row, (params, distributions) in zip(rows, _parameters(study, rows), strict=True):
+        values = [row[name] for name in study.objective if row.get(name) is not None]
+        state = states[row["state"]]
+        if state is TrialState.COMPLETE and len(values) < len(study.objective):
+            state = TrialState.FAIL
+        trial = create_trial(
+            state=state,
+            values=values if state is TrialState.COMPLETE else None,
+            params=params,
+            distributions=distributions,
+            user_attrs={name: row[name] for name in KEPT if row.get(name) is not None},
+            intermediate_values=reported.get(row["trial_id"], {}),
+        )
+        for name, column in (("datetime_start", "started_at"), ("datetime_complete", "ended_at")):
+            if row.get(column) is not None:  # Optuna's times are local and name no zone
+                setattr(trial, name, row[column].astimezone().replace(tzinfo=None))
+        trials.append(trial)
+    made.add_trials(trials)
+    return made
+
+
+def _storage(place: str | Path | BaseStorage | None) -> Any:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    if not isinstance(place, str | Path):
+        return place
+    place = Path(place)
+    if place.exists():
+        raise StudyError(f"{place}: exists already; give another file, or remove it")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix in (".db", ".sqlite", ".sqlite3"):
+        return f"sqlite:///{place}"
+    return optuna.storages.JournalStorage(JournalFileBackend(str(place)))
+
+
+def _parameters(
+    study: Study, rows: list[dict[str, Any]]
+) -> Iterable[tuple[dict[str, Any], dict[str, BaseDistribution]]]:
+    """Params and distributions of each row."""
+    knobs = [json.loads(row["config"])["knobs"] if row.get("config") else {} for row in rows]
+    if "knobs" in (study.info.get("space") or {}) and "design" not in study.info:
+        from automixsearch.reading import build
+        from automixsearch.space import suggest
+        from automixsearch.spec import SearchSpace
+
+        space = build(SearchSpace, study.info["space"], f"study {study.name}")
+        for values in knobs:
+            recorder = Recorder(values)
+            if values:
+                suggest(space, recorder)
+            yield recorder.params, recorder.distributions
+        return
+    found: dict[str, set[Any]] = {}
+    for values in knobs:
+        for name, value in values.items():
+            found.setdefault(name, set()).add(value)
+    distributions = {name: _distribution(name, seen) for name, seen in found.items() if len(seen) > 1}
+    for values in knobs:
+        own = {name: value for name, value in values.items() if name in distributions}
+        yield own, {name: distributions[name] for name in own}
+
+
+def _distribution(name: str, seen: set[Any]) -> BaseDistribution:
+    """The range or the list of the values that occur."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    from automixsearch.spec import catalogue
+
+    if any(isinstance(value, str | bool) for value in seen):
+        return CategoricalDistribution(tuple(sorted(seen, key=str)))
+    entry = catalogue().get(name)
+    low, high = min(seen), max(seen)
+    log = entry is not None and entry.knob.log and low > 0
+    if all(isinstance(value, int) for value in seen):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)

@@ -1,0 +1,131 @@
+"""Other tools read what the ledger holds: CSV, Optuna, Optuna's dashboard."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import optuna
+import pandas as pd
+
+from automixsearch.cli import main
+from automixsearch.commands.report import dashboard_storage
+from automixsearch.results.exports import optuna_study
+
+
+def test_csv_files_hold_every_row_and_column(search, tmp_path, capsys):
+    assert main(["export", f"{search.store.results}/search", "--csv", str(tmp_path / "all")]) == 0
+    trials = pd.read_csv(tmp_path / "all" / "trials.csv", parse_dates=["started_at", "ended_at"], low_memory=False)
+    frame = search.trials()
+    assert trials.columns.tolist() == frame.columns.tolist()
+    for name in ("trial_id", "state", "method", "alpha", "knob.lr", "val_top1", "error_message", "ended_at"):
+        pd.testing.assert_series_equal(trials[name], frame[name], check_dtype=False)
+    assert len(pd.read_csv(tmp_path / "all" / "epochs.csv")) == len(search.epochs())
+    assert main(["export", f"{search.store.results}/search", "--csv", str(tmp_path / "one.csv")]) == 0
+    assert "one.csv" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "one.csv", low_memory=False)) == len(frame)
+
+
+def test_an_exported_optuna_study_holds_the_trials(sobol, tmp_path):
+    journal = tmp_path / "study.journal"
+    assert main(["export", f"{sobol.store.results}/sobol", "--optuna", str(journal)]) == 0
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    loaded = optuna.load_study(study_name="sobol", storage=storage)
+    frame = sobol.trials()
+    assert [trial.value for trial in loaded.trials] == frame["val_top1"].tolist()
+    first = loaded.trials[0]
+    assert first.params.keys() == {"method", "mixup.alpha", "lr"}
+    assert first.params["lr"] == frame["knob.lr"][0]
+    assert first.distributions["lr"].log
+    assert first.user_attrs["trial_id"] == "t00000"
+    assert loaded.user_attrs["question"].startswith("How sensitive")
+
+
+def test_a_file_that_ends_in_db_is_sqlite(factorial, tmp_path):
+    optuna_study(factorial, tmp_path / "study.db")
+    loaded = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert [trial.value for trial in loaded.trials] == factorial.trials()["val_top1"].tolist()
+
+
+def test_states_intermediate_values_and_times_are_kept(search):
+    made = optuna_study(search)
+    states = {trial.user_attrs["trial_id"]: trial.state.name.lower() for trial in made.trials}
+    rows = search.trials().set_index("trial_id")
+    names = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
+    assert {trial_id: names[state] for trial_id, state in states.items()} == rows["state"].to_dict()
+    epochs = search.epochs().query("trial_id == 't00002'")
+    assert made.trials[2].intermediate_values == dict(zip(epochs["epoch"], epochs["val_top1"], strict=True))
+    assert made.trials[0].duration.total_seconds() == 60
+    assert made.best_trial.user_attrs["trial_id"] == search.best_rows(1)[0]["trial_id"]
+
+
+def test_a_search_keeps_the_ranges_of_its_space(tmp_path):
+    from ledgers import write_study
+
+    from automixsearch.reading import load_space
+
+    space = load_space("quickstart", [])
+    row = {
+        "knobs": dict(method="mixup", loss="mce", width=8, **{"mixup.alpha": 0.5}),
+        "score": 50.0,
+        "purpose": "search",
+    }
+    study = write_study(tmp_path, "q", [row], space=space.model_dump(mode="json"))
+    trial = optuna_study(study).trials[0]
+    assert trial.params == {"method": "mixup", "loss": "mce", "mixup.alpha": 0.5}
+    assert (trial.distributions["mixup.alpha"].low, trial.distributions["mixup.alpha"].high) == (0.1, 4.0)
+
+
+def test_an_export_is_not_written_over(search, tmp_path, capsys):
+    (tmp_path / "there.journal").write_text("")
+    assert main(["export", f"{search.store.results}/search", "--optuna", str(tmp_path / "there.journal")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["export", f"{search.store.results}/search"]) == 2
+    assert "give --csv FILE_OR_DIR" in capsys.readouterr().err
+
+
+def test_the_dashboard_reads_a_searchs_own_journal(tmp_path):
+    from ledgers import write_study
+
+    study = write_study(tmp_path, "s", [{"knobs": {"method": "mixup"}, "score": 50.0}])
+    journal = tmp_path / "s" / "optuna.journal"
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    optuna.create_study(storage=storage, study_name="of the journal")
+    found, where = dashboard_storage(study)
+    assert optuna.get_all_study_names(found) == ["of the journal"]
+    assert "optuna.journal" in where
+
+
+def test_the_dashboard_shows_a_study_without_a_journal_on_this_machine_alone(sobol):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "automixsearch", "dashboard", f"{sobol.store.results}/sobol", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None
+        lines = [server.stdout.readline() for _ in range(2)]
+        assert "118 trials of the ledger" in lines[0]
+        assert f"http://127.0.0.1:{port}/ (for this machine only" in lines[1]
+        content = _get(f"http://127.0.0.1:{port}/api/studies")
+        assert [found["study_name"] for found in json.loads(content)["study_summaries"]] == ["sobol"]
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def _get(url: str) -> bytes:
+    for attempt in range(100):
+        try:
+            with urllib.request.urlopen(url) as answer:
+                return answer.read()
+        except urllib.error.URLError:
+            if attempt == 99:
+                raise
+            time.sleep(0.1)
+    raise AssertionError

@@ -1,0 +1,273 @@
+"""A report holds what the ledger and the analysis say, in HTML that nothing in a ledger can break, and in Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import urllib.parse
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from automixsearch.cli import main
+from automixsearch.errors import StudyError
+from automixsearch.report import charts
+from automixsearch.report.page import alone, to_html, to_markdown, write_report
+from automixsearch.report.parts import Report, Section
+from automixsearch.report.sections import make_report
+from automixsearch.results.study import Study, open_study
+
+VOID = {"meta", "link", "input", "br", "line", "path", "circle", "rect"}
+
+
+class Page(HTMLParser):
+    """The tags, texts and links of a page; refuses tags that are closed in another order than opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.scripts = 0
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.sources: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.scripts += tag == "script"
+        self.ids += [found["id"]] if found.get("id") else []
+        self.links += [found["href"]] if found.get("href") else []
+        self.sources += [found["src"]] if found.get("src") else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def section(report: Report, key: str) -> Section:
+    return next(found for found in report.sections if found.key == key)
+
+
+@pytest.fixture(scope="module")
+def sobol_report(sobol: Study) -> Report:
+    return make_report(sobol)
+
+
+@pytest.fixture(scope="module")
+def search_report(search: Study) -> Report:
+    return make_report(search)
+
+
+@pytest.fixture(scope="module")
+def factorial_report(factorial: Study) -> Report:
+    return make_report(factorial)
+
+
+def test_a_study_report_has_every_section_and_says_what_is_missing(sobol_report):
+    keys = [
+        "robustness",
+        "comparison",
+        "tuning",
+        "sensitivity",
+        "importance",
+        "ablation",
+        "fidelity",
+        "best",
+        "gate",
+        "learning",
+        "trials",
+        "cost",
+        "provenance",
+    ]
+    assert [found.key for found in sobol_report.sections] == keys
+    assert sobol_report.question == "How sensitive are mixup and cutmix to alpha and lr?"
+    for found in sobol_report.sections:
+        assert found.figures or found.tables or found.missing or found.key == "trials", found.key
+    assert section(sobol_report, "ablation").missing[0].startswith("Is no ablation")
+    assert "epochs" in section(sobol_report, "fidelity").missing[0]
+
+
+def test_the_planted_difference_is_the_first_verdict(sobol_report):
+    first = sobol_report.verdicts[0]
+    assert first.kind == "better", first
+    assert re.match(r"cutmix is better than mixup by 1\.[3-7]\d \[", first.sentence)
+
+
+def test_the_tables_are_the_rows_of_the_analysis(sobol, sobol_report):
+    from automixsearch.analysis.compare import compare
+    from automixsearch.analysis.robustness import scorecards
+
+    tables = {table.name: table for table in sobol_report.tables}
+    assert list(tables["scorecard"].rows) == [row for card in scorecards(sobol) for row in card.rows()]
+    assert list(tables["comparisons"].rows) == [row for one in compare(sobol) for row in one.rows()]
+    read = list(csv.DictReader(io.StringIO(tables["scorecard"].csv)))
+    assert [row["method"] for row in read] == ["mixup", "cutmix"]
+    assert float(read[0]["mean"]) == tables["scorecard"].rows[0]["mean"]
+
+
+def test_an_ablation_report_leads_with_the_effects(factorial_report):
+    kinds = {verdict.sentence.split()[0]: verdict.kind for verdict in factorial_report.verdicts}
+    assert kinds["attention"] == "helps"
+    assert kinds["ema"] in ("equivalent", "unresolved")
+    found = section(factorial_report, "ablation")
+    assert factorial_report.sections[0] is found
+    assert {table.name for table in found.tables} >= {"ablation", "interactions", "shapley", "path"}
+    assert "no draws from a prior" in section(factorial_report, "robustness").missing[0]
+
+
+def test_a_search_report_leads_with_the_best_and_refuses_what_adaptive_trials_cannot_say(search, search_report):
+    best = search.best_rows(1)[0]
+    assert search_report.verdicts[0].kind == "best"
+    assert best["trial_id"] in search_report.verdicts[0].sentence
+    assert [found.key for found in search_report.sections[:2]] == ["best", "gate"]
+    assert "no sample of the search space" in section(search_report, "robustness").missing[0]
+    assert section(search_report, "gate").says or section(search_report, "gate").missing
+    assert any("trivialmix" in verdict.sentence for verdict in search_report.verdicts)
+
+
+def test_several_objectives_have_a_front(search, tmp_path):
+    from ledgers import write_study
+
+    rows = [
+        {"knobs": {"method": "mixup"}, "score": 60.0 + i, "device_s": 10.0 + i, "purpose": "search"} for i in range(4)
+    ]
+    rows.append({"knobs": {"method": "cutmix"}, "score": 60.5, "device_s": 20.0, "purpose": "search"})
+    study = write_study(tmp_path, "two", rows, space={"sampler": {"name": "nsga2"}})
+    study.info["objective"] = ["val_top1", "device_s"]
+    found = section(make_report(study), "pareto")
+    assert found.says[0].startswith("4 of 5 complete trials")
+    assert [row["trial_id"] for row in found.tables[0].rows] == ["t00003", "t00002", "t00001", "t00000"]
+
+
+@pytest.mark.parametrize("name", ["search", "sobol", "factorial"])
+def test_a_page_is_whole_and_asks_for_nothing_outside(name, request):
+    report = request.getfixturevalue(f"{name}_report")
+    text = to_html(report)
+    page = Page(text)
+    assert page.scripts == 2  # the data and our own
+    assert not page.sources
+    for link in page.links:
+        assert link.startswith(("#", "data:", "csv/")), link
+        assert not link.startswith("#") or link[1:] in page.ids
+    assert not re.search(r"@import|url\((?!data:)", text)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_nothing_in_a_ledger_can_break_the_page(search_report):
+    text = to_html(search_report)
+    assert "<script>window" not in text
+    assert "<b>simulated</b>" not in text
+    assert "<b>below</b>" not in text
+    assert "Which policy, on &lt;b&gt;simulated&lt;/b&gt; images?" in text
+    payload = re.search(r'id="payload">(.*?)</script>', text, re.DOTALL)
+    assert payload
+    columns = {column["name"]: column for column in json.loads(payload[1])["columns"]}
+    assert "NonFiniteLoss: <script>window.hacked = 1</script>" in columns["why"]["words"]
+    assert "<script>" not in to_markdown(search_report)
+
+
+def test_a_figure_escapes_its_names():
+    drawn = charts.bars("<b>", charts.Axis("<i>"), [charts.Bar('<script>"', 1.0, tip="<u>")])
+    assert not re.search(r"<(b|i|u|script)>", drawn)
+    assert 'aria-label="&lt;b&gt;"' in drawn
+
+
+def test_data_links_hold_the_whole_table(sobol_report):
+    page = Page(to_html(sobol_report))
+    found = [link for link in page.links if link.startswith("data:text/csv")]
+    tables = {table.csv for table in sobol_report.tables}
+    assert len(found) >= 5
+    for link in found:
+        assert urllib.parse.unquote(link.partition(",")[2]) in tables
+
+
+def test_every_number_is_a_file_beside_the_page(factorial, tmp_path):
+    page = write_report(factorial, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (tmp_path / link).is_file(), link
+    assert page == tmp_path / "report.html"
+    with (tmp_path / "csv" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trial_id"] for row in rows] == factorial.trials()["trial_id"].tolist()
+    assert float(rows[5]["val_top1"]) == factorial.trials()["val_top1"][5]
+    assert "attention helps: " in text
+
+
+def test_a_picture_stands_alone():
+    drawn = charts.lines("a", charts.Axis("x"), charts.Axis("y"), [charts.Line("a", [1, 2], [3, 4])])
+    text = alone(drawn)
+    assert text.startswith('<svg width="320" height="206" xmlns')
+    for name in set(re.findall(r"var\((--\w+)\)", text)):
+        assert f"{name}:" in text, name
+
+
+def test_the_trials_of_the_page_are_those_of_the_ledger(search, search_report):
+    columns = {column["name"]: column for column in search_report.trials["columns"]}
+    frame = search.trials()
+    assert columns["trial_id"]["values"] == frame["trial_id"].tolist()
+    words = columns["state"]["words"]
+    assert [words[code] for code in columns["state"]["values"]] == frame["state"].tolist()
+    shown = columns["val_top1"]["values"]
+    for value, true in zip(shown, frame["val_top1"], strict=True):
+        assert (value is None) == (true != true)
+        assert value is None or value == pytest.approx(true, abs=1e-4)
+    assert len(search_report.trials["curves"]) == len(frame)
+
+
+def test_a_study_without_trials_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "study.json").write_text("{}")
+    with pytest.raises(StudyError, match="study empty has no ended trial yet"):
+        make_report(open_study(tmp_path / "empty"))
+
+
+def test_a_study_of_failures_is_reported(tmp_path):
+    from ledgers import write_study
+
+    rows = [{"knobs": {"method": "mixup"}, "state": "failed", "error_class": "OSError", "purpose": "search"}] * 3
+    report = make_report(write_study(tmp_path, "bad", rows))
+    assert "3 trials failed: 3 with OSError." in section(report, "trials").says
+    assert "No trial is complete yet" in section(report, "best").missing[0]
+    Page(to_html(report))
+
+
+def test_colours_are_the_methods_own():
+    alone_, together = charts.inks(["cutmix"]), charts.inks(["cutmix", "mixup+cutmix", "automix"])
+    assert alone_["cutmix"] == together["cutmix"]
+    assert len({(ink.colour, ink.dash) for ink in together.values()}) == len(together)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "found"),
+    [
+        (0, 10, False, [0, 2, 4, 6, 8, 10]),
+        (94.2, 95.9, False, [94.5, 95.0, 95.5]),
+        (0.1, 8, True, [0.1, 0.2, 0.5, 1, 2, 5]),
+        (1e-5, 10, True, [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10]),
+    ],
+)
+def test_ticks_are_round_and_inside(low, high, log, found):
+    ticks = charts.ticks(low, high, 6 if log else 5, log)
+    assert ticks == pytest.approx(found)
+
+
+def test_the_command_writes_beside_the_study_and_names_the_page(search, capsys):
+    place = Path(search.store.results) / "search"
+    assert main(["report", str(place)]) == 0
+    assert f"report: {place}/report/report.html" in capsys.readouterr().out
+    assert (place / "report" / "csv" / "best.csv").is_file()
