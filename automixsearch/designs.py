@@ -17,6 +17,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import SpecError
+from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.space import Dimension, suggest
@@ -225,11 +226,12 @@ def _incumbent(study: StudyFile, space: SearchSpace, chosen: Values) -> Values:
     values = {d.name: d.choices[0] for d in space.dimensions if d.fixed and d.choices} | chosen
     open_ones = [dimension for dimension in space.dimensions if dimension.name not in values]
     for dimension in sorted(open_ones, key=lambda d: d.name not in ("method", "loss")):
-        values[dimension.name] = _centre(study, dimension)
+        values[dimension.name] = _centre(study, dimension, values)
     return values
 
 
-def _centre(study: StudyFile, dimension: Dimension) -> Scalar:
+def _centre(study: StudyFile, dimension: Dimension, values: Values) -> Scalar:
+    """Where a knob stands that the design sets: as `knobs` says, as published for the method, or its default."""
     name, knob = dimension.name, dimension.entry.knob
     owner, _, short = name.rpartition(".")
     for factor in study.factors:
@@ -243,7 +245,9 @@ def _centre(study: StudyFile, dimension: Dimension) -> Scalar:
                     f"knobs.{key} and vary.{short} both have several values; give knobs.{key} one, the centre"
                 )
             return knob.check(study.knobs[key], f"knobs.{key}")
-    published = MIXERS[owner].published.get(study.family, {}) if owner in MIXERS else {}
+    published: Mapping[str, Any] = MIXERS[owner].published.get(study.family, {}) if owner in MIXERS else {}
+    if owner in LOSSES:
+        published = LOSSES[owner].published.get(study.family, {}).get(str(values.get("method")), {})
     return knob.check(published.get(short, knob.default), name)
 
 

@@ -1,4 +1,4 @@
-"""The job files: their rows are what is run, and every row trains at tiny size."""
+"""The study files that come along: what they say is what is run, and every arm of the ablations trains at tiny size."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from automixsearch.data import load
-from automixsearch.reading import load_space
-from automixsearch.space import check_point
+from automixsearch.designs import enumerate_runs
 from automixsearch.spec import Data, TrialConfig
+from automixsearch.studyfile import load_study_file
 from automixsearch.training.loop import TrainingRun
 
 JOBS = Path(__file__).parents[1] / "jobs"
-FILES = sorted(JOBS.glob("ablation/*.yaml"))
-TINY = ["recipe=digits", "epochs=1", "width=4", "data={source: digits, val_fraction: 0.2}"]
+FILES = sorted([*JOBS.glob("ablation/*.yaml"), *JOBS.glob("sensitivity/*.yaml")])
+TINY = ["recipe=digits", "data={source: digits, val_fraction: 0.4}"]
+SHORT = ["epochs=1", "width=4", "batch_size=256"]
 
 
 @pytest.fixture(scope="module")
@@ -22,31 +23,27 @@ def digits():
     return load(Data())
 
 
-def rows():
-    for file in FILES:
-        for row in range(load_space(file).budget.trials):
-            yield pytest.param(file, row, id=f"{file.stem}-{row}")
+def configs(file: Path, words: list[str]) -> dict[str, TrialConfig]:
+    """The config of every arm of every stratum."""
+    study = load_study_file(file, words)
+    runs = [run for run in enumerate_runs(study).runs if run.purpose == "study" and run.replicate == 0]
+    return {f"{run.stratum} {run.arm}": TrialConfig(data=study.data, knobs=dict(run.values)) for run in runs}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_job_runs_its_rows_and_nothing_else_and_says_what_was_published(file):
-    space, text = load_space(file), file.read_text()
-    assert isinstance(space.priors, list)
-    assert space.budget.trials == len(space.priors)
-    points = [check_point(space, point, "row") for point in space.priors]
-    assert len({str(sorted(point.items())) for point in points}) == len(points)
+def test_a_study_is_in_the_table_says_what_is_known_and_has_a_tiny_variant(file):
+    text = file.read_text()
     assert all(text.count(f"# {word} ") == 1 for word in ("COMMAND", "HARDWARE", "EXPECTED"))
     assert f"`{file.parent.name}/{file.name}`" in (JOBS / "README.md").read_text()
+    published, tiny = configs(file, []), configs(file, TINY)
+    assert published.keys() == tiny.keys()
+    assert {config.recipe.epochs for config in tiny.values()} == {6}
 
 
-@pytest.mark.parametrize(("file", "row"), list(rows()))
-def test_every_row_trains_at_tiny_size(digits, file, row):
-    space = load_space(file, TINY)
-    assert isinstance(space.priors, list)
-    point = check_point(space, space.priors[row], "row")
-    values = {d.name: d.choices[0] for d in space.dimensions if d.fixed and d.choices} | point
-    knobs = {
-        d.name: values[d.name] for d in space.dimensions if d.name in values and d.active({"loss": "mce", **values})
-    }
-    run = TrainingRun(TrialConfig(data=space.data, knobs=knobs | {"method": values["method"]}), digits, "cpu")
+@pytest.mark.parametrize(("file", "arm"), [
+    pytest.param(file, arm, id=f"{file.stem}: {arm}")
+    for file in FILES if file.parent.name == "ablation" for arm in configs(file, [*TINY, *SHORT])
+])  # fmt: skip
+def test_every_arm_trains_at_tiny_size(digits, file, arm):
+    run = TrainingRun(configs(file, [*TINY, *SHORT])[arm], digits, "cpu")
     assert next(run.epochs()).train_loss > 0
