@@ -134,7 +134,8 @@ def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, i
         cells, args.scale, args.results, changes=changes, share=args.share, margin=args.margin, seeds=args.seeds
     )
     compared = columns(found)
-    status = 130 if interrupted else 1 if not args.show and all(o.verdict == Verdict.NOT_RUN for o in found) else 0
+    nothing = all(each.verdict in (Verdict.NOT_RUN, Verdict.MISSING, Verdict.OTHER_MACHINE) for each in found)
+    status = 130 if interrupted else 1 if nothing and not args.show else 0
     if args.json:
         print(dump_json({"cells": [each.row() for each in found], "columns": [each.row() for each in compared]}))
         return status

@@ -20,15 +20,15 @@ COMPARABLE = {"epochs", "width", "backbone", "stem", "train_size", "test_size", 
 class Outcome:
     """What is known of one cell.
 
-    scores: by replicate. failed: runs without a score. lacking: what is missing to measure it. parameters: their
-    exact number, where the cell is one. differs: what is not as published.
+    scores: by replicate. problems: of the runs without a score, the error of each. lacking: what is missing to measure
+    it. parameters: their exact number, where the cell is one. differs: what is not as published.
     """
 
     cell: Cell
     scale: str
     judgement: Judgement
     scores: Mapping[int, float] = field(default_factory=dict)
-    failed: int = 0
+    problems: tuple[str, ...] = ()
     lacking: str = ""
     parameters: int | None = None
     differs: tuple[str, ...] = ()
@@ -60,7 +60,8 @@ class Outcome:
             **judgement.measured.row("measured"),
             **judgement.difference.row("difference"),
             "seeds": len(self.scores),
-            "failed": self.failed,
+            "failed": len(self.problems),
+            "problems": list(self.problems),
             "verdict": str(self.verdict),
             "p_within": judgement.p_within,
             "runs_needed": judgement.runs_needed,
@@ -128,10 +129,17 @@ def outcomes(
     return tuple(_outcome(cell, scale, scores, changes, share, margin) for cell in cells)
 
 
-Scores = Mapping[Cell, tuple[dict[int, float], int]]
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one cell that have ended: scores by replicate, and the first words of those without a score."""
+
+    scores: Mapping[int, float]
+    problems: tuple[str, ...]
 
 
-def _outcome(cell: Cell, scale: str, known: Scores, changes: Changes, share: float, margin: float) -> Outcome:
+def _outcome(
+    cell: Cell, scale: str, known: Mapping[Cell, Runs], changes: Changes, share: float, margin: float
+) -> Outcome:
     nothing = Judgement(Verdict.MISSING, Estimate(float("nan")), Estimate(float("nan")))
     lacking = missing(cell)
     if cell.metric == "time":
@@ -141,7 +149,7 @@ def _outcome(cell: Cell, scale: str, known: Scores, changes: Changes, share: flo
     if cell.metric == "params_M":
         return _counted(cell, scale)
     terms = [(weight, known[term]) for weight, term in cell.terms]
-    scores = combined([(weight, row) for weight, (row, _) in terms])
+    scores = combined([(weight, runs.scores) for weight, runs in terms])
     judgement = judge([scores[replicate] for replicate in sorted(scores)], cell.value, margin, cell.std)
     if not cell.derived:
         judgement = replace(judgement, measured=_bounded(judgement.measured))
@@ -153,7 +161,7 @@ def _outcome(cell: Cell, scale: str, known: Scores, changes: Changes, share: flo
         scale,
         judgement,
         scores,
-        failed=sum(failed for _, (_, failed) in terms),
+        problems=tuple(problem for _, runs in terms for problem in runs.problems),
         differs=() if cell.derived else chosen[0].differs,
         study=study_name(cell, scale, changes, share),
     )
@@ -181,15 +189,15 @@ def _counted(cell: Cell, scale: str) -> Outcome:
 
 def _read(
     cells: Iterable[Cell], scale: str, results: str | Path, changes: Changes, share: float, seeds: int | None
-) -> Scores:
-    """The scores of cells by replicate, and how many runs have none, from the studies they belong to."""
+) -> Mapping[Cell, Runs]:
+    """The runs of cells, from the studies they belong to."""
     from automixsearch.results.store import Store
     from automixsearch.results.study import Study
 
     by_study: dict[str, list[Cell]] = {}
     for cell in cells:
         by_study.setdefault(study_name(cell, scale, changes, share), []).append(cell)
-    found: dict[Cell, tuple[dict[int, float], int]] = {}
+    found: dict[Cell, Runs] = {}
     for name, members in by_study.items():
         store = Store(results, name)
         runs, rows = {}, []
@@ -197,12 +205,17 @@ def _read(
             listed = Study(store).info.get("design", {}).get("runs", [])
             runs = {run["number"]: run for run in listed if seeds is None or run["replicate"] < seeds}
             columns = sorted({plan(cell, scale, changes, share).measured for cell in members})
-            rows = store.trial_rows(["number", "state", *columns])
+            rows = store.trial_rows(["number", "error_class", "error_message", *columns])
         for cell in members:
             column = plan(cell, scale, changes, share).measured
             own = [row for row in rows if runs.get(row["number"], {}).get("arm") == cell.row]
             scores = {runs[row["number"]]["replicate"]: row[column] for row in own if row[column] is not None}
-            found[cell] = scores, len(own) - len(scores)
+            problems = [
+                f"{row['error_class']}: {(row['error_message'] or '').partition(chr(10))[0][:200]}"
+                for row in own
+                if row[column] is None
+            ]
+            found[cell] = Runs(scores, tuple(problems))
     return found
 
 

@@ -39,7 +39,7 @@ def outcome_table(found: Sequence[Outcome], title: str) -> Table:
             (cell.printed or "-") + spread,
             measured,
             difference,
-            str(len(each.scores) or "-") + (f" ({each.failed} failed)" if each.failed else ""),
+            str(len(each.scores) or "-") + (f" ({len(each.problems)} failed)" if each.problems else ""),
             Text(words(each), style=STYLES.get(each.verdict, "")),
         )
     return table
@@ -90,8 +90,12 @@ def remarks(found: Sequence[Outcome], scale: str, margin: float) -> Iterator[str
             f"interval lies outside of them. Figures without ± are taken as printed, though each is a run itself."
         )
     for each in found:
+        for problem in dict.fromkeys(each.problems):
+            yield f"#{each.cell.number}: {each.problems.count(problem)} failed with {problem}"
         if each.cell.conflicts:
             yield f"#{each.cell.number}: {'; '.join(each.cell.conflicts)}."
+        if each.scores and each.cell.certainty not in ("printed", "inferred"):
+            yield f"#{each.cell.number}: {each.cell.certainty}: {each.cell.note}."
     if scale != "tiny":
         different: dict[str, list[int]] = {}
         for each in found:

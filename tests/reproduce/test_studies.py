@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from automixsearch.cli import main
 from automixsearch.errors import SpecError
@@ -24,7 +25,7 @@ TINY = ["width=4", "epochs=1"]
 ANYWHERE = read_changes(["data.path=."])
 
 
-def ended(store, column, done, **values):
+def ended(store, column, done, state="complete", **values):
     """Write the row of a run as if it had been trained."""
     config = TrialConfig(
         data=column.space.data,
@@ -34,7 +35,7 @@ def ended(store, column, done, **values):
         data_fingerprint="f",
     )
     task = Task(trial_id_of(done.number), done.number, column.name, 0, column.space.space_id, "study", 1, config)
-    store.write_trial(task.row("complete", **values))
+    store.write_trial(task.row(state, **values))
 
 
 def simulate(tmp_path, target, scores, seeds=5, scale="paper", changes=ANYWHERE):
@@ -44,7 +45,7 @@ def simulate(tmp_path, target, scores, seeds=5, scale="paper", changes=ANYWHERE)
         _claim(store, column.space, column.design)
         by_row = {cell.row: cell for cell in column.cells}
         for done in column.design.runs:
-            ended(store, column, done, **{column.design.about["metric"]: scores(by_row[done.arm], done.replicate)})
+            ended(store, column, done, **{column.design.about["measured"]: scores(by_row[done.arm], done.replicate)})
 
 
 def test_two_cells_with_two_seeds_run_here_and_go_on(tmp_path):
@@ -125,6 +126,58 @@ def test_cells_without_training_have_their_outcome_at_once(tmp_path):
     assert found["top1"].verdict == Verdict.NOT_RUN
     (lacking,) = outcomes("automix_wsol:#1", "tiny", tmp_path)
     assert (lacking.verdict, lacking.lacking) == (Verdict.MISSING, "weakly supervised object localisation")
+
+
+def test_failed_runs_are_counted_and_say_why(tmp_path, capsys):
+    target = "dm_toy:CIFAR-100/R-18/CutMix MCE"
+    (column,) = studies(select(target), "tiny", 2, tmp_path, Changes())
+    store = Store(tmp_path, column.name)
+    _claim(store, column.space, column.design)
+    first, second = column.design.runs
+    ended(store, column, first, test_top1_median=50.0)
+    ended(store, column, second, "failed", error_class="NonFiniteLoss", error_message="the loss was nan\nmore")
+    (found,) = outcomes(target, "tiny", tmp_path)
+    assert (len(found.scores), found.problems) == (1, ("NonFiniteLoss: the loss was nan",))
+    assert main(["reproduce", target, "--show", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 (1 failed)" in out
+    assert "1 failed with NonFiniteLoss: the loss was nan" in out
+
+
+def test_short_runs_on_the_published_data_set(tmp_path):
+    made = tiny_imagenet(tmp_path / "data", images=12)
+    # oneDNN 3.12 writes beyond its memory in strided 1x1 convolutions of up to 8 channels, channels last, at 64 pixels.
+    overrides = [f"data.path={made}", "width=4", "batch_size=8", "channels_last=false"]
+    target = "automix_ablation_layer:R-18/top1/MixUp,AutoMix(l4)"
+    found = reproduce(target, "short", 1, tmp_path / "r", overrides=overrides, share=0.0025, debug=True)
+    assert [(each.verdict, len(each.scores), each.problems) for each in found] == [(Verdict.OTHER_SCALE, 1, ())] * 2
+    (row, _) = open_study(found[0].study, tmp_path / "r").store.trial_rows(
+        ["epochs_total", "test_images", "val_images"]
+    )
+    assert row == {"epochs_total": 1, "test_images": 3, "val_images": 3}
+
+
+def tiny_imagenet(root, images):
+    """Three classes in the official layout, so many training images of each."""
+    inside = root / "tiny-imagenet-200"
+    wnids = ("n01", "n02", "n03")
+    for wnid in wnids:
+        (inside / f"train/{wnid}/images").mkdir(parents=True)
+    (inside / "val/images").mkdir(parents=True)
+    (inside / "wnids.txt").write_text("\n".join(wnids))
+    rng = np.random.default_rng(0)
+
+    def save(path):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+
+    for wnid in wnids:
+        for number in range(images):
+            save(inside / f"train/{wnid}/images/{wnid}_{number}.JPEG")
+    for number in range(3):
+        save(inside / f"val/images/val_{number}.JPEG")
+    rows = (f"val_{number}.JPEG\t{wnid}\t0\t0\t9\t9" for number, wnid in enumerate(wnids))
+    (inside / "val/val_annotations.txt").write_text("\n".join(rows))
+    return root
 
 
 def test_every_column_of_every_table_is_a_valid_study_at_every_scale(tmp_path):
