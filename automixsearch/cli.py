@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
                       (resume_command, "Go on with a job that was stopped or has died."),
                       (retry_command, "Run the failed trials of a job again.")):  # fmt: skip
         sub = command(run, text)
-        job(sub, "a job file")
+        job(sub, "a job file, or a study file")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 results=s3://bucket/mixup")
         sub.add_argument("--dry-run", action="store_true", help="show what would be sent and run")
         sub.add_argument(
@@ -266,12 +266,13 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
         for file in job.files:
             print(file)
         print(
-            f"{len(job.files)} files, {job.size / 1e6:.2f} MB, and the search space; study {job.name} in {job.results}"
+            f"{len(job.files)} files, {job.size / 1e6:.2f} MB, and the file of the {job.kind}; "
+            f"study {job.name} in {job.results}"
         )
         print(f"command: {' '.join(map(_quote, job.command(here=local)))}")
         return 0
     if args.debug:
-        return run_and_report(job.space, args, job.results, debug=True, retry_failed=retry)
+        return run_and_report(job.what, args, job.results, debug=True, retry_failed=retry)
     if local:
         return jobs.run_local(job)
     client = jobs.connect(args.address)

@@ -1,8 +1,8 @@
-"""Jobs: a search with its place for results and its environment, as a file; sent to a Ray cluster, or run here.
+"""Jobs: a search or a study, its place for results and its environment, as a file; sent to a cluster, or run here.
 
 What is sent is a folder of its own: the files of the working directory without what does not belong there, and the
-search space with every override in it. The cluster runs `automixsearch search` on that, so a job continues its study
-exactly as a search does.
+search space or study file with every override in it. The cluster runs `automixsearch search` or `study` on that, so a
+job continues its study exactly as they do.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from automixsearch import __version__
 from automixsearch.errors import ResourceError, SpecError, unknown
 from automixsearch.reading import build, find_space, load_space, read_text, read_yaml
 from automixsearch.spec import Frozen, SearchSpace
+from automixsearch.studyfile import StudyFile, load_study_file
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 LOCAL = "local"
 SENT = "automixsearch-job"
-"""Folder of the package that holds the space."""
+"""Folder of the package that holds the space or study."""
 LEFT_OUT = (
     ".git", ".hg", ".env*", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", ".ray", ".aws",
     ".ssh", ".kube", "auth_token", "*.pem", "*.key", "id_rsa*", "id_ed25519*", "*.pyc", "*.pt", "*.pth", "*.ckpt",
@@ -84,8 +85,10 @@ class Environment(Frozen):
 class Job(Frozen):
     """A job file."""
 
-    search: str
+    search: str | None = None
     """A search space: a file, from the job file on, or the name of one that comes with the package."""
+    study: str | None = None
+    """Or a study file, from the job file on."""
     about: str = ""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Of the study and the job; None: the job file's."""
@@ -97,13 +100,19 @@ class Job(Frozen):
     driver_cpus: float = Field(default=1.0, ge=0)
     """CPUs that the driver holds on the head node or wherever it runs."""
 
+    @model_validator(mode="after")
+    def _one(self) -> Job:
+        if (self.search is None) == (self.study is None):
+            raise ValueError("name what is run: either `search`, a search space, or `study`, a study file")
+        return self
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job that can be sent: its name, space, place for results, environment, files to send with their folder."""
+    """A job that can be sent: name, what is run, place for results, environment, files to send with their folder."""
 
     name: str
-    space: SearchSpace
+    what: SearchSpace | StudyFile
     results: str
     environment: Environment
     driver_cpus: float
@@ -116,10 +125,24 @@ class Prepared:
         """Bytes that are sent, without the space."""
         return sum((self.root / file).stat().st_size for file in self.files) if self.root else 0
 
+    @property
+    def kind(self) -> str:
+        """The command that runs it: search or study."""
+        return "search" if isinstance(self.what, SearchSpace) else "study"
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space of all that is run, with the number of trials."""
+        if isinstance(self.what, SearchSpace):
+            return self.what
+        from automixsearch.designs import enumerate_runs, space_of
+
+        return space_of(self.what, enumerate_runs(self.what))
+
     def command(self, here: bool) -> list[str]:
         """What runs in the folder that was sent; here: on this machine, with a Ray cluster of its own."""
         python = sys.executable if here else self.environment.python
-        words = [python, "-m", "automixsearch", "search", f"{SENT}/space.yaml", "--results", self.results]
+        words = [python, "-m", "automixsearch", self.kind, f"{SENT}/{self.kind}.yaml", "--results", self.results]
         words += [] if here else ["--lines"]
         return words + ([] if here else ["--address", "auto"]) + (["--retry-failed"] if self.retry_failed else [])
 
@@ -137,7 +160,8 @@ class Prepared:
     def metadata(self) -> dict[str, str]:
         """What the cluster keeps with the job."""
         about = {"automixsearch": __version__, "job": self.name, "results": self.results}
-        about |= {"trials": str(self.space.budget.trials), "space_id": self.space.space_id}
+        space = self.space
+        about |= {"trials": str(space.budget.trials), "space_id": space.space_id}
         return about | {f"version.{name}": version for name, version in versions().items()}
 
 
@@ -152,23 +176,28 @@ def versions() -> dict[str, str]:
     return found
 
 
-def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, SearchSpace]:
-    """Read a job file, and its space with the overrides of the file, then with those given here.
+def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, SearchSpace | StudyFile]:
+    """Read a job file, and its space or study with the overrides of the file, then with those given here.
 
-    `results`, `environment.*` and `driver_cpus` among the overrides belong to the job, all others to its space.
+    `results`, `environment.*` and `driver_cpus` among the overrides belong to the job, all others to what it runs. A
+    study file is taken for a job that runs it.
 
     Raises:
         SpecError: with file, key, rule, value and remedy.
     """
     where, file = str(path), Path(path)
     content = read_yaml(read_text(file, "job"), where)
-    if not isinstance(content, dict) or "search" not in content:
+    if isinstance(content, dict) and "design" in content:
+        content = dict[str, Any](study=file.name)
+    if not isinstance(content, dict) or not {"search", "study"} & content.keys():
         hint = (
             "; this is a search space: use automixsearch search"
             if isinstance(content, dict) and "knobs" in content
             else ""
         )
-        raise SpecError(f"{where}: must be a mapping with at least `search`, the space to run{hint}")
+        raise SpecError(
+            f"{where}: must be a mapping with at least `search`, the space, or `study`, the study file to run{hint}"
+        )
     own = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -180,14 +209,15 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
             own.append(override)
     job = build(Job, content, where)
     name = job.name or file.stem
-    space_file = file.parent / job.search
-    found = str(space_file) if space_file.is_file() else str(find_space(job.search))
     written = [f"{key}={json.dumps(value)}" for key, value in job.overrides.items()]
+    words = [*written, f"name={json.dumps(name)}", *own]
     try:
-        space = load_space(found, [*written, f"name={json.dumps(name)}", *own])
+        if job.search is None:
+            return job, load_study_file(file.parent / str(job.study), words)
+        space_file = file.parent / job.search
+        return job, load_space(space_file if space_file.is_file() else find_space(job.search), words)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
-    return job, space
 
 
 def prepare(path: str | Path, overrides: Iterable[str], address: str, retry_failed: bool = False) -> Prepared:
@@ -196,7 +226,7 @@ def prepare(path: str | Path, overrides: Iterable[str], address: str, retry_fail
     Raises:
         SpecError: the file is wrong, results would lie in a folder that vanishes, or too much would be sent.
     """
-    job, space = load_job(path, overrides)
+    job, what = load_job(path, overrides)
     results, environment = job.results, job.environment
     if "://" not in results:
         if address == LOCAL:
@@ -210,7 +240,7 @@ def prepare(path: str | Path, overrides: Iterable[str], address: str, retry_fail
     if root is not None and not root.is_dir():
         raise SpecError(f"{path}: environment.working_dir = {environment.working_dir!r}: there is no directory {root}")
     files = tuple(files_to_send(root, environment.exclude)) if root else ()
-    made = Prepared(space.name, space, results, environment, job.driver_cpus, root, files, retry_failed)
+    made = Prepared(what.name, what, results, environment, job.driver_cpus, root, files, retry_failed)
     if made.size > environment.limit_mb * 1e6:
         assert root is not None
         largest = sorted(files, key=lambda file: -(root / file).stat().st_size)[:5]
@@ -260,8 +290,8 @@ def packed(job: Prepared) -> Iterator[Path]:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(job.root / file, folder / file)
         (folder / SENT).mkdir()
-        content = job.space.model_dump(mode="json", exclude={"recipe"})
-        (folder / SENT / "space.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        content = job.what.model_dump(mode="json", exclude={"recipe"})
+        (folder / SENT / f"{job.kind}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -69,7 +69,7 @@ def test_the_packed_space_is_the_space(folder):
     assert (job.name, job.space.budget.trials, job.space.knobs["width"]) == ("mine", 5, 4)
     with jobs.packed(job) as place:
         assert (place / "pkg/results/store.py").read_text() == "x" * 100
-        sent = load_space(place / jobs.SENT / "space.yaml")
+        sent = load_space(place / jobs.SENT / "search.yaml")
         assert sent.space_id == job.space.space_id
         assert (sent.name, sent.budget) == (job.space.name, job.space.budget)
         runtime = job.runtime_env(place)
@@ -109,6 +109,25 @@ def test_a_space_is_no_job(tmp_path):
     (tmp_path / "space.yaml").write_text("knobs: {method: mixup}\n")
     with pytest.raises(SpecError, match="this is a search space: use automixsearch search"):
         jobs.load_job(tmp_path / "space.yaml")
+
+
+def test_a_study_is_sent_as_it_is_by_a_job_or_by_its_own_name(folder):
+    from automixsearch.studyfile import load_study_file
+
+    (folder / "parts.yaml").write_text(
+        "question: What do they do?\nknobs: {method: automix}\ndesign: factorial\nreplicates: 2\n"
+        "factors: {teacher: {off: {ema: false}, on: {ema: true}}, clean: {off: {clean_lam: 0}, on: {clean_lam: 1}}}\n"
+    )
+    (folder / "job.yaml").write_text("study: parts.yaml\nresults: /r\noverrides: {epochs: 3}\n")
+    for file, name, epochs in (("job.yaml", "job", 3), ("parts.yaml", "parts", 200)):
+        job = jobs.prepare(folder / file, ["results=/r"], "http://head:8265")
+        assert (job.name, job.what.budget.epochs, job.metadata["trials"]) == (name, epochs, "8")
+        assert job.command(here=False)[3:5] == ["study", "automixsearch-job/study.yaml"]
+        with jobs.packed(job) as place:
+            assert load_study_file(place / jobs.SENT / "study.yaml") == job.what
+    (folder / "job.yaml").write_text("study: parts.yaml\nsearch: quickstart\n")
+    with pytest.raises(SpecError, match="name what is run: either `search`, a search space, or `study`, a study file"):
+        jobs.load_job(folder / "job.yaml")
 
 
 def test_no_address_and_a_dead_one_say_what_to_do(monkeypatch):
@@ -152,7 +171,7 @@ def test_a_dry_run_sends_nothing(folder, capsys):
     assert main(["submit", str(file), "--address", "http://head:8265", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "code.py" in out
-    assert "search automixsearch-job/space.yaml --results /mnt/r --lines --address auto" in out
+    assert "search automixsearch-job/search.yaml --results /mnt/r --lines --address auto" in out
 
 
 def test_debug_runs_a_job_here_and_retry_runs_its_failed_trials_again(folder, tmp_path, capsys, monkeypatch):

@@ -171,7 +171,8 @@ def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None)
         for name in ["study.json", "optuna.journal", *(f"pending/{name}" for name in store.names("pending"))]:
             store.delete(name)
         return
-    refuse_other_design(space.name, store.uri, here, there)
+    if (here is None) != (there is None) or old["space_id"] == space.space_id:
+        refuse_other_design(space.name, store.uri, here, there)
     changed = ", ".join(_differences(old["space"], space.model_dump(mode="json"))) or "the code's defaults"
     raise StudyError(
         f"study {space.name!r} in {store.uri} was started with another space (changed: {changed}); "

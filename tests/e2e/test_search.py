@@ -238,3 +238,31 @@ def test_a_job_runs_on_the_cluster_goes_on_is_stopped_and_keeps_what_it_has(clus
     check_ledger(space, kept + 3)
     status, _, errors = run("status", "tinny")
     assert (status, "did you mean 'tiny'" in errors) == (2, True)
+
+
+STUDY = """
+question: Does the confirmation wait for the runs before it?
+data: {source: digits, val_fraction: 0.2}
+knobs: {method: [mixup, cutmix], width: 4, batch_size: 256}
+vary: {alpha: [0.2, 1.0]}
+design: curve
+confirm: {top: 1, seeds: 2}
+budget: {epochs: 1}
+"""
+
+
+def test_a_study_runs_its_design_and_then_its_winners_and_is_done(cluster, space):
+    file = space.parent / "tiny.yaml"
+    file.write_text(STUDY)
+    words = ("study", str(file), "--address", cluster.address, "--results", str(space.parent / "results"), "--json")
+    for _ in range(2):
+        status, out, errors = finish(start(*words))
+        assert (status, errors) == (0, "")
+        assert json.loads(out)["trials"] == json.loads(out)["total"] == 8
+    trials = check_ledger(space, 8).sort_values("number")
+    assert list(trials.purpose) == ["study"] * 4 + ["confirm"] * 4
+    early, late = trials[:4], trials[4:]
+    assert late.started_at.min() >= early.ended_at.max()
+    best = early.loc[early.groupby("method").val_top1.idxmax()].set_index("method").alpha
+    assert [best[method] for method in late.method] == list(late.alpha)
+    assert not (space.parent / "results" / "tiny" / "optuna.journal").exists()
