@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.reproduce.settings import MARGIN, SCALES, SHARE, Changes, missing, read_changes
@@ -33,8 +34,10 @@ def add(commands: Any) -> None:
     scales = "; ".join(f"{name}: {what}" for name, what in SCALES.items())
     sub.add_argument("--scale", default="tiny", metavar="SCALE", help=f"{scales} (tiny)")
     sub.add_argument("--share", type=_share, default=SHARE, metavar="S", help=f"of the epochs, for short ({SHARE:g})")
-    sub.add_argument("--seeds", type=int, metavar="N", help="replicates of each cell (3; --show: all there are)")
-    sub.add_argument("--margin", type=float, default=MARGIN, metavar="POINTS", help=f"that do not matter ({MARGIN:g})")
+    sub.add_argument("--seeds", type=_whole, metavar="N", help="replicates of each cell (3; --show: all there are)")
+    sub.add_argument(
+        "--margin", type=_points, default=MARGIN, metavar="POINTS", help=f"that do not matter ({MARGIN:g})"
+    )
     sub.add_argument("--results", default="results", metavar="DIR_OR_URI", help="where studies lie (results)")
     sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
@@ -43,14 +46,28 @@ def add(commands: Any) -> None:
     sub.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
-def _share(text: str) -> float:
+def _number(text: str, least: float, most: float, rule: str) -> float:
     try:
-        share = float(text)
+        value = float(text)
     except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0, at most 1")
-    return share
+        value = math.nan
+    if not least < value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} must be {rule}")
+    return value
+
+
+def _share(text: str) -> float:
+    return _number(text, 0, 1, "a number above 0, at most 1")
+
+
+def _points(text: str) -> float:
+    return _number(text, 0, 100, "a number above 0, at most 100")
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
 
 
 def reproduce_command(args: argparse.Namespace) -> int:

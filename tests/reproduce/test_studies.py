@@ -243,5 +243,9 @@ def test_the_command_needs_a_table_and_a_known_scale(tmp_path, capsys):
     assert "which table?" in capsys.readouterr().err
     assert main(["reproduce", "dm_toy", "--scale", "smal", "--results", str(tmp_path)]) == 2
     assert "unknown scale 'smal'" in capsys.readouterr().err
+    for words in (["--seeds", "0"], ["--margin", "-1"], ["--share", "2"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["reproduce", "dm_toy", *words])
+        assert f"'{words[1]}' must be a" in capsys.readouterr().err
     assert main(["reproduce", "dm_toy", "widht=4", "--results", str(tmp_path)]) == 2
     assert "did you mean 'width'" in capsys.readouterr().err
