@@ -101,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("study", metavar="STUDY", help="a study's name, directory or URI")
         results(sub)
 
+    def force(sub: argparse.ArgumentParser) -> None:
+        text = "those too that failed three times of one cause"
+        sub.add_argument("--force", action="store_true", help=text)
+
     sub = command(search_command, "Run a search, or go on with it.")
     sub.add_argument("space", metavar="SPACE", help="a YAML file, or the name of a space that comes along")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 data.path=DIR lr=0.1")
@@ -109,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--seed", type=int, metavar="S", help="study seed")
     sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
+    force(sub)
     sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
     sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -137,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="run it in this process, without Ray: breakpoints work")
         if run is retry_command:
             sub.add_argument("--failed", action="store_true", required=True, help="those that failed (the only kind)")
+            force(sub)
     sub = command(jobs_command, "List the jobs of a cluster.")
     address(sub)
     sub.add_argument("--json", action="store_true", help="print the jobs as JSON")
@@ -225,7 +231,8 @@ def search_command(args: argparse.Namespace) -> int:
     overrides += [f"budget.trials={args.trials}"] if args.trials is not None else []
     overrides += [f"seeds.study={args.seed}"] if args.seed is not None else []
     overrides += [f"name={json.dumps(args.name)}"] if args.name is not None else []
-    space, more = load_space(args.space, overrides), {"retry_failed": args.retry_failed, "debug": args.debug}
+    space = load_space(args.space, overrides)
+    more = {"retry_failed": args.retry_failed, "force": args.force, "debug": args.debug}
     return run_and_report(space, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
 
 
@@ -238,6 +245,7 @@ def run_and_report(
     lines: bool = False,
     as_json: bool = False,
     retry_failed: bool = False,
+    force: bool = False,
     debug: bool = False,
 ) -> int:
     """Run a search or a study and print how it ended; `args.words` go on with it."""
@@ -248,9 +256,9 @@ def run_and_report(
     watch = Watch(console(stderr=True), lines=lines or debug)  # a live view would swallow a debugger's prompt
     try:
         if isinstance(what, SearchSpace):
-            result = run_search(what, results, address, watch, retry_failed=retry_failed, debug=debug)
+            result = run_search(what, results, address, watch, retry_failed=retry_failed, force=force, debug=debug)
         else:
-            result = run_study(what, results, address, watch, retry_failed=retry_failed, debug=debug)
+            result = run_study(what, results, address, watch, retry_failed=retry_failed, force=force, debug=debug)
     finally:
         watch.end()
     again = " ".join([program(), *map(_quote, args.words)])
@@ -261,7 +269,8 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
     from automixsearch import jobs
 
     local = args.debug or args.address == jobs.LOCAL
-    job = jobs.prepare(args.job, args.overrides, jobs.LOCAL if local else args.address or "", retry)
+    force = retry and args.force
+    job = jobs.prepare(args.job, args.overrides, jobs.LOCAL if local else args.address or "", retry, force)
     if args.dry_run:
         for file in job.files:
             print(file)
@@ -272,7 +281,7 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
         print(f"command: {' '.join(map(_quote, job.command(here=local)))}")
         return 0
     if args.debug:
-        return run_and_report(job.what, args, job.results, debug=True, retry_failed=retry)
+        return run_and_report(job.what, args, job.results, debug=True, retry_failed=retry, force=force)
     if local:
         return jobs.run_local(job)
     client = jobs.connect(args.address)

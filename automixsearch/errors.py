@@ -4,7 +4,8 @@
     ├── SpecError        a space, config or override is wrong (file, key, rule, what arrived, what to do)
     ├── DataError        a data set is missing, corrupt or unfit (file, rule, what to do)
     ├── StudyError       a study cannot be opened, continued or queried
-    │   └── StudyBusy    another driver holds the study
+    │   ├── StudyBusy    another driver holds the study
+    │   └── StorageError  its files cannot be reached, read or written
     ├── TrainingError    a training run cannot go on
     │   └── NonFiniteLoss   the loss became NaN or infinite
     └── ResourceError    the cluster cannot run what was asked
@@ -36,6 +37,14 @@ class StudyError(AutoMixError):
 
 class StudyBusy(StudyError):
     """Another driver holds the study."""
+
+
+class StorageError(StudyError):
+    """The files of a study cannot be reached, read or written; `passing`: trying again later can help."""
+
+    def __init__(self, message: str, passing: bool = True) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class TrainingError(AutoMixError):

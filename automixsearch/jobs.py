@@ -119,6 +119,7 @@ class Prepared:
     root: Path | None
     files: tuple[Path, ...]
     retry_failed: bool = False
+    force: bool = False
 
     @property
     def size(self) -> int:
@@ -144,7 +145,9 @@ class Prepared:
         python = sys.executable if here else self.environment.python
         words = [python, "-m", "automixsearch", self.kind, f"{SENT}/{self.kind}.yaml", "--results", self.results]
         words += [] if here else ["--lines"]
-        return words + ([] if here else ["--address", "auto"]) + (["--retry-failed"] if self.retry_failed else [])
+        words += ["--retry-failed"] if self.retry_failed else []
+        words += ["--force"] if self.force else []
+        return words + ([] if here else ["--address", "auto"])
 
     def runtime_env(self, folder: Path) -> dict[str, Any]:
         """Ray's runtime environment, with the folder to send."""
@@ -220,7 +223,9 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
         raise SpecError(f"{where}: {error}") from None
 
 
-def prepare(path: str | Path, overrides: Iterable[str], address: str, retry_failed: bool = False) -> Prepared:
+def prepare(
+    path: str | Path, overrides: Iterable[str], address: str, retry_failed: bool = False, force: bool = False
+) -> Prepared:
     """Read a job file and find what must be sent to run it at `address`.
 
     Raises:
@@ -240,7 +245,7 @@ def prepare(path: str | Path, overrides: Iterable[str], address: str, retry_fail
     if root is not None and not root.is_dir():
         raise SpecError(f"{path}: environment.working_dir = {environment.working_dir!r}: there is no directory {root}")
     files = tuple(files_to_send(root, environment.exclude)) if root else ()
-    made = Prepared(what.name, what, results, environment, job.driver_cpus, root, files, retry_failed)
+    made = Prepared(what.name, what, results, environment, job.driver_cpus, root, files, retry_failed, force)
     if made.size > environment.limit_mb * 1e6:
         assert root is not None
         largest = sorted(files, key=lambda file: -(root / file).stat().st_size)[:5]

@@ -143,10 +143,10 @@ def make_table(title: str, columns: Iterable[str] = ()) -> Table:
 
 HINTS = {
     "NonFiniteLoss": "lower lr, or the upper end of eta",
-    "OutOfMemoryError": "lower batch_size or width, or give each trial more of the GPU (resources.gpus)",
-    "WorkerDied": "often out of memory: lower resources.concurrent",
+    "OutOfMemory": "it had all that one trial can have: lower batch_size or width",
+    "WorkerDied": "often out of memory: lower batch_size or width",
+    "StorageError": "check the place of the results, and its room: automixsearch doctor",
     "DataError": "check the data set: automixsearch doctor, data.path",
-    "TrainingError": "delete the trial's checkpoint if it is damaged",
 }
 
 

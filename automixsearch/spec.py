@@ -412,6 +412,20 @@ class Fidelity(Frozen):
     anchors: int = Field(default=12, ge=4)
 
 
+class Share(Frozen):
+    """What the trials of one method hold, where it is not what all others do."""
+
+    cpus: float | None = Field(default=None, gt=0)
+    gpus: float | None = Field(default=None, ge=0)
+
+
+class Most(Frozen):
+    """What an autoscaling cluster can grow to."""
+
+    cpus: float = Field(default=0.0, ge=0)
+    gpus: float = Field(default=0.0, ge=0)
+
+
 class Resources(Frozen):
     """What one trial holds. With `workers` > 1, cpus and gpus are for each worker."""
 
@@ -422,6 +436,13 @@ class Resources(Frozen):
     concurrent: int | Literal["auto"] = "auto"
     executor: Literal["auto", "inline", "train"] = "auto"
     """inline: in a reused Tune actor. train: Ray Train. auto: train where workers > 1."""
+    packing: int | Literal["off", "auto"] = "off"
+    """How many trials share a GPU, or the memory of a machine where trials hold no GPU. auto: as many as fit by the
+    memory that a short probe of each method takes. off: a trial has whole GPUs, and memory is not counted."""
+    per_method: dict[str, Share] = Field(default_factory=dict)
+    """Methods whose trials hold something else, e.g. {automix: {gpus: 1}}."""
+    most: Most | None = None
+    """What the cluster can grow to, where it has an autoscaler; None: what it has when the search starts."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -431,11 +452,32 @@ class Resources(Frozen):
             raise ValueError(f"gpus = {self.gpus} must be >= 0")
         if self.concurrent != "auto" and self.concurrent < 1:
             raise ValueError(f"concurrent = {self.concurrent} must be >= 1")
+        if isinstance(self.packing, int) and self.packing < 1:
+            raise ValueError(f"packing = {self.packing} must be >= 1")
+        if self.packing != "off" and self.distributed:
+            raise ValueError("packing is for trials of one worker; use workers: 1, or a fraction in gpus")
+        if self.packing != "off" and self.gpus not in ("auto", 0):
+            rule = "decides what share of a GPU a trial has"
+            raise ValueError(f"packing = {self.packing} {rule}, as gpus = {self.gpus} does; drop one of them")
+        for method in self.per_method:
+            for name in methods_of(method):
+                if name not in MIXERS:
+                    raise ValueError(f"per_method: {unknown('method', name, MIXERS)}")
         return self
 
     @property
     def distributed(self) -> bool:
         return self.executor == "train" or self.workers > 1
+
+    def share(self, method: str) -> Share:
+        """What `per_method` says of a method; of joined ones the most that it says of any of them."""
+        if method in self.per_method:
+            return self.per_method[method]
+        known = [self.per_method[name] for name in methods_of(method) if name in self.per_method]
+        return Share(
+            cpus=max((share.cpus for share in known if share.cpus is not None), default=None),
+            gpus=max((share.gpus for share in known if share.gpus is not None), default=None),
+        )
 
 
 class SearchSpace(Frozen):
@@ -532,6 +574,11 @@ class SearchSpace(Frozen):
                     "rungs: schedules"
                 )
         return found
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The values of the knob `method` that can be proposed."""
+        return tuple(map(str, next(d for d in self.dimensions if d.name == "method").choices or ()))
 
     @property
     def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def study_command(args: argparse.Namespace) -> int:
     from automixsearch.cli import run_and_report
 
-    more = {"retry_failed": args.retry_failed, "debug": args.debug}
+    more = {"retry_failed": args.retry_failed, "force": args.force, "debug": args.debug}
     study = _load(args)
     return run_and_report(study, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
 
@@ -46,6 +46,7 @@ def _running(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--results", default=RESULTS, metavar="DIR_OR_URI", help="where studies lie (results)")
     sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--retry-failed", action="store_true", help="run what failed again")
+    sub.add_argument("--force", action="store_true", help="that too which failed three times of one cause")
     sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
     sub.add_argument("--lines", action="store_true", help="a line for each run that ends, instead of the live view")
     sub.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from automixsearch.errors import StudyBusy, StudyError
+from automixsearch.errors import StorageError, StudyBusy, StudyError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 BEAT_S, STALE_S = 15.0, 60.0
 """A lease on remote storage is renewed every BEAT_S and given up for dead after STALE_S."""
+LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""Failures that no waiting mends."""
 SWEEP_S = 3600.0
 """Temporary files older than this belong to writers that were killed."""
 
@@ -40,7 +42,7 @@ def open_files(results: str) -> LocalFiles | RemoteFiles:
 
 @contextmanager
 def _storage(place: object, deed: str) -> Iterator[None]:
-    """Turn failures of the storage into a StudyError that says what to do."""
+    """Turn failures of the storage into a StorageError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -48,7 +50,10 @@ def _storage(place: object, deed: str) -> Iterator[None]:
             remedy = "free some space and run the same command again; what was written before is kept"
         else:
             remedy = "check that the place exists, can be reached and is yours to write"
-        raise StudyError(f"{place}: cannot be {deed}: {error.strerror or error}; {remedy}") from None
+        lasting = error.errno in LASTING or any(word in str(error) for word in ("ACCESS_DENIED", "NO_SUCH_BUCKET"))
+        raise StorageError(
+            f"{place}: cannot be {deed}: {error.strerror or error}; {remedy}", passing=not lasting
+        ) from None
 
 
 def _me() -> dict[str, Any]:
@@ -250,7 +255,10 @@ class RemoteFiles:
         name, lease = f"{study}/.lock.json", {**_me(), "token": uuid.uuid4().hex}
         other = self._lease(name)
         age = time.time() - other.get("seen", 0.0)
+        if age < -STALE_S and not self._beats(name, other):  # a clock has been set back, here or there
+            age = STALE_S
         if age < STALE_S:
+            age = max(age, 0.0)
             dead = f"if it is dead, wait {STALE_S - age:.0f} s and try again"
             raise StudyBusy(f"{_busy(study, json.dumps(other))}; {dead}")
         self._renew(name, lease)
@@ -265,6 +273,15 @@ class RemoteFiles:
             with suppress(StudyError):
                 if self._lease(name).get("token") == lease["token"]:
                     self.delete(name)
+
+    def _beats(self, name: str, lease: dict[str, Any]) -> bool:
+        """Whether a lease is renewed while we watch, whatever the clocks say."""
+        until = time.monotonic() + 2 * BEAT_S
+        while time.monotonic() < until:
+            time.sleep(BEAT_S / 4)
+            if self._lease(name).get("seen") != lease.get("seen"):
+                return True
+        return False
 
     def _lease(self, name: str) -> dict[str, Any]:
         with suppress(json.JSONDecodeError):

@@ -89,6 +89,7 @@ _OUTCOME = (
     Column("stop_reason", str, "why the trial ended below the full schedule"),
     Column("error_class", str, "type of the exception that ended a failed trial"),
     Column("error_message", str, "its message"),
+    Column("attempts", int, "how often a failed trial has ended so, one time after another, retries included"),
 )
 _ORIGIN = (
     Column("config", str, "the whole config as JSON, every default written out"),

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from automixsearch.errors import StudyError, unknown
+from automixsearch.errors import StorageError, StudyError, unknown
 from automixsearch.results.files import LocalFiles, RemoteFiles, open_files
 from automixsearch.results.schema import (
     KEYS,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 MERGED_ROWS, MERGED_FILES = 100_000, 5_000
 """`compact` fills a merged file up to this many rows, from this many files at once; files under half of it are
@@ -58,21 +60,47 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+PAUSE_S = 0.5
+"""A store with patience waits this long before it tries again, and each time twice as long, up to 30 times this."""
+
+
+def patient(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """Let a method of a store be tried again while its storage fails, as long as the store has patience."""
+
+    @wraps(method)
+    def tried(self: Store, *args: P.args, **kwargs: P.kwargs) -> T:
+        until, pause = time.monotonic() + self.patience_s, PAUSE_S
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except StorageError as error:
+                if not error.passing or time.monotonic() + pause > until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 30 * PAUSE_S)
+
+    return tried
+
+
 class Store:
     """The files of one study. Cheap to make, and can be pickled and sent to a worker.
+
+    With `patience_s`, rows and documents are read and written again and again for that long where the storage cannot
+    be reached or is full; without, the first failure is raised.
 
     `corrupt` maps each file that could not be read to the reason; readers leave such files out.
     """
 
-    def __init__(self, results: str | Path, study: str) -> None:
+    def __init__(self, results: str | Path, study: str, patience_s: float = 0.0) -> None:
         self.results = str(results) if "://" in str(results) else os.path.abspath(results)
         self.study = check_name("study", study)
         self.corrupt: dict[str, str] = {}
         self._merged: dict[tuple[str, str], frozenset[str]] = {}
+        self.patience_s = patience_s
         self._held = 0
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str, str]]:
-        return Store, (self.results, self.study)
+    def __reduce__(self) -> tuple[type[Store], tuple[str, str, float]]:
+        return Store, (self.results, self.study, self.patience_s)
 
     def __repr__(self) -> str:
         return f"Store({self.results!r}, {self.study!r})"
@@ -111,6 +139,7 @@ class Store:
         """Write the row of one epoch; False if it was there already. Raises: as `write_trial`."""
         return self._write("epochs", row)
 
+    @patient
     def _write(self, table: Table, row: Mapping[str, Any]) -> bool:
         if row.get("study", self.study) != self.study:
             raise ValueError(f"{table}: study is {row['study']!r}, but the store is of {self.study!r}")
@@ -178,6 +207,7 @@ class Store:
             only=lambda name: name.startswith(_MERGED) or bool(own.fullmatch(name)),
         )
 
+    @patient
     def read(
         self,
         table: Table,
@@ -202,7 +232,7 @@ class Store:
                 return rows.to_table(columns=columns, filter=where)
             except (OSError, pa.ArrowException) as error:
                 failure = error
-        raise StudyError(f"{self._where(self._path(table))}: cannot be read: {failure}; check the storage")
+        raise StorageError(f"{self._where(self._path(table))}: cannot be read: {failure}; check the storage")
 
     def efforts(self, *tables: Table, most: int) -> Iterator[int]:
         """How hard to try: 0, 1, ... below `most`, the same once more where `compact` deleted files meanwhile."""
@@ -357,18 +387,22 @@ class Store:
 
     # Documents and the lock ---------------------------------------------------------------------------------
 
+    @patient
     def put(self, name: str, data: bytes) -> None:
         """Write a document such as `study.json` or `checkpoints/t7.pt`; an older one is replaced whole."""
         self.files.replace(self._document(name), data)
 
+    @patient
     def get(self, name: str) -> bytes | None:
         """A document's content, or None."""
         return self.files.read(self._document(name))
 
+    @patient
     def delete(self, name: str) -> None:
         """Remove a document, if it is there."""
         self.files.delete(self._document(name))
 
+    @patient
     def names(self, folder: str = "") -> list[str]:
         """The names of the documents in a folder of the study."""
         place = self._document(folder) if folder else self.study

@@ -65,6 +65,11 @@ class Designed:
         self.out.add(number)
         return self._task(self.runs[number])
 
+    def again(self, task: Task) -> None:
+        """Hand out a run once more, before any other; its document has been saved."""
+        self.out.discard(task.number)
+        self.todo.appendleft(task.number)
+
     def _task(self, run: Run) -> Task:
         known = Task.load(self.store, trial_id_of(run.number))
         if known is not None:

@@ -11,7 +11,7 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
+from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES
 from automixsearch.spec import SearchSpace
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
     from automixsearch.designs import Design
     from automixsearch.results.store import Store
-    from automixsearch.search.cluster import Allotment
+    from automixsearch.search.cluster import Room
     from automixsearch.search.designed import Designed
     from automixsearch.search.proposer import Proposer
     from automixsearch.search.task import Task
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 COMPACT_FROM = 500
 """A complete study with more small files than this is compacted, which makes queries faster."""
+MOST_AT_ONCE = 10_000
+"""Trials that Tune may have in hand; how many run is decided by the room there is."""
 
 
 SIZES = ("backbone", "train_size", "test_size", "crop", "crop_pad")
@@ -75,6 +78,7 @@ def run_search(
     watcher: Watcher | None = None,
     *,
     retry_failed: bool = False,
+    force: bool = False,
     debug: bool = False,
     design: Design | None = None,
 ) -> SearchResult:
@@ -84,7 +88,8 @@ def run_search(
         results: directory, or any URI that pyarrow can open.
         address: of a running Ray cluster (`auto` finds one on this machine); None starts one for this search.
         watcher: is told what happens.
-        retry_failed: let the trials that failed run again, with the configs they had.
+        retry_failed: let the trials that failed run again, with the configs they had; but for those that have failed
+            three times of one cause, unless `force`.
         debug: run the trials in this process, one after the other and without Ray, so that breakpoints work; none is
             stopped early.
         design: the runs, where they are known beforehand; see `run_study`.
@@ -95,12 +100,15 @@ def run_search(
     """
     from automixsearch.results.store import Store
 
-    store, watcher = Store(results, space.name), watcher or Watcher()
+    store, watcher = Store(results, space.name, STORAGE_PATIENCE_S), watcher or Watcher()
     with store.lock(), _leaving_nothing_behind(store):
         store.repair()
         _refuse_other_space(store, space, design)
         if retry_failed:
-            watcher.note(f"failed trials that run again: {_set_failed_free(store, space)}")
+            again, left = _set_failed_free(store, space, force)
+            watcher.note(f"failed trials that run again: {again}")
+            if left:
+                watcher.note(f"failed trials that stay so: {left}, which failed {TRIES} times of one cause; --force")
         watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
@@ -126,6 +134,7 @@ def run_study(
     watcher: Watcher | None = None,
     *,
     retry_failed: bool = False,
+    force: bool = False,
     debug: bool = False,
 ) -> SearchResult:
     """Run or continue the study of a study file until all runs of its design have ended; see `run_search`.
@@ -137,7 +146,7 @@ def run_study(
     from automixsearch.designs import enumerate_runs, space_of
 
     design = enumerate_runs(study)
-    more = {"retry_failed": retry_failed, "debug": debug}
+    more = {"retry_failed": retry_failed, "force": force, "debug": debug}
     return run_search(space_of(study, design), results, address, watcher, design=design, **more)
 
 
@@ -233,7 +242,7 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
     for chosen in itertools.product(*map(extremes, SIZES)):
         Recipe(**dict(zip(SIZES, chosen, strict=True))).sides(*images.train.images.shape[1:3])
     _claim(store, space, design)
-    for method in next(d for d in space.dimensions if d.name == "method").choices or ():
+    for method in space.methods:
         for name in methods_of(method):
             MIXERS[name].prepare()
     for made in splits:
@@ -245,21 +254,26 @@ def _run(
     space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any, design: Design | None
 ) -> bool:
     """Run the missing trials on Ray; return whether the user interrupted."""
-    from automixsearch.search.cluster import allot, check_dashboard, connect, log_to
+    from automixsearch.search.cluster import Room, check_dashboard, connect, live_nodes
 
     scratch = Path(tempfile.mkdtemp(prefix="automixsearch-"))
     log = store.local_path("driver.log") or scratch / "driver.log"
     try:
         started_here = connect(space.resources, address, log)
         check_dashboard(space.resources, stops=bool(space.branches))
-        allotment = allot(space.resources, started_here)
+        room = Room(space.resources, live_nodes, started_here)
+        room.check(space.methods)
         images = loading.result()
-        log_to(log, "optuna")
-        proposer = _proposer(space, store, images.fingerprint, design)
+        if space.resources.packing == "auto":
+            from automixsearch.search.memory import probe
+
+            room.peaks = probe(space, images.fingerprint, room.need, watcher.note)
+            room.check(space.methods)
+        proposer = _proposer(space, store, images.fingerprint, design, log)
         for note in (*images.notes, *proposer.notes):
             watcher.note(note)
         with _terminate_as_interrupt():
-            _fit(space, store, proposer, allotment, watcher, scratch)
+            _fit(space, store, proposer, room, watcher, scratch)
         _raise_problem(space, proposer)
         return not _is_complete(store, space)
     finally:
@@ -271,15 +285,19 @@ def _run(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _proposer(space: SearchSpace, store: Store, fingerprint: str, design: Design | None) -> Proposer | Designed:
-    """Who says what is run next: a sampler, or a list."""
+def _proposer(
+    space: SearchSpace, store: Store, fingerprint: str, design: Design | None, log: Path
+) -> Proposer | Designed:
+    """Who says what is run next: a sampler, which tells the file `log` what it does, or a list."""
     workers = space.resources.workers
     if design is not None:
         from automixsearch.search.designed import Designed
 
         return Designed(space, store, fingerprint, workers, design=design)
+    from automixsearch.search.cluster import log_to
     from automixsearch.search.proposer import Proposer
 
+    log_to(log, "optuna")  # after its import, which makes handlers of its own
     return Proposer(space, store, fingerprint, workers)
 
 
@@ -288,40 +306,49 @@ def _raise_problem(space: SearchSpace, proposer: Proposer | Designed) -> None:
         raise StudyError(f"study {space.name}: {proposer.problem}; see why runs failed, then use --retry-failed")
 
 
-def _set_failed_free(store: Store, space: SearchSpace) -> int:
-    """Take the rows of failed trials out of the ledger, so that they run again; returns how many."""
+def _set_failed_free(store: Store, space: SearchSpace, force: bool) -> tuple[int, int]:
+    """Take the rows of failed trials out of the ledger, so that they run again.
+
+    Returns how many, and how many were left because they have failed `TRIES` times of one cause. With `force` there are
+    none, and what they have failed of is forgotten.
+    """
     from automixsearch.search.task import Task
 
     failed = [row for row in store.trial_rows() if row["state"] == "failed"]
-    for row in failed:
-        Task.of_row(row, space.branches).save(store)
+    again = [row for row in failed if force or (row["attempts"] or 1) < TRIES]
+    for row in again:
+        task = Task.of_row(row, space.branches)
+        (replace(task, failures=()) if force else task).save(store)
         store.put(
             f"retried/{row['trial_id']}-{row['ended_at']:%Y%m%dT%H%M%S}.json", json.dumps(row, default=str).encode()
         )
-    store.drop([row["trial_id"] for row in failed])
-    return len(failed)
+    store.drop([row["trial_id"] for row in again])
+    return len(again), len(failed) - len(again)
 
 
 def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageSet, design: Design | None) -> bool:
     """Run the missing trials in this process; return whether the user interrupted."""
-    from automixsearch.search.cluster import log_to
-    from automixsearch.search.trial import limit_threads, run_trial
+    from automixsearch.search.trial import here, limit_threads, run_trial
+    from automixsearch.search.trial_rows import after, failed_row
     from automixsearch.training.loop import pick_device
     from automixsearch.training.world import World
 
     if space.resources.workers > 1:
         raise StudyError(f"debug runs trials in this process; resources.workers = {space.resources.workers} must be 1")
     limit_threads(space.resources.cpus)
-    log_to(store.local_path("driver.log") or Path(os.devnull), "optuna")
-    proposer = _proposer(space, store, images.fingerprint, design)
+    log = store.local_path("driver.log") or Path(os.devnull)
+    proposer = _proposer(space, store, images.fingerprint, design, log)
     for note in (*images.notes, *proposer.notes):
         watcher.note(note)
     try:
         while (task := proposer.next()) is not None:
             watcher.heard("start", task, {})
-            for metrics in run_trial(store, task, pick_device(), World()):
-                proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))
-                watcher.heard("epoch", task, metrics)
+            try:
+                for metrics in run_trial(store, task, pick_device(), World()):
+                    proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))
+                    watcher.heard("epoch", task, metrics)
+            except Exception as error:  # where breakpoints are, once is enough
+                store.write_trial(failed_row(store, after(store, task, error, here())))
             row = proposer.finish(task)
             watcher.heard("end", task, row or {})
     except KeyboardInterrupt:
@@ -334,15 +361,15 @@ def _fit(
     space: SearchSpace,
     store: Store,
     proposer: Proposer | Designed,
-    allotment: Allotment,
+    room: Room,
     watcher: Watcher,
     scratch: Path,
 ) -> None:
     from ray import tune
 
-    from automixsearch.search.executors import InlineTrial, distributed_trial
+    from automixsearch.search.executors import InlineTrial, distributed_trial, held
     from automixsearch.search.scheduler import PerMethodASHA
-    from automixsearch.search.searcher import StudySearcher
+    from automixsearch.search.searcher import Errors, StudySearcher
 
     scheduler = PerMethodASHA(space) if space.branches else None
     if scheduler is not None:
@@ -351,20 +378,19 @@ def _fit(
     constants = {
         "results": store.results,
         "study": store.study,
-        "cpus": space.resources.cpus,
-        "gpus": allotment.gpus,
         "workers": space.resources.workers,
         "scratch": str(store.local_path("ray") or f"{store.uri}/ray"),
     }
     trainable: Any = distributed_trial if distributed else InlineTrial
+    searcher = StudySearcher(proposer, scheduler, room, watcher.heard, watcher.note)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, allotment.held),
+        tune.with_resources(trainable, held),
         param_space=constants,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(proposer, scheduler, watcher.heard),
+            search_alg=searcher,
             scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=allotment.concurrent,
+            max_concurrent_trials=MOST_AT_ONCE,  # our searcher holds trials back until there is room
             reuse_actors=not distributed,
             trial_dirname_creator=trial_name,
             trial_name_creator=trial_name,
@@ -372,12 +398,15 @@ def _fit(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=2),
+            callbacks=[Errors(searcher)],
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
     tuner.fit()
+    if searcher.halt is not None:
+        raise searcher.halt
 
 
 def trial_name(trial: Any) -> str:

@@ -10,10 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from automixsearch.search.failures import STORAGE_PATIENCE_S
 from automixsearch.search.task import Task
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store
+
+
+def held(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial's own actor, as its config says."""
+    avoid = elsewhere(config["avoid"])
+    return tune.PlacementGroupFactory([config["held"]], bundle_label_selector=[avoid] if avoid else None)
+
+
+def elsewhere(avoid: list[str]) -> dict[str, str] | None:
+    """Ray's label selector of all nodes but these."""
+    return {"ray.io/node-id": f"!in({','.join(avoid)})"} if avoid else None
 
 
 class InlineTrial(tune.Trainable):
@@ -60,7 +72,7 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _open(config: dict[str, Any]) -> tuple[Store, Task]:
     from automixsearch.results.store import Store
 
-    store = Store(config["results"], config["study"])
+    store = Store(config["results"], config["study"], STORAGE_PATIENCE_S)
     task = Task.load(store, config["trial_id"])
     if task is None:
         raise RuntimeError(f"trial {config['trial_id']} has no document in {config['results']}/{config['study']}")
@@ -77,19 +89,22 @@ def distributed_trial(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    gpus = config["gpus"]
-    per_worker = {"CPU": config["cpus"]} | ({"GPU": gpus} if gpus else {})
+    gpus = config["worker"].get("GPU", 0)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config["workers"], use_gpu=gpus > 0, resources_per_worker=per_worker
+            num_workers=config["workers"],
+            use_gpu=gpus > 0,
+            resources_per_worker=config["worker"],
+            label_selector=elsewhere(config["avoid"]),
         ),
         run_config=ray.train.RunConfig(
             name=config["trial_id"],
             storage_path=config["scratch"],
             callbacks=[TuneReportCallback()],
-            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=2),
+            # A worker or two that die are replaced here, fast; what comes again is for the driver to judge.
+            failure_config=ray.train.FailureConfig(max_failures=1, controller_failure_limit=2),
         ),
     )
     trainer.fit()
@@ -106,7 +121,7 @@ def train_worker(config: dict[str, Any]) -> None:
     store, task = _open(config)
     context = ray.train.get_context()
     limit_threads(config["cpus"])
-    device = get_device() if config["gpus"] else "cpu"
+    device = get_device() if config["worker"].get("GPU") else "cpu"
     import torch
 
     world = World(context.get_world_rank(), context.get_world_size())

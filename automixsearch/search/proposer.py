@@ -95,6 +95,8 @@ class Proposer:
         if journal is None or not orphans:
             return False
         for trial in orphans:
+            if self._task(trial_id_of(trial.number)) is not None:  # set free on purpose, with what it failed of
+                continue
             self._task_of(trial.number, suggest(self.space, _Recorder(trial.params))).save(self.store)
             self.notes.append(f"the row of {trial_id_of(trial.number)} is lost; the trial runs again")
         journal.rename(journal.with_name(f"{journal.name}.orphans-{os.getpid()}"))
@@ -164,6 +166,10 @@ class Proposer:
             self.study.enqueue_trial(point, user_attrs={"origin": "sobol"})
         trial = self.study.ask()
         return self._make(trial)
+
+    def again(self, task: Task) -> None:
+        """Hand out a trial once more, before any other; its document has been saved."""
+        self.unfinished.insert(0, task.number)
 
     def _resume(self, number: int) -> Task:
         task = self._task(trial_id_of(number))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import automixsearch
 from automixsearch.results.schema import config_row
+from automixsearch.search.failures import Attempt, Failure, from_json
 from automixsearch.spec import TrialConfig
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Task:
     """A trial to run. `started_at` is when it was first proposed (UTC, ISO 8601).
 
     rung, candidate: see the columns of these names. stop_reason: of a trial below the full schedule, which
-    is never tested. branches: the epochs after which a cool-down branches off.
+    is never tested. branches: the epochs after which a cool-down branches off. failures: those so far.
     """
 
     trial_id: str
@@ -47,6 +48,7 @@ class Task:
     stop_reason: str | None = None
     branches: tuple[int, ...] = ()
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    failures: tuple[Failure, ...] = ()
 
     def save(self, store: Store) -> None:
         """Put the document beside the results, where the worker finds it."""
@@ -61,15 +63,19 @@ class Task:
             return None
         content = json.loads(data)
         config, branches = TrialConfig.model_validate(content["config"]), tuple(content.get("branches", ()))
-        return cls(**{**content, "config": config, "branches": branches})
+        failures = from_json(content.get("failures", ()))
+        return cls(**{**content, "config": config, "branches": branches, "failures": failures})
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any], branches: tuple[int, ...] = ()) -> Task:
-        """The trial behind a row of the ledger."""
+        """The trial behind a row of the ledger, with what it has failed of."""
         names = ("trial_id", "number", "study", "study_seed", "space_id", "purpose", "rung", "candidate", "stop_reason")
         own: dict[str, Any] = {name: row.get(name) for name in names} | {"branches": branches}
         config = TrialConfig.model_validate_json(row["config"])
-        return cls(**own, workers=row["workers"], config=config, started_at=row["started_at"].isoformat())
+        failed = Failure(row["error_class"] or "unknown", row["error_message"] or "", row["epochs_run"] or 0)
+        failures = (failed,) * (row["attempts"] or 1 if row["state"] == "failed" else 0)
+        started_at = row["started_at"].isoformat()
+        return cls(**own, workers=row["workers"], config=config, started_at=started_at, failures=failures)
 
     @staticmethod
     def in_flight(store: Store) -> list[str]:
@@ -80,6 +86,7 @@ class Task:
         """Drop the document and the checkpoint of a trial that has its row."""
         store.delete(_name(self.trial_id))
         store.delete(self.checkpoint)
+        Attempt.close(store, self.trial_id)
 
     @property
     def checkpoint(self) -> str:

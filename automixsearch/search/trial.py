@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import gc
 import socket
+import sys
 import time
-import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from automixsearch.data import load
+from automixsearch.data.base import ImageSet
+from automixsearch.errors import SpecError, StudyError, TrainingError
 from automixsearch.results.store import Store
+from automixsearch.search.failures import MEMORY, Attempt, Place, cause_of
 from automixsearch.search.task import Task
-from automixsearch.search.trial_rows import last_epoch, run_columns
+from automixsearch.search.trial_rows import after, failed_row, last_epoch, run_columns, said
 from automixsearch.training.loop import EpochMetrics, TrainingRun
 from automixsearch.training.world import World
 
@@ -31,20 +35,45 @@ CHECKPOINT_SHARE = 20
 def run_trial(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
     """Run `task` from its checkpoint, if it has one, and yield the metrics of each epoch as plain numbers.
 
-    An error inside the trial ends it with a row of state `failed`; it is not raised, since trying again would give
-    the same error. With several workers it is raised too, so that the others are stopped.
+    An error that the config itself is to blame for ends the trial with a row of state `failed`; it is not raised, since
+    trying again would give the same error. With several workers it is raised too, so that the others are stopped. All
+    other errors are noted for the driver, which decides what follows, and raised.
     """
     if store.trial_row(task.trial_id) is not None:
         return
+    place = here()
+    attempt = Attempt(place, last_epoch(store, task.trial_id).get("epoch", 0))
+    if world.rank == 0:  # which of several workers dies cannot be known beforehand
+        (attempt if world.size == 1 else replace(attempt, place=Place())).save(store, task.trial_id)
     try:
-        yield from _train(store, task, device, world)
-    except Exception as error:
-        if world.size == 1 or not _may_be_a_lost_peer(error):
-            store.write_trial(failed_row(store, task, error))
+        for metrics in _train(store, task, device, world):
+            yield metrics | {"node": place.node, "devices": place.devices}
+    except (SpecError, TrainingError) as error:
+        store.write_trial(failed_row(store, after(store, task, error, place)))
         if world.size > 1:
             raise
+    except Exception as error:
+        if world.size == 1 or not _may_be_a_lost_peer(error):
+            with suppress(StudyError):  # the storage can be what failed
+                replace(attempt, cause=cause_of(error)[0], message=said(error)).save(store, task.trial_id)
+        raise
     finally:
         _free(device)
+
+
+def _may_be_a_lost_peer(error: Exception) -> bool:
+    """Whether another worker's death can be behind an error: gloo and nccl raise plain RuntimeErrors for it."""
+    return isinstance(error, RuntimeError) and cause_of(error)[0] != MEMORY
+
+
+def here() -> Place:
+    """Where this process runs: outside Ray only the machine has a name."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return Place(host=socket.gethostname())
+    context = ray.get_runtime_context()
+    devices = ",".join(map(str, context.get_accelerator_ids().get("GPU", ())))
+    return Place(context.get_node_id(), socket.gethostname(), devices)
 
 
 def limit_threads(cpus: float) -> None:
@@ -52,20 +81,9 @@ def limit_threads(cpus: float) -> None:
     torch.set_num_threads(max(1, int(cpus)))
 
 
-def _may_be_a_lost_peer(error: Exception) -> bool:
-    """Whether another worker's death can be behind an error: gloo and nccl raise plain RuntimeErrors for it.
-
-    Ray Train then starts the workers anew from the checkpoint; a trial that always fails gets its row from the driver.
-    """
-    return isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
-
-
 def _train(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
     image_set = load(task.config.data)
-    run = TrainingRun(task.config, image_set, device, world, branches=task.branches, tested=task.stop_reason is None)
-    saved = store.get(task.checkpoint)
-    if saved is not None:
-        run.load(saved)
+    run, note = _resumed(store, task, image_set, device, world)
     place = {"device": device_name(device), "threads": torch.get_num_threads(), "host": socket.gethostname()}
     saved_at, cost = time.perf_counter(), 0.0
     for metrics in run.epochs():
@@ -77,7 +95,8 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 saved_at = time.perf_counter()
                 cost = saved_at - started
         if metrics.epoch < run.recipe.epochs:
-            yield metrics.row() | place
+            yield metrics.row() | place | note
+            note = {}
     last = run.last.row() if run.last else {}
     test = _test_columns(run) if task.stop_reason is None else {}  # all workers together
     if world.rank == 0:
@@ -95,7 +114,7 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
                 **place,
             )
         )
-    yield last | place
+    yield last | place | note
 
 
 def _test_columns(run: TrainingRun) -> dict[str, Any]:
@@ -104,6 +123,27 @@ def _test_columns(run: TrainingRun) -> dict[str, Any]:
     scores = {f"test_{name}": value for name, value in asdict(outcome.test).items()}
     named = {name: getattr(outcome, name) for name in ("test_top1_median", "test_top1_best")}
     return scores | named | {"test_images": len(run.test)}
+
+
+def _resumed(
+    store: Store, task: Task, image_set: ImageSet, device: torch.device, world: World
+) -> tuple[TrainingRun, dict[str, str]]:
+    """The run as its checkpoint has it; from the start, with a note, where there is none that can be read."""
+
+    def fresh() -> TrainingRun:
+        tested = task.stop_reason is None
+        return TrainingRun(task.config, image_set, device, world, branches=task.branches, tested=tested)
+
+    run, saved = fresh(), store.get(task.checkpoint)
+    if saved is None:
+        return run, {}
+    try:
+        run.load(saved)
+    except Exception as error:  # torch's own types too: a damaged file can fail at any depth
+        if cause_of(error)[0] == MEMORY:
+            raise
+        return fresh(), {"note": f"{task.trial_id} starts anew: {' '.join(str(error).split())[:200]}"}
+    return run, {}
 
 
 def epoch_row(task: Task, metrics: EpochMetrics) -> dict[str, Any]:
@@ -116,15 +156,6 @@ def epoch_row(task: Task, metrics: EpochMetrics) -> dict[str, Any]:
         "ended_at": datetime.now(UTC),
         **metrics.row(),
     }
-
-
-def failed_row(store: Store, task: Task, error: BaseException) -> dict[str, Any]:
-    """The row of a trial that ended in `error`: its class, its message and where it arose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-    columns = run_columns(last_epoch(store, task.trial_id))
-    message = f"{error}{place}"[:4000]
-    return task.row("failed", **columns, error_class=type(error).__name__, error_message=message)
 
 
 def device_name(device: torch.device) -> str:

@@ -1,10 +1,13 @@
-"""The ledger rows that the driver writes, for trials that could not write their own."""
+"""The ledger rows of trials that did not reach their end."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.search.failures import Failure, Place, cause_of, same
 from automixsearch.search.task import Task
 
 if TYPE_CHECKING:
@@ -30,12 +33,28 @@ def pruned_row(store: Store, task: Task, result: Mapping[str, Any]) -> dict[str,
     return task.row("pruned", **run_columns(last), **place, stop_reason=reason)
 
 
-def crashed_row(store: Store, task: Task) -> dict[str, Any]:
-    """The row of a trial whose process died again and again."""
+def failed_row(store: Store, task: Task) -> dict[str, Any]:
+    """The row of a trial that is set aside: the cause that its last failure had, and how often it had it."""
+    last = task.failures[-1]
     return task.row(
         "failed",
         **run_columns(last_epoch(store, task.trial_id)),
-        error_class="WorkerDied",
-        error_message="the trial's process ended without an error, more often than it is restarted; "
-        "out of memory is the usual cause (see the log of the study)",
+        host=last.place.host or None,
+        error_class=last.cause,
+        error_message=last.message,
+        attempts=same(task.failures),
     )
+
+
+def after(store: Store, task: Task, error: BaseException, place: Place) -> Task:
+    """The trial with one more failure: an error in this process that ends it for good."""
+    epoch = last_epoch(store, task.trial_id).get("epoch", 0)
+    failure = Failure(cause_of(error)[0], said(error), epoch, place=place)
+    return replace(task, failures=(*task.failures, failure))
+
+
+def said(error: BaseException) -> str:
+    """The message of an error and where it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+    return f"{error}{place}"[:4000]

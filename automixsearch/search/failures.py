@@ -1,0 +1,168 @@
+"""What is known of attempts that failed, and what follows: try again, try with fewer neighbours, set the trial aside,
+or keep away from a machine.
+
+Decisions need no clock and no cluster: an attempt that ended before its first epoch was quick, and a trial that has
+got further since is not stuck.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from automixsearch.results.store import Store
+
+TRIES = 3
+"""A trial that has failed so often of one cause, without getting further, is set aside; a node on which so many
+trials have failed quickly, one after another and of one cause, is avoided."""
+
+STORAGE_PATIENCE_S = 120.0
+"""How long a search and its trials try again where the results cannot be reached; a trial then fails, and goes on from
+its checkpoint when it is tried again."""
+
+MEMORY, DIED, NO_ROOM = "OutOfMemory", "WorkerDied", "NoRoom"
+_FULL = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.I)
+_DEAD = ("RayActorError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "OwnerDiedError",
+         "NodeDiedError", "LocalRayletDiedError")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an attempt runs: Ray's id of the node ("" outside Ray), the machine's name, its accelerators."""
+
+    node: str = ""
+    host: str = ""
+    devices: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How one attempt at a trial ended before the trial did.
+
+    epoch: the last that is in the ledger. quick: no epoch ended in this attempt. counts: whether trying again in the
+    same way is one of the `TRIES`; not so where the next attempt gets more room.
+    """
+
+    cause: str
+    message: str = ""
+    epoch: int = 0
+    quick: bool = True
+    counts: bool = True
+    place: Place = field(default_factory=Place)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a trial's process leaves beside the results, so that its end can be told when it cannot tell it itself.
+
+    epoch: the last one that was done before. cause: of the error that ended it; "" while it runs, or if it was killed.
+    """
+
+    place: Place
+    epoch: int
+    cause: str = ""
+    message: str = ""
+
+    def save(self, store: Store, trial_id: str) -> None:
+        store.put(_name(trial_id), json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, store: Store, trial_id: str) -> Attempt | None:
+        data = store.get(_name(trial_id))
+        if data is None:
+            return None
+        content = json.loads(data)
+        return cls(**{**content, "place": Place(**content["place"])})
+
+    @staticmethod
+    def close(store: Store, trial_id: str) -> None:
+        store.delete(_name(trial_id))
+
+
+def _name(trial_id: str) -> str:
+    return f"attempts/{trial_id}.json"
+
+
+def cause_of(error: BaseException) -> tuple[str, str]:
+    """The cause by which failures are compared, as a rule the class of the error, and its message.
+
+    Errors that Ray has wrapped are unwrapped; all ways to run out of memory are one cause.
+    """
+    workers = getattr(error, "worker_failures", None)
+    inner = next(iter(workers.values()), None) if workers else getattr(error, "controller_failure", None)
+    inner = inner or getattr(error, "cause", None)
+    if isinstance(inner, BaseException) and inner is not error:
+        return cause_of(inner)
+    name, message = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or _FULL.search(message):
+        return MEMORY, message
+    if name == "WorkerGroupStartupTimeoutError":
+        return NO_ROOM, message
+    if name in _DEAD:
+        text = "the trial's process ended without an error; out of memory is the usual cause"
+        return DIED, f"{text} ({' '.join(message.split())[:300]})"
+    return name.removeprefix("RayTaskError(").removesuffix(")"), message
+
+
+def stuck(failures: Sequence[Failure]) -> bool:
+    """Whether a trial is to be set aside: it has failed `TRIES` times of one cause and got no further in between."""
+    if not failures:
+        return False
+    last = failures[-1]
+    return last.counts and same(failures) >= TRIES
+
+
+def same(failures: Sequence[Failure]) -> int:
+    """How often a trial has failed as it did last, without getting further."""
+    last = failures[-1]
+    return sum(f.counts and (f.cause, f.epoch) == (last.cause, last.epoch) for f in failures)
+
+
+def doublings(failures: Sequence[Failure]) -> int:
+    """How many times a trial has to hold double of what it asks for, so that it has fewer neighbours.
+
+    Once for each time that memory ran out, and for each death of its process after the first: the kernel kills
+    without saying why.
+    """
+    died = sum((f.cause, f.epoch) == (DIED, failures[-1].epoch) for f in failures)
+    return sum(f.cause == MEMORY for f in failures) + max(died - 1, 0)
+
+
+class Nodes:
+    """Which nodes fail their trials.
+
+    A node is bad when `TRIES` different trials have failed on it quickly, one after another and of one cause, with
+    none that got through an epoch at the same place (the node and its accelerators) in between: a place that can
+    train is good, and what fails there is the trial. Running out of memory or waiting for room says nothing.
+    """
+
+    def __init__(self) -> None:
+        self.bad: dict[str, Failure] = {}
+        self._quick: dict[Place, dict[str, Failure]] = {}
+
+    def passed(self, place: Place) -> None:
+        """An epoch has ended there."""
+        self._quick.pop(place, None)
+
+    def failed(self, trial_id: str, failure: Failure) -> bool:
+        """A trial has failed; whether its node is bad from now on."""
+        place = failure.place
+        if not place.node or not failure.quick or failure.cause in (MEMORY, NO_ROOM) or place.node in self.bad:
+            return False
+        here = self._quick.setdefault(place, {})
+        for other in [other for other, earlier in here.items() if earlier.cause != failure.cause]:
+            del here[other]
+        here[trial_id] = failure
+        if len(here) < TRIES:
+            return False
+        self.bad[place.node] = failure
+        return True
+
+
+def from_json(content: Sequence[dict[str, Any]]) -> tuple[Failure, ...]:
+    """Failures from what `asdict` makes of them."""
+    return tuple(Failure(**{**one, "place": Place(**one["place"])}) for one in content)

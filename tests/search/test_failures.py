@@ -1,0 +1,132 @@
+"""What follows when trials fail: decided from what is known of the attempts alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.train import ControllerError, WorkerGroupError
+
+from automixsearch.errors import StudyError
+from automixsearch.results.store import Store
+from automixsearch.search.failures import (
+    DIED,
+    MEMORY,
+    NO_ROOM,
+    Attempt,
+    Failure,
+    Nodes,
+    Place,
+    cause_of,
+    doublings,
+    same,
+    stuck,
+)
+
+
+def failures(*causes_and_epochs, **more):
+    return [Failure(cause, epoch=epoch, **more) for cause, epoch in causes_and_epochs]
+
+
+def test_a_trial_is_set_aside_at_the_third_failure_of_one_cause_without_progress():
+    assert not stuck([])
+    assert not stuck(failures(("KeyError", 0), ("KeyError", 0)))
+    assert stuck(failures(("KeyError", 0), ("KeyError", 0), ("KeyError", 0)))
+    assert not stuck(failures((DIED, 0), (DIED, 1), (DIED, 2), (DIED, 2)))
+    assert stuck(failures((DIED, 0), (DIED, 2), (DIED, 2), (DIED, 2)))
+    alternating = failures(("A", 0), ("B", 0), ("A", 0), ("B", 0), ("A", 0))
+    assert not stuck(alternating[:-1])
+    assert stuck(alternating)
+    assert same(alternating) == 3
+
+
+def test_waiting_for_room_and_getting_more_room_are_no_tries():
+    assert not stuck(failures(*[(NO_ROOM, 0)] * 9, counts=False))
+    assert not stuck(failures(*[(MEMORY, 0)] * 4, counts=False))
+    assert stuck(failures(*[(MEMORY, 0)] * 4, counts=False) + failures(*[(MEMORY, 0)] * 3))
+
+
+def test_room_doubles_with_each_lack_of_memory_and_each_unexplained_death_after_the_first():
+    assert doublings([]) == 0
+    assert doublings(failures((DIED, 3))) == 0
+    assert doublings(failures((DIED, 3), (DIED, 3))) == 1
+    assert doublings(failures((DIED, 3), (DIED, 5))) == 0
+    assert doublings(failures((MEMORY, 0), (MEMORY, 2), ("KeyError", 2))) == 2
+
+
+A, B = Place("a", "host-a"), Place("b", "host-b")
+
+
+def test_three_trials_that_fail_quickly_of_one_cause_make_a_node_bad():
+    nodes = Nodes()
+    assert not nodes.failed("t0", Failure("DataError", place=A))
+    assert not nodes.failed("t1", Failure("DataError", place=B))
+    assert not nodes.failed("t1", Failure("DataError", place=A))
+    assert nodes.failed("t2", Failure("DataError", "no /mnt/data", place=A))
+    assert list(nodes.bad) == ["a"]
+    assert nodes.bad["a"].message == "no /mnt/data"
+    assert not nodes.failed("t3", Failure("DataError", place=A))
+
+
+@pytest.mark.parametrize(
+    ("trials", "causes", "quick", "place"),
+    [
+        (["t0", "t0", "t0", "t0"], ["X"] * 4, True, A),
+        (["t0", "t1", "t2", "t3"], ["X", "Y", "X", "Y"], True, A),
+        (["t0", "t1", "t2", "t3"], ["X"] * 4, False, A),
+        (["t0", "t1", "t2", "t3"], [MEMORY] * 4, True, A),
+        (["t0", "t1", "t2", "t3"], [NO_ROOM] * 4, True, A),
+        (["t0", "t1", "t2", "t3"], ["X"] * 4, True, Place()),
+    ],
+    ids=["one trial", "several causes", "slowly", "memory", "room", "nobody knows where"],
+)
+def test_a_node_is_not_blamed_for(trials, causes, quick, place):
+    nodes = Nodes()
+    for trial, cause in zip(trials, causes, strict=True):
+        assert not nodes.failed(trial, Failure(cause, quick=quick, place=place))
+
+
+def test_an_epoch_clears_its_place_but_not_a_broken_accelerator_beside_it():
+    nodes, good, broken = Nodes(), Place("a", "h", "0"), Place("a", "h", "7")
+    for trial in ("t0", "t1"):
+        nodes.failed(trial, Failure("X", place=good))
+        nodes.failed(trial, Failure("X", place=broken))
+    nodes.passed(good)
+    assert not nodes.failed("t2", Failure("X", place=good))
+    assert nodes.failed("t2", Failure("X", place=broken))
+
+
+def dead() -> ActorDiedError:
+    return ActorDiedError()
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (KeyError("k"), "KeyError"),
+        (MemoryError(), MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MEMORY),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MEMORY),
+        (RuntimeError("shapes do not fit"), "RuntimeError"),
+        (dead(), DIED),
+        (RayTaskError("step", "trace", StudyError("gone")), "StudyError"),
+        (RayTaskError("step", "trace", StudyError("gone")).as_instanceof_cause(), "StudyError"),
+        (RayTaskError("fit", "trace", WorkerGroupError("x", {1: MemoryError()})), MEMORY),
+        (WorkerGroupError("x", {1: dead()}), DIED),
+        (ControllerError(dead()), DIED),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_causes_are_found_inside_what_ray_makes_of_them(error, cause):
+    assert cause_of(error)[0] == cause
+
+
+def test_what_an_attempt_leaves_is_read_back(tmp_path):
+    store = Store(tmp_path, "s")
+    assert Attempt.load(store, "t0") is None
+    left = Attempt(A, 3, "OSError", "no route")
+    left.save(store, "t0")
+    assert Attempt.load(store, "t0") == left
+    Attempt.close(store, "t0")
+    assert Attempt.load(store, "t0") is None

@@ -1,0 +1,207 @@
+"""What Tune is told to run, and what follows when trials fail, with Tune played by the test."""
+
+from __future__ import annotations
+
+import pytest
+from ray.tune.search import Searcher
+
+from automixsearch.errors import ResourceError, StorageError
+from automixsearch.reading import parse_space
+from automixsearch.results.store import Store
+from automixsearch.search import driver
+from automixsearch.search import searcher as module
+from automixsearch.search.cluster import Room
+from automixsearch.search.failures import Attempt, Place
+from automixsearch.search.proposer import Proposer
+from automixsearch.search.searcher import StudySearcher
+from automixsearch.search.task import Task
+
+HERE, THERE = Place("a", "host-a"), Place("b", "host-b")
+
+
+class Play:
+    """A search of three trials on nodes given by their CPUs; `start` and the others are what Tune would do."""
+
+    def __init__(self, tmp_path, nodes, trials=3, **resources):
+        self.store = Store(tmp_path, "s")
+        content = {"name": "s", "knobs": {"method": ["mixup", "automix"]}, "budget": {"trials": trials, "epochs": 4}}
+        self.space = parse_space({**content, "sampler": "random", "resources": resources}, "test")
+        self.nodes = {name: {"CPU": float(cpus), "memory": 2.0**34} for name, cpus in nodes.items()}
+        self.open()
+
+    def open(self):
+        self.notes: list[str] = []
+        self.ends: list[dict] = []
+        room = Room(self.space.resources, lambda: dict(self.nodes))
+        heard = lambda event, task, values: self.ends.append(values) if event == "end" else None  # noqa: E731
+        self.searcher = StudySearcher(Proposer(self.space, self.store, "f"), None, room, heard, self.notes.append)
+        self.number = 0
+
+    def start(self):
+        self.number += 1
+        return f"tune{self.number}", self.searcher.suggest(f"tune{self.number}")
+
+    def epoch(self, tune, config, epoch, place=HERE):
+        self.store.write_epoch({"trial_id": config["trial_id"], "epoch": epoch, "val_top1": 50.0})
+        values = {"epoch": epoch, "val_top1": 50.0, "node": place.node, "host": place.host, "devices": place.devices}
+        self.searcher.on_trial_result(tune, values)
+
+    def fail(self, tune, config, error, place=HERE, at=0):
+        Attempt(place, at).save(self.store, config["trial_id"])
+        self.searcher.on_trial_complete(tune, error=True)
+        self.searcher.failed(tune, error)
+
+    def end(self, tune, config):
+        task = Task.load(self.store, config["trial_id"])
+        self.store.write_trial(task.row("complete", val_top1=50.0))
+        self.searcher.on_trial_complete(tune, {})
+
+
+def test_a_trial_that_failed_runs_again_and_the_search_waits_for_it(tmp_path):
+    play = Play(tmp_path, {"a": 2}, trials=2)
+    first, second = play.start(), play.start()
+    assert play.start()[1] is None
+    play.end(*second)
+    assert play.start()[1] is None, "the first may have to run again"
+    play.epoch(*first, 1)
+    play.fail(*first, KeyError("k"))
+    tune, again = play.start()
+    assert again["trial_id"] == first[1]["trial_id"]
+    assert play.notes == ["t00000 failed after epoch 1 (KeyError on host-a), tries again"]
+    play.end(tune, again)
+    assert play.start()[1] == Searcher.FINISHED
+    assert play.store.finished() == {"t00000", "t00001"}
+
+
+def test_three_failures_of_one_cause_set_a_trial_aside_over_interruptions_too(tmp_path):
+    play = Play(tmp_path, {"a": 1}, trials=1)
+    for _ in range(2):
+        play.fail(*play.start(), ValueError("the cause"))
+    play.open()
+    play.fail(*play.start(), ValueError("the cause"))
+    (row,) = play.store.trial_rows()
+    assert (row["state"], row["error_class"], row["attempts"], row["host"]) == ("failed", "ValueError", 3, "host-a")
+    assert row["error_message"] == "the cause"
+    assert play.start()[1] == Searcher.FINISHED
+    assert play.store.names("pending") == play.store.names("attempts") == []
+
+    assert driver._set_failed_free(play.store, play.space, force=False) == (0, 1)
+    assert driver._set_failed_free(play.store, play.space, force=True) == (1, 0)
+    play.open()
+    tune, config = play.start()
+    play.fail(tune, config, ValueError("the cause"))
+    assert play.start()[1]["trial_id"] == config["trial_id"]
+
+
+def test_a_failed_trial_is_freed_twice_and_then_left(tmp_path):
+    """An error that its config is to blame for, as a trial's own process records it."""
+    play = Play(tmp_path, {"a": 1}, trials=1)
+    for attempts in (1, 2, 3):
+        tune, config = play.start()
+        task = Task.load(play.store, config["trial_id"])
+        play.store.write_trial(module.failed_row(play.store, driver_after(play.store, task)))
+        play.searcher.on_trial_complete(tune, {})
+        assert play.store.trial_rows()[0]["attempts"] == attempts
+        assert driver._set_failed_free(play.store, play.space, force=False) == ((1, 0) if attempts < 3 else (0, 1))
+        play.open()
+
+
+def driver_after(store, task):
+    from automixsearch.errors import NonFiniteLoss
+    from automixsearch.search.trial_rows import after
+
+    return after(store, task, NonFiniteLoss("nan"), HERE)
+
+
+def test_a_retried_trial_goes_elsewhere_and_a_bad_node_gets_no_more(tmp_path):
+    play = Play(tmp_path, {"a": 2, "b": 2}, trials=4)
+    failing = [play.start() for _ in range(3)]
+    play.fail(*failing[0], OSError("no /mnt/data"))
+    tune, again = play.start()
+    assert (again["trial_id"], again["avoid"]) == ("t00000", ["a"])
+    assert play.start()[1]["avoid"] == []
+    for trial in failing[1:]:
+        play.fail(*trial, OSError("no /mnt/data"))
+    assert "node host-a has failed OSError on three trials one after another" in play.notes[-2] + play.notes[-1]
+    assert play.searcher.halt is None
+    assert play.start()[1] is None, "the other node is taken"
+    play.end(tune, again)
+    assert play.start()[1]["avoid"] == ["a"]
+
+
+def test_when_the_only_node_is_bad_the_search_stops_and_says_so(tmp_path):
+    play = Play(tmp_path, {"a": 4}, trials=9)
+    for trial in [play.start() for _ in range(3)]:
+        play.fail(*trial, OSError("no /mnt/data"))
+    assert play.start()[1] == Searcher.FINISHED
+    assert isinstance(play.searcher.halt, ResourceError)
+    assert "host-a has failed OSError on three trials" in str(play.searcher.halt)
+    assert "there is no other: no /mnt/data; mend it" in str(play.searcher.halt)
+    assert play.store.finished() == set()
+    play.open()
+    assert [play.start()[1]["trial_id"] for _ in range(3)] == ["t00000", "t00001", "t00002"]
+
+
+def test_out_of_memory_gives_a_trial_fewer_neighbours_until_it_is_alone(tmp_path):
+    play = Play(tmp_path, {"a": 4}, trials=1)
+    held = []
+    for _ in range(5):
+        tune, config = play.start()
+        held.append((config["held"]["CPU"], config["cpus"]))
+        play.fail(tune, config, MemoryError())
+    assert held == [(1, 1), (2, 1), (4, 1), (4, 1), (4, 1)]
+    assert "tries again with fewer neighbours" in play.notes[0]
+    (row,) = play.store.trial_rows()
+    assert (row["error_class"], row["attempts"]) == ("OutOfMemory", 3)
+
+
+def test_a_process_that_died_after_its_row_is_no_failure(tmp_path):
+    play = Play(tmp_path, {"a": 1}, trials=1)
+    tune, config = play.start()
+    play.store.write_trial(Task.load(play.store, config["trial_id"]).row("complete", val_top1=1.0))
+    play.fail(tune, config, None)
+    assert [row["state"] for row in play.ends] == ["complete"]
+    assert play.store.names("pending") == []
+
+
+def test_trials_wait_for_nodes_and_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("automixsearch.search.cluster.LOOK_S", 0)
+    play = Play(tmp_path, {"a": 1}, trials=2)
+    play.end(*play.start())
+    node = play.nodes.pop("a")
+    assert play.start()[1] is None
+    assert play.notes == ["no room for a trial, which needs 1 CPU; waiting for nodes"]
+    play.nodes["b"] = node
+    assert play.start()[1]["trial_id"] == "t00001"
+    play.searcher.on_trial_complete("tune3", error=True)
+    play.searcher.failed("tune3", None)
+    del play.nodes["b"]
+    assert play.start()[1] is None
+    monkeypatch.setattr(module, "PATIENCE_S", -1.0)
+    assert play.start()[1] == Searcher.FINISHED
+    with pytest.raises(ResourceError, match="has had no room for one trial"):
+        raise play.searcher.halt
+    assert play.start()[1] == Searcher.FINISHED
+
+
+def test_storage_that_fails_for_good_ends_the_search_with_its_error_and_keeps_what_is_in_flight(tmp_path, monkeypatch):
+    play = Play(tmp_path, {"a": 2})
+    first, second = play.start(), play.start()
+    monkeypatch.setattr(Store, "trial_row", lambda *_: (_ for _ in ()).throw(StorageError("s3://b: cannot be read")))
+    play.end(*first)
+    assert play.start()[1] == Searcher.FINISHED
+    play.fail(*second, StorageError("s3://b: cannot be read"))
+    with pytest.raises(StorageError, match="s3://b: cannot be read"):
+        raise play.searcher.halt
+    monkeypatch.undo()
+    play.open()
+    assert play.start()[1]["trial_id"] == second[1]["trial_id"]
+
+
+def test_with_one_at_a_time_nothing_is_proposed_before_the_last_has_ended(tmp_path):
+    play = Play(tmp_path, {"a": 4}, concurrent=1)
+    first = play.start()
+    assert play.start()[1] is None
+    assert play.searcher.proposer.handed_out == 1
+    play.end(*first)
+    assert play.start()[1]["trial_id"] == "t00001"
