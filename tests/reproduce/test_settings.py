@@ -35,7 +35,7 @@ def test_every_trained_cell_is_a_complete_config_at_every_scale(scale):
     changes = ANYWHERE if scale != "tiny" else None
     for cell in filter(trained, cells()):
         config = plan(cell, scale, changes).config()
-        assert config.recipe.epochs == {"tiny": 6, "paper": cell.epochs or config.recipe.epochs}.get(
+        assert config.recipe.epochs == {"tiny": 12, "paper": cell.epochs or config.recipe.epochs}.get(
             scale, config.recipe.epochs
         )
         assert config.recipe.median_epochs <= config.recipe.epochs

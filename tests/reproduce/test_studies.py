@@ -229,7 +229,7 @@ def test_a_dry_run_prints_configs_and_writes_nothing(tmp_path, capsys):
     ]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "2 runs, 12 epochs, in 1 studies" in out
+    assert "2 runs, 24 epochs, in 1 studies" in out
     assert "labels: 0.15" in out
     assert "left out: CUB-200/ResNet-50/15% labels/Co-Tuning (fine-tuning with the head of the source" in out
     assert not (tmp_path / "r").exists()
