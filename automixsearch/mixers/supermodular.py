@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from automixsearch.native import compiled as _compiled
 
 Weights = tuple[float, float, float]
 """Smoothness, diversity, threshold."""
@@ -15,22 +13,6 @@ SOFT_INPUTS = 3
 """Half-and-half labels are offered for so many of the inputs that an output shows most."""
 ENOUGH = 1e-12
 """What a change has to gain, so that rounding cannot turn it back and forth."""
-
-
-def _compiled(signature: str) -> Callable[[Callable], Any]:
-    """Compile at import, or load what an earlier process left in the cache; without a writable folder there is none.
-
-    Processes that start together each compile; a cache file is replaced whole, so that none reads half of one.
-    """
-
-    def compiled(function: Callable) -> Any:
-        options = {"nogil": True, "error_model": "numpy"}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except (OSError, RuntimeError):  # no folder to cache in, or a full one
-            return njit(signature, **options)(function)
-
-    return compiled
 
 
 @_compiled("float64(float64[:, ::1], float64[:, ::1], int64, int64[::1])")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -134,11 +135,28 @@ def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C')) v for q, k [B, n, C'] and v [B, n, 1], without ever storing the n x n weights."""
     query = query * query.shape[-1] ** -0.5
     if query.device.type == "cpu":
+        if fits_tiles(query, key):
+            from automixsearch.models.attention import TiledAttention  # Numba is loaded where it is needed only
+
+            return TiledAttention.apply(query, key, value)
         return OneValueAttention.apply(query, key, value)
     # Fused attention takes equal widths only, so the value is widened to C' channels, of which one counts.
     wide = functional.pad(value, (0, query.shape[-1] - 1))
     query, key, wide = (part[:, None].contiguous() for part in (query, key, wide))
     return functional.scaled_dot_product_attention(query, key, wide, scale=1.0)[:, 0, :, :1]
+
+
+SAFE = 60.0
+"""Scores up to this size need no maximum taken off before exp, in float32."""
+LOG2_E = math.log2(math.e)
+
+
+@torch.no_grad()
+def fits_tiles(query: Tensor, key: Tensor) -> bool:
+    """Whether `TiledAttention` takes this, and whether there is enough of it to be faster so."""
+    _, n, channels = query.shape
+    right = query.dtype == torch.float32 and n >= 256 and n % 8 == 0 and channels % 8 == 0
+    return right and bool(query.norm(dim=2).max() * key.norm(dim=2).max() <= SAFE)
 
 
 class OneValueAttention(torch.autograd.Function):
@@ -150,8 +168,6 @@ class OneValueAttention(torch.autograd.Function):
 
     PIECE = 2**18
     """Weights that one thread holds at a time, in elements."""
-    SAFE = 60.0
-    """Scores up to this size need no maximum taken off before exp, in float32."""
 
     @staticmethod
     def pieces(query: Tensor) -> list[tuple[slice, slice]]:
@@ -167,10 +183,14 @@ class OneValueAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key, value = query.contiguous(), key.contiguous(), value.transpose(1, 2).contiguous()
+        query, key, value = (
+            query * LOG2_E,
+            key.contiguous(),
+            value.transpose(1, 2).contiguous(),
+        )  # powers of two are faster than of e
         total, out = (query.new_empty((len(query), 1, query.shape[1])) for _ in range(2))
         shift = None
-        if query.norm(dim=2).max() * key.norm(dim=2).max() > OneValueAttention.SAFE:
+        if query.norm(dim=2).max() * key.norm(dim=2).max() > SAFE * LOG2_E:
             shift = torch.empty_like(total)
         for images, rows in OneValueAttention.pieces(query):
             place = images, slice(None), rows
@@ -180,7 +200,7 @@ class OneValueAttention(torch.autograd.Function):
             if shift is not None:
                 shift[place] = weights.amax(1, keepdim=True)
                 weights -= shift[place]
-            weights.exp_()
+            weights.exp2_()
             total[place] = weights.sum(1, keepdim=True)
             out[place] = torch.bmm(value[images], weights)
         out /= total
@@ -193,19 +213,19 @@ class OneValueAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, out, total, shift = ctx.saved_tensors
         share = grads[0] / total
-        turned, seen = key.transpose(1, 2).contiguous(), query * share
-        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        turned, seen = key.transpose(1, 2).contiguous(), query * (share / LOG2_E)
+        d_query, d_turned, d_value = torch.empty_like(query), torch.zeros_like(turned), torch.zeros_like(value)
         for images, rows in OneValueAttention.pieces(query):
             place = images, rows
             weights = torch.bmm(query[place], turned[images])
             if shift is not None:
                 weights -= shift[place]
-            weights.exp_()
+            weights.exp2_()
             d_value[images] += torch.bmm(share[place].transpose(1, 2), weights)
             weights *= value[images] - out[place]
             d_query[place] = torch.bmm(weights, key[images])
-            d_key[images].baddbmm_(weights.transpose(1, 2), seen[place])
-        return d_query * share, d_key, d_value.transpose(1, 2)
+            d_turned[images].baddbmm_(seen[place].transpose(1, 2), weights)
+        return d_query * share, d_turned.transpose(1, 2), d_value.transpose(1, 2)
 
 
 def rescaled(lam: Tensor, k: float) -> Tensor:

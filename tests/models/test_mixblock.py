@@ -9,7 +9,15 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from automixsearch.models import build_model, count_parameters
-from automixsearch.models.mixblock import MixBlock, OneValueAttention, adjusted_mask, attended, mask_loss, rescaled
+from automixsearch.models.mixblock import (
+    MixBlock,
+    OneValueAttention,
+    adjusted_mask,
+    attended,
+    fits_tiles,
+    mask_loss,
+    rescaled,
+)
 from automixsearch.recipe import Recipe
 
 MODES = ("l1", "sparsity", "l1_variance", "l2_variance")
@@ -159,6 +167,23 @@ def test_attention_on_the_cpu_equals_fused_attention(monkeypatch, piece, scale):
     direction = torch.randn_like(found)
     for ours, theirs in zip(*(torch.autograd.grad(out, inputs, direction) for out in (found, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize(("n", "channels", "scale"), [(256, 16, 1.0), (520, 8, 0.1), (256, 8, 20.0)])
+def test_attention_in_tiles_equals_its_definition(n, channels, scale):
+    """The second shape ends in a tile that is not full; the last has scores that overflow exp, which tiles refuse."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(3, n, width, generator=generator).requires_grad_() for width in (channels, channels, 1)]
+    exact = [part.detach().double().requires_grad_() for part in inputs]
+    query, key, value = exact
+    expected = (scale * query @ key.transpose(1, 2) / channels**0.5).softmax(2) @ value
+    assert fits_tiles(scale * inputs[0], inputs[1]) == (scale < 20)
+    found = attended(scale * inputs[0], *inputs[1:])
+    np.testing.assert_allclose(found.detach(), expected.detach(), atol=1e-6 * scale)
+    direction = torch.randn(expected.shape, generator=generator)
+    ours = torch.autograd.grad(found, inputs, direction)
+    for mine, theirs in zip(ours, torch.autograd.grad(expected, exact, direction.double()), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize(
