@@ -9,12 +9,14 @@ import pytest
 import torch
 import torchvision.models as theirs
 from torch import nn
+from torch.nn.functional import conv2d
 from torchvision.ops import StochasticDepth
 
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError, TrainingError
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import GlobalBatchNorm2d, make_global
+from automixsearch.models.resnet import Conv7x7
 from automixsearch.recipe import BACKBONES, Recipe, check_sides, stage_names
 from automixsearch.results.store import Store
 from automixsearch.search.driver import _prepare
@@ -320,3 +322,16 @@ def test_grey_images_take_the_same_networks():
         side = side_of(backbone)
         model = build_model(Recipe(backbone=backbone, width=8), 1, 5, 0, side)
         assert model(torch.zeros(2, 1, side, side)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("size", [(12, 10), (11, 10)], ids=["even", "odd"])
+def test_the_imagenet_stem_is_a_plain_convolution_whose_images_want_a_gradient(size):
+    stem = Conv7x7(3, 8).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = conv2d(x.requires_grad_(), stem.weight, stride=2, padding=3)
+    torch.testing.assert_close(stem(x.detach()), expected)
+    found, direction = stem(x), torch.randn_like(expected)
+    torch.testing.assert_close(found, expected)
+    wanted = (x, stem.weight)
+    ours, plain = (torch.autograd.grad(out, wanted, direction) for out in (found, expected))
+    torch.testing.assert_close(ours, plain)
