@@ -180,6 +180,12 @@ def space_of(study: StudyFile, design: Design) -> SearchSpace:
     return study.space.model_copy(update={"budget": budget})
 
 
+def known_setting(space: SearchSpace, chosen: Values) -> Values:
+    """The setting in the middle of a space, with some knobs chosen."""
+    middle = {dimension.name: dimension.at(0.5) for dimension in space.dimensions}
+    return _filled(space, {**middle, **chosen})
+
+
 # Strata and the base ---------------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,7 @@ LAYERS = {
     "automixsearch.reading": (),
     "automixsearch.studyfile": (),
     "automixsearch.designs": (),
+    "automixsearch.plan": (),
     "automixsearch.commands.studies": (),
     "automixsearch.jobs": (),
     "automixsearch.space": (),

@@ -20,7 +20,8 @@ def power_of(effect: float, error: float, freedom: float, level: float = 0.05) -
         return 1.0
     if freedom > 1e4:
         return float(norm.sf(limit - shift) + norm.cdf(-limit - shift))
-    return float(nct.sf(limit, freedom, shift) + nct.cdf(-limit, freedom, shift))
+    wrong_side = float(nct.cdf(-limit, freedom, shift))  # NaN where it is too small for scipy
+    return float(nct.sf(limit, freedom, shift)) + (wrong_side if isfinite(wrong_side) else 0.0)
 
 
 def detectable_at(error: float, freedom: float, power: float = 0.8, level: float = 0.05) -> float:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from automixsearch.analysis.ablation import Ablation
+    from automixsearch.data.base import ImageSet
+    from automixsearch.plan import Plan
+    from automixsearch.spec import SearchSpace
     from automixsearch.studyfile import StudyFile
 
 
@@ -25,25 +30,249 @@ def _load(args: argparse.Namespace) -> StudyFile:
     return load_study_file(args.file, [*args.overrides, *name])
 
 
+def plan_command(args: argparse.Namespace) -> int:
+    from automixsearch.cli import dump_json
+
+    plan = _plan(args)
+    if args.json:
+        print(dump_json(plan.content()))
+    else:
+        _print_plan(plan)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """Read the file, time its methods here or take times from a ledger, and put the plan together."""
+    from automixsearch import plan
+    from automixsearch.designs import enumerate_runs
+    from automixsearch.results.study import open_study
+    from automixsearch.spec import SearchSpace
+
+    what = _read(args)
+    settings = (
+        plan.method_settings(what) if isinstance(what, SearchSpace) else plan.study_settings(enumerate_runs(what))
+    )
+    metric = what.objective[0] if isinstance(what, SearchSpace) else what.metric
+    noise, said = None, []
+    if args.ledger:
+        place = args.ledger if "/" in args.ledger else f"{args.results}/{args.ledger}"
+        args.study_opened = ledger = open_study(place)
+        costs, said = plan.costs_of(ledger, settings, what.budget.epochs)
+        noise = plan.noise_of(ledger, metric)
+        images = plan.train_images(what.data, None)
+    else:
+        data = _load_data(what, said)
+        costs = [] if data is None else [
+            plan.probe(name, plan.config_of(what.data, values), data, what.resources.cpus)
+            for name, values in settings.items()
+        ]  # fmt: skip
+        images = plan.train_images(what.data, data)
+    if args.sd is not None:
+        noise = plan.Noise(args.sd, "as given")
+    noise = noise or plan.least_noise(what.data, metric, images, None if args.error is None else args.error / 100)
+    if isinstance(what, SearchSpace):
+        made = plan.plan_search(what, costs, noise, images)
+    else:
+        made = plan.plan_study(what, costs, noise, images)
+    return dataclasses.replace(made, warnings=(*made.warnings, *said))
+
+
+def _read(args: argparse.Namespace) -> SearchSpace | StudyFile:
+    """A study file, or a search space."""
+    from pathlib import Path
+
+    from automixsearch.reading import load_space, read_text, read_yaml
+    from automixsearch.studyfile import load_study_file
+
+    file = Path(args.file)
+    content = read_yaml(read_text(file, "study file"), args.file) if file.is_file() else None
+    is_study = isinstance(content, dict) and "design" in content
+    return (load_study_file if is_study else load_space)(args.file, args.overrides)
+
+
+def _load_data(what: SearchSpace | StudyFile, said: list[str]) -> ImageSet | None:
+    """The data, to time training on; None, and why, where they are not here."""
+    from automixsearch.data import load
+    from automixsearch.errors import DataError
+    from automixsearch.mixers import MIXERS
+
+    try:
+        data = load(what.data)
+    except DataError as error:
+        said.append(f"no times: {error}; or take times from a ledger with --from STUDY")
+        return None
+    for mixer in MIXERS.values():
+        mixer.prepare()
+    return data
+
+
+def _print_plan(plan: Plan) -> None:
+    from automixsearch.cli import console
+    from automixsearch.show import duration, make_table
+
+    out = console()
+    out.print(f"{plan.name}: {plan.question}" if plan.question else plan.name, style="bold", highlight=False)
+    runs = ", ".join(f"{count} {purpose}" for purpose, count in plan.runs.items())
+    print(f"{sum(plan.runs.values())} runs ({runs}), {plan.epochs} epochs")
+    if plan.device_h is not None:
+        table = make_table("", ("method", "runs", "one run", "95 %", "from"))
+        for row in plan.rows():
+            if "device_s" in row:
+                band = f"{duration(row['low'])} to {duration(row['high'])}"
+                table.add_row(row["stratum"], f"{row['runs']:g}", duration(row["device_s"]), band, row["source"])
+        out.print(table, highlight=False)
+        hours, low, high = plan.device_h
+        print(f"device-hours: {hours:.3g} ({low:.3g} to {high:.3g})")
+    disk = f"disk: rows {plan.disk_mb:.3g} MB until they are merged"
+    if plan.checkpoint_mb is not None:
+        disk += f", checkpoints {plan.checkpoint_mb:.3g} MB for each run under way"
+    print(disk)
+    if plan.noise is not None:
+        print(f"noise of a seed: {plan.noise.sd:.2g} ({plan.noise.source})")
+    for one in plan.resolved:
+        family = f", {one.mde_holm:.2g} after Holm over {one.comparisons}" if one.comparisons > 1 else ""
+        print(f"can find, at 80 % power: {one.mde:.2g}{family} ({one.comparison}, {one.runs} runs on each side)")
+    if plan.aliases:
+        print(
+            "cannot be told apart: " + "; ".join(f"{name} = {' = '.join(same)}" for name, same in plan.aliases.items())
+        )
+    for warning in plan.warnings:
+        out.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def ablate_report_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.ablation import ablation
+    from automixsearch.cli import dump_json
+    from automixsearch.errors import StudyError
+    from automixsearch.results.study import open_study
+
+    args.study_opened = study = open_study(_place(args))
+    design = study.info.get("design") or {}
+    if design.get("vary"):
+        knob = str(design["vary"][0]).rpartition(".")[2]
+        raise StudyError(
+            f"study {study.name} varies {', '.join(design['vary'])} and switches no parts on or off; use "
+            f"automixsearch sensitivity {study.name} --knob {knob}"
+        )
+    found = ablation(study, args.metric, args.margin)
+    if args.json:
+        print(
+            dump_json(
+                {"effects": found.rows(), "path": found.path_rows(), "aliases": found.aliases, "notes": found.notes}
+            )
+        )
+    else:
+        _print_ablation(found, str(design.get("question", "")))
+    return 0
+
+
+def _place(args: argparse.Namespace) -> str:
+    """Where the study of a file lies, or the study that is named itself."""
+    from automixsearch.studyfile import load_study_file
+
+    name = args.file
+    if name.endswith((".yaml", ".yml")):
+        name = load_study_file(name, args.overrides).name
+    elif "/" in name:
+        return name
+    return f"{args.results}/{name}"
+
+
+def _print_ablation(found: Ablation, question: str) -> None:
+    from automixsearch.cli import console
+    from automixsearch.show import make_table
+
+    out = console()
+    many = len({effect.stratum for effect in found.effects}) > 1
+    columns = ("factor", "effect", "95 %", "p (Holm)", "can find", "runs", "device-h", "verdict")
+    for title, effects in (
+        (question or "Effects", found.effects), ("Interactions", found.interactions),
+        ("Shapley: credit over all orders", found.shapley),
+    ):  # fmt: skip
+        if effects:
+            table = make_table(f"{title} ({found.metric}, points)", (*(("stratum",) if many else ()), *columns))
+            for one in effects:
+                row = (one.name, f"{one.effect.value:+.2f}", f"{one.effect.low:+.2f} to {one.effect.high:+.2f}",
+                       _p(one.p_holm), f"{one.mde:.2f}", str(one.runs), f"{one.device_h:.3g}", one.word)  # fmt: skip
+                table.add_row(*((one.stratum,) if many else ()), *row)
+            out.print(table, highlight=False)
+    if found.path:
+        table = make_table("The path", (*(("stratum",) if many else ()), "arm", found.metric, "step", "95 %"))
+        for one in found.path:
+            first = one.step.value != one.step.value
+            step = ("", "") if first else (f"{one.step.value:+.2f}", f"{one.step.low:+.2f} to {one.step.high:+.2f}")
+            table.add_row(*((one.stratum,) if many else ()), one.arm, f"{one.score.value:.2f}", *step)
+        out.print(table, highlight=False)
+    same = {name: alike for name, alike in found.aliases.items() if alike}
+    if same:
+        print("Cannot be told apart: " + "; ".join(f"{name} = {' = '.join(alike)}" for name, alike in same.items()))
+    for note in found.notes:
+        print(note)
+    print(f"Unresolved means: not enough runs to say; equivalent: within {found.margin:g} points.")
+
+
+def _p(value: float) -> str:
+    return "" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def add(commands: Any) -> None:
     """Declare the commands."""
-    text = "Run a study file, or go on with it."
-    sub = commands.add_parser("study", help=text, description=text)
-    sub.set_defaults(run=study_command)
+
+    def command(group: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = group.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    run_text, plan_text = "Run a study file, or go on with it.", "Say what a search or a study costs and can resolve."
+    sub = command(commands, "study", study_command, run_text)
     _file(sub)
     _running(sub)
+    sub = command(commands, "plan", plan_command, plan_text)
+    _file(sub)
+    _planning(sub)
+    text = "Plan, run or report an ablation: a study of parts that are on or off."
+    group = commands.add_parser("ablate", help=text, description=text)
+    inner = group.add_subparsers(required=True, metavar="plan|run|report")
+    sub = command(inner, "plan", plan_command, plan_text)
+    _file(sub)
+    _planning(sub)
+    sub = command(inner, "run", study_command, run_text)
+    _file(sub)
+    _running(sub)
+    sub = command(inner, "report", ablate_report_command, "What each part is worth, with what the runs cannot tell.")
+    _file(sub, "a study file, or the name, directory or URI of its study")
+    _results(sub)
+    sub.add_argument("--metric", metavar="M", help="column to judge by (the study's)")
+    sub.add_argument("--margin", type=float, metavar="POINTS", help="of equivalence (the study's)")
+    sub.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
-def _file(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("file", metavar="FILE", help="a study file, e.g. jobs/sensitivity/alpha.yaml")
+def _file(sub: argparse.ArgumentParser, text: str = "a study file, e.g. jobs/sensitivity/alpha.yaml") -> None:
+    sub.add_argument("file", metavar="FILE", help=text)
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. replicates=5 epochs=30 recipe=digits")
 
 
-def _running(sub: argparse.ArgumentParser) -> None:
+def _results(sub: argparse.ArgumentParser) -> None:
     from automixsearch.cli import RESULTS
 
-    sub.add_argument("--name", metavar="STUDY", help="name of the study (the file's)")
     sub.add_argument("--results", default=RESULTS, metavar="DIR_OR_URI", help="where studies lie (results)")
+
+
+def _planning(sub: argparse.ArgumentParser) -> None:
+    _results(sub)
+    source = sub.add_mutually_exclusive_group()
+    source.add_argument(
+        "--probe", action="store_true", help="time 20 steps of each method on this machine (the default)"
+    )
+    source.add_argument("--from", dest="ledger", metavar="STUDY", help="take times and the noise of seeds from a study")
+    sub.add_argument("--sd", type=float, metavar="POINTS", help="standard deviation from seed to seed, if you know it")
+    sub.add_argument("--error", type=float, metavar="%", help="error rate to guess it from, in %% (by data set)")
+    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def _running(sub: argparse.ArgumentParser) -> None:
+    _results(sub)
+    sub.add_argument("--name", metavar="STUDY", help="name of the study (the file's)")
     sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--retry-failed", action="store_true", help="run what failed again")
     sub.add_argument("--force", action="store_true", help="that too which failed three times of one cause")

@@ -188,10 +188,19 @@ class Momentum(nn.Module):
 
     @torch.no_grad()
     def follow(self, progress: float) -> None:
-        """Move the teacher towards the student, at `progress` in [0, 1]; BatchNorm statistics are its own."""
+        """Move the teacher towards the student, at `progress` in [0, 1].
+
+        BatchNorm statistics are its own, unless it sees no images (ablations without a Mix Block): then they follow.
+        """
         momentum = teacher_momentum(self.settings, progress) if self.settings.ema else 0.0
-        for follower, leader in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            follower.lerp_(leader, 1 - momentum)
+        pairs: list[tuple[Tensor, Tensor]] = [*zip(self.teacher.parameters(), self.student.parameters(), strict=True)]
+        if not self.learns:
+            pairs += zip(self.teacher.buffers(), self.student.buffers(), strict=True)
+        for follower, leader in pairs:
+            if follower.is_floating_point():
+                follower.lerp_(leader, 1 - momentum)
+            else:  # a count of batches
+                follower.copy_(leader)
 
     def reported(self) -> Backbone:
         """A copy of the reported backbone with the reported head as its head."""

@@ -105,6 +105,18 @@ def test_without_a_moving_average_the_teacher_is_a_copy(digits):
         assert torch.equal(own, other)
 
 
+@pytest.mark.parametrize("source", ["random_grid", "mixup", "cutmix"])
+def test_a_teacher_that_sees_no_images_has_statistics_to_predict_with(digits, source):
+    run = TrainingRun(config(mask_source=source, ema_start=0.5, ema_end=0.5, batch_size=256), digits, "cpu")
+    before = copy.deepcopy(dict(run.momentum.teacher.named_buffers()))
+    next(run.epochs())
+    student = dict(run.momentum.student.named_buffers())
+    for name, now in run.momentum.teacher.named_buffers():
+        if name.endswith("running_mean"):
+            assert not torch.equal(now, before[name]), name
+            assert (now - student[name]).norm() < 0.8 * student[name].norm(), name
+
+
 @pytest.mark.parametrize(
     ("progress", "expected"),
     [(0.05, 0.999), (0.1, 0.99902423), (0.25, 0.99914498), (0.5, 0.999495), (0.75, 0.99984502), (1.0, 0.99999)],
