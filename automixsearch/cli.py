@@ -24,6 +24,7 @@ from automixsearch.errors import AutoMixError, StudyError, unknown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pandas import DataFrame
     from rich.console import Console
 
     from automixsearch.spec import SearchSpace
@@ -557,9 +558,14 @@ def query_command(args: argparse.Namespace) -> int:
     if args.json:
         print(dump_json(frame.to_dict("records")))
         return 0
+    print_frame(console(), frame)
+    return 0
+
+
+def print_frame(out: Console, frame: DataFrame) -> None:
+    """Print the answer to a query, as many columns as fit."""
     from automixsearch.show import brief, make_table
 
-    out = console()
     shown = frame.iloc[:, : max(1, out.width // 12)]
     table = make_table("", shown.columns)
     for row in shown.itertuples(index=False):
@@ -568,7 +574,6 @@ def query_command(args: argparse.Namespace) -> int:
     if shown.shape[1] < frame.shape[1]:
         left = frame.shape[1] - shown.shape[1]
         print(f"{left} more columns do not fit: name the ones you want, or use --json")
-    return 0
 
 
 def show_command(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from automixsearch.errors import AutoMixError, StudyError
 
 if TYPE_CHECKING:
+    from automixsearch.report.parts import Report
     from automixsearch.results.study import Study
 
 PORT = 8080
@@ -16,14 +17,32 @@ PORT = 8080
 
 def report_command(args: argparse.Namespace) -> int:
     from automixsearch.report.page import write_report
+    from automixsearch.report.sections import make_report
 
     study = _open(args)
-    page = write_report(study, args.out or _place(study))
+    report = make_report(study)
+    page = write_report(report, study, args.out or _place(study))
+    _say(report)
     print(f"report: {page}")
     print(f"also:   {page.with_suffix('.md')}, {page.parent / 'csv'}/, {page.parent / 'figures'}/")
     if args.open:
         _show(page)
     return 0
+
+
+def _say(report: Report) -> None:
+    """The question and the verdicts."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    from automixsearch.cli import console
+
+    out = console()
+    out.print(report.question, style="bold", highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for verdict in report.verdicts:
+        table.add_row(verdict.kind, verdict.sentence)
+    out.print(Padding(table, (0, 0, 1, 0)), highlight=False)
 
 
 def _place(study: Study) -> Path:
@@ -39,31 +58,39 @@ def _show(page: Path) -> None:
         print("no browser was found here; open the file in yours")
 
 
+EXAMPLE = Path(__file__).parents[1] / "example"
+"""The study that comes along: study.json, trials/, epochs/, and README.md on how it was made."""
+ASKED = "SELECT method, count(*) AS trials, round(avg(val_top1), 2) AS mean FROM trials GROUP BY 1 ORDER BY 3 DESC"
+
+
 def demo_command(args: argparse.Namespace) -> int:
-    from automixsearch.cli import console, print_best, program
+    from automixsearch.cli import console, print_frame, program
     from automixsearch.report.page import write_report
+    from automixsearch.report.sections import make_report
     from automixsearch.results.study import open_study
 
-    example = Path(__file__).parents[1] / "example"
-    if not (example / "study.json").exists():
-        raise StudyError(f"{example}: the example ledger is not there; install AutoMixSearch again")
-    args.study_opened = study = open_study(example)
-    page = write_report(study, args.out)
+    if not (EXAMPLE / "study.json").exists():
+        raise StudyError(f"{EXAMPLE}: the example study is not there; install AutoMixSearch again")
+    args.study_opened = study = open_study(EXAMPLE)
+    report = make_report(study)
+    page = write_report(report, study, args.out)
     out = console()
     out.print(
-        "A study that came along: few and small networks on small images, enough to see what is asked and answered."
+        f"An example that came along: small images and narrow networks, enough to see what is asked and answered, no "
+        f"result about the methods. How it was made: {EXAMPLE / 'README.md'}\n",
+        highlight=False,
     )
-    out.print(f"How it was made: {example / 'README.md'}\n", highlight=False)
-    print_best(out, study, study.best_rows(1, per="method")[:5], None)
-    out.print(f"\nreport: {page}", highlight=False)
-    out.print("Next:")
+    _say(report)
+    out.print(f'{program()} query {EXAMPLE} "{ASKED}"', style="dim", highlight=False)
+    print_frame(out, study.query(ASKED))
+    out.print(f"report: {page}\nNext:", highlight=False)
     for command, what in (
         ("best {} -n 3", "the best trials"),
-        ('query {} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"', "anything, in SQL"),
-        ("show {} t00000", "one trial"),
-        ("report {} --out DIR", "this report, of any study"),
+        ("show {} 0", "one trial"),
+        ("robustness {}", "what a method does when nobody tunes it"),
+        ("report STUDY", "such a report of a study of yours"),
     ):
-        out.print(f"  {program()} {command.format(example)}    {what}", highlight=False)
+        out.print(f"  {program()} {command.format(EXAMPLE)}    {what}", highlight=False)
     if args.open:
         _show(page)
     return 0

@@ -205,8 +205,12 @@ def scorecard(cards: Sequence[Scorecard], refused: str) -> Section:
         Column("configs", plain("configs"), True),
         Column("runs", plain("runs"), True),
     ]
-    notes = dict.fromkeys(note for card in cards for note in card.notes)
-    delta = ", ".join(dict.fromkeys(brief(card.delta) for card in cards))
+    notes: dict[str, list[str]] = {}
+    for card in cards:
+        for note in card.notes:
+            notes.setdefault(note, []).append(card.method)
+    deltas = sorted({card.delta for card in cards})
+    delta = brief(deltas[0]) if len(deltas) == 1 else f"{brief(deltas[0])} to {brief(deltas[-1])} (by method)"
     return Section(
         "robustness",
         title,
@@ -216,7 +220,10 @@ def scorecard(cards: Sequence[Scorecard], refused: str) -> Section:
         f"config over seeds. ICC: the knobs' part of the variance of single runs. Near the best: within {delta} of the "
         "best config, re-evaluated on fresh seeds. Brackets: 95 % intervals.",
         tables=[Table("scorecard", "Scorecard", rows, columns, stacked=True)],
-        missing=[f"{note[:1].upper()}{note[1:]}." for note in notes],
+        missing=[
+            f"{note[:1].upper()}{note[1:]}." if len(of) == len(cards) else f"{listed(of)}: {note}."
+            for note, of in notes.items()
+        ],
     )
 
 
@@ -332,21 +339,17 @@ def lead_sentences(leader: str, own: Sequence[Comparison]) -> list[Verdict]:
         else "",
         "worse": f"{leader} is worse than {{}}.",
         "equivalent": f"{leader} is equivalent to {{}}" + (f" within ±{brief(own[0].margin)}." if own else "."),
-        "unresolved": f"{leader} cannot be told from {{}}; more runs would be needed.",
+        "unresolved": f"{leader} cannot be told from {{}}.",
     }
     found = []
     for verdict, sentence in words.items():
         group = groups.get(verdict, [])
         if group:
-            named = [
-                f"{name} by {_apart(one)}"
-                if verdict == "better"
-                else f"{name} ({_apart(one)}; {one.mde:.2f} could be found)"
-                if verdict == "unresolved"
-                else name
-                for name, one in group
-            ]
-            found.append(Verdict(verdict, sentence.format(listed(named))))
+            named = [f"{name} by {_apart(one)}" if verdict == "better" else name for name, one in group]
+            text = sentence.format(listed(named))
+            if verdict == "unresolved":
+                text += f" Differences up to {max(one.mde for _, one in group):.2f} could hide from so few runs."
+            found.append(Verdict(verdict, text))
     return found
 
 
@@ -455,10 +458,11 @@ def sensitivity(study: Study) -> Section:
                 lines.append(_curve_line(isolated, inks[method], "2 3"))
                 numbers += isolated.rows()
         pictures.append((knob, method, lines, shown))
-    # The intervals of a best over few configs can be very wide; they leave the panel, and the CSV holds them.
-    every = [v for _, _, lines, _ in pictures for line in lines for v in line.y]
-    every += [v for _, _, lines, _ in pictures for vs in (lines[0].low, lines[0].high) for v in vs]
-    low, high = charts.limits(every)
+    # The intervals of few runs can be very wide; they leave the panel, and the CSV holds them.
+    drawn = [line for _, _, lines, _ in pictures for line in lines]
+    low, high = charts.focus(
+        [value for line in drawn for value in line.y], [value for line in drawn for value in (*line.low, *line.high)]
+    )
     for knob, method, lines, shown in pictures:
         name = knob.removeprefix("knob.")
         places = [point.value for point in shown.points]

@@ -164,6 +164,14 @@ def limits(values: Iterable[float | None], log: bool = False, pad: float = 0.06)
     return low - air, high + air
 
 
+def focus(points: Iterable[float], ends: Iterable[float], log: bool = False) -> tuple[float, float]:
+    """Limits that hold all points, and the ends of intervals unless they are far beyond them."""
+    low, high = limits(points, log, 0.08)
+    span = high - low
+    held = [value for value in finite(ends) if low - span <= value <= high + span]
+    return min([low, *held]), max([high, *held])
+
+
 def number(value: float) -> str:
     """A tick in few letters."""
     if value == 0:

@@ -19,16 +19,14 @@ LARGEST_LINK = 100_000
 """Letters of CSV that a link of the page holds by itself; longer tables are linked as files."""
 
 
-def write_report(study: Study, out: str | Path) -> Path:
-    """Write `report.html`, `report.md`, `figures/*.svg` and `csv/*.csv` of a study into a folder; returns the page.
+def write_report(report: Report, study: Study, out: str | Path) -> Path:
+    """Write `report.html`, `report.md`, `figures/*.svg` and `csv/*.csv` into a folder; returns the page.
 
-    Raises:
-        StudyError: the study has no trials.
+    Args:
+        study: the report's, whose whole rows go into `csv/trials.csv` and `csv/epochs.csv`.
     """
-    from automixsearch.report.sections import make_report
     from automixsearch.results.exports import write_csv
 
-    report = make_report(study)
     out = Path(out)
     for folder in ("csv", "figures"):
         (out / folder).mkdir(parents=True, exist_ok=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Figure, Report, Section, Table, Verdict
 from automixsearch.results.schema import EPOCH_SCORES, metric_directions
+from automixsearch.results.study import Study
 from automixsearch.show import brief, duration, error_of, policy_of, score, unresolved, varied, with_error
 
 if TYPE_CHECKING:
-    from automixsearch.results.study import Study
+    from pandas import DataFrame
 
 CURVE_POINTS = 16
 """Epochs of a trial's small curve in the table of trials."""
@@ -26,6 +28,18 @@ MOST_KNOBS = 8
 """Columns of knobs in the table of trials."""
 
 
+class Snapshot(Study):
+    """A study whose trials are read once: every answer of a report is about the same rows, also while it runs."""
+
+    @cached_property
+    def _frame(self) -> DataFrame:
+        return super().trials()
+
+    def trials(self) -> DataFrame:
+        """Every ended trial, as of the first call."""
+        return self._frame.copy()
+
+
 def make_report(study: Study) -> Report:
     """Everything that can be said of a study, in the order in which it is read.
 
@@ -34,6 +48,7 @@ def make_report(study: Study) -> Report:
     """
     from automixsearch.report.answers import answers
 
+    study = Snapshot(study.store)
     rows = study.store.trial_rows()
     if not rows:
         raise StudyError(f"study {study.name} has no ended trial yet; run it, then report it")

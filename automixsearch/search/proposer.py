@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from automixsearch.errors import StudyError
+from automixsearch.results.exports import Recorder
 from automixsearch.search.samplers import active_part, make_sampler, sobol_point
 from automixsearch.search.task import Task, trial_id_of
 from automixsearch.space import Suggester, check_point, published_points, suggest
@@ -97,7 +97,7 @@ class Proposer:
         for trial in orphans:
             if self._task(trial_id_of(trial.number)) is not None:  # set free on purpose, with what it failed of
                 continue
-            self._task_of(trial.number, suggest(self.space, _Recorder(trial.params))).save(self.store)
+            self._task_of(trial.number, suggest(self.space, Recorder(trial.params))).save(self.store)
             self.notes.append(f"the row of {trial_id_of(trial.number)} is lost; the trial runs again")
         journal.rename(journal.with_name(f"{journal.name}.orphans-{os.getpid()}"))
         return True
@@ -122,7 +122,7 @@ class Proposer:
         return Task.load(self.store, trial_id)
 
     def _add_running(self, config: TrialConfig | None) -> None:
-        recorder = _Recorder(config.knobs if config else {})
+        recorder = Recorder(config.knobs if config else {})
         if config is not None:
             suggest(self.space, recorder)
         self.study.add_trial(
@@ -238,28 +238,6 @@ class Proposer:
             state = TrialState.FAIL
         told = values if state == TrialState.COMPLETE else None
         self.study.tell(number, told, state, skip_if_finished=True)
-
-
-class _Recorder:
-    """Answers `suggest` from known values and records what Optuna needs to know of them."""
-
-    def __init__(self, values: Mapping[str, Scalar]) -> None:
-        self.values = values
-        self.params: dict[str, Any] = {}
-        self.distributions: dict[str, Any] = {}
-
-    def _record(self, name: str, distribution: Any) -> Any:
-        self.params[name], self.distributions[name] = self.values[name], distribution
-        return self.values[name]
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        return self._record(name, FloatDistribution(low, high, log=log))
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int:
-        return self._record(name, IntDistribution(low, high, log=log))
-
-    def suggest_categorical(self, name: str, choices: tuple[Scalar, ...]) -> Scalar:
-        return self._record(name, CategoricalDistribution(choices))
 
 
 def _mend_journal(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from automixsearch.report.page import write_report
+from automixsearch.report.sections import make_report
 from automixsearch.results.study import Study
 
 pytestmark = pytest.mark.xdist_group("browser")  # one browser, one page of 5,000 trials
@@ -55,7 +56,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(large: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(large, tmp_path_factory.mktemp("large"))
+    return write_report(make_report(large), large, tmp_path_factory.mktemp("large"))
 
 
 def test_a_page_of_5000_trials_is_small(page):

@@ -147,7 +147,7 @@ def test_several_objectives_have_a_front(search, tmp_path):
     ]
     rows.append({"knobs": {"method": "cutmix"}, "score": 60.5, "device_s": 20.0, "purpose": "search"})
     study = write_study(tmp_path, "two", rows, space={"sampler": {"name": "nsga2"}})
-    study.info["objective"] = ["val_top1", "device_s"]
+    study.store.put("study.json", json.dumps(study.info | {"objective": ["val_top1", "device_s"]}).encode())
     found = section(make_report(study), "pareto")
     assert found.says[0].startswith("4 of 5 complete trials")
     assert [row["trial_id"] for row in found.tables[0].rows] == ["t00003", "t00002", "t00001", "t00000"]
@@ -196,7 +196,7 @@ def test_data_links_hold_the_whole_table(sobol_report):
 
 
 def test_every_number_is_a_file_beside_the_page(factorial, tmp_path):
-    page = write_report(factorial, tmp_path)
+    page = write_report(make_report(factorial), factorial, tmp_path)
     text = (tmp_path / "report.md").read_text()
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (tmp_path / link).is_file(), link
@@ -271,3 +271,25 @@ def test_the_command_writes_beside_the_study_and_names_the_page(search, capsys):
     assert main(["report", str(place)]) == 0
     assert f"report: {place}/report/report.html" in capsys.readouterr().out
     assert (place / "report" / "csv" / "best.csv").is_file()
+
+
+def test_the_demo_reports_a_ledger_that_cannot_be_written_to(folder, factorial, tmp_path, monkeypatch, capsys):
+    from automixsearch.commands import report as commands
+
+    monkeypatch.setattr(commands, "EXAMPLE", folder / "factorial")
+    monkeypatch.chdir(tmp_path)
+    before = sorted((folder / "factorial").rglob("*"))
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert "attention helps" in " ".join(out.split())
+    assert "report: demo-report/report.html" in out
+    assert (tmp_path / "demo-report" / "report.html").is_file()
+    assert sorted((folder / "factorial").rglob("*")) == before
+
+
+def test_a_demo_without_its_ledger_says_so(tmp_path, monkeypatch, capsys):
+    from automixsearch.commands import report as commands
+
+    monkeypatch.setattr(commands, "EXAMPLE", tmp_path)
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 2
+    assert "the example study is not there; install AutoMixSearch again" in capsys.readouterr().err
