@@ -446,6 +446,8 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
         return status
     ask = f"{program()} {{}} {_study_words(result)}"
     print("Next:")
+    for command, options, what in studies.next_steps(study.info.get("design") or {}):
+        print(f"  {ask.format(command)}{options}    {what}")
     print(f"  {ask.format('best')} -n 1 --per method     the best of each method")
     print(f"  {ask.format('best')} --export best.yaml    the winning config; then: {program()} train best.yaml")
     print(f'  {ask.format("query")} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,21 @@ def study_command(args: argparse.Namespace) -> int:
     more = {"retry_failed": args.retry_failed, "force": args.force, "debug": args.debug}
     study = _load(args)
     return run_and_report(study, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
+
+
+def next_steps(design: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What to ask a study of a design: command, options after the study's name, and what they tell."""
+    if not design:
+        return
+    if design.get("factors"):
+        yield "ablate report", "", "what each part is worth"
+    elif design["name"] == "sobol":
+        yield "robustness", "", "which method forgives a bad choice"
+    else:
+        knobs = list(dict.fromkeys(name.rpartition(".")[2] for name in design.get("vary", ())))
+        for knob in knobs[:1]:
+            yield "sensitivity", f" --knob {knob}", "how much it matters"
+    yield "report", "", "all of it, as a page"
 
 
 def _load(args: argparse.Namespace) -> StudyFile:
