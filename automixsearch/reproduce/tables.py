@@ -73,9 +73,9 @@ def order_sentence(column: Column) -> str:
     """How the order of the rows agrees with the published one."""
     agreed = column.agreement
     told = (
-        f"{agreed.resolved} of {agreed.pairs} pairs are resolved, {agreed.as_published} of these as published"
+        f"resolved pairs: {agreed.resolved} of {agreed.pairs}, of which {agreed.as_published} as published"
         if agreed.resolved
-        else f"none of {agreed.pairs} pairs is resolved"
+        else f"resolved pairs: none of {agreed.pairs}"
     )
     rank = f"Kendall's tau {agreed.tau:.2f} (p {agreed.p:.2g}); " if agreed.rows > 2 else ""
     return f"{column.name}: order of {agreed.rows} rows against the published one: {rank}{told}."
