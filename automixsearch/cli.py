@@ -215,9 +215,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", metavar="FILE", help="its weights, as train --out saves them")
     sub.add_argument("--out", required=True, metavar="FILE", help="the picture, e.g. mixes.png")
 
-    from automixsearch.commands import reproduce
+    from automixsearch.commands import analysis, reproduce
 
     reproduce.add(commands)
+    analysis.add(commands)
 
     sub = command(doctor_command, "Check this machine, with a remedy for everything amiss.")
     sub.add_argument("--no-ray", action="store_true", help="leave out the start of a Ray cluster (seconds)")

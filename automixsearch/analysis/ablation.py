@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import factorial, nan, sqrt
+from math import factorial, isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from automixsearch.analysis.compare import adjusted, margin_of
-from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
 from automixsearch.analysis.sample import Frame, take_sample
 from automixsearch.analysis.verdict import Verdict, judge
@@ -52,6 +52,18 @@ class Effect:
     def word(self) -> str:
         """The verdict: helps, hurts, equivalent or unresolved."""
         return WORDS.get(self.verdict, str(self.verdict))
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        where = f" in {self.stratum}" if self.stratum else ""
+        found = f"{self.effect} points, {self.runs} runs"
+        if self.verdict in WORDS:
+            return f"{self.name} {self.word}{where} ({found}, Holm {p_text(self.p_holm)})."
+        if self.verdict is Verdict.EQUIVALENT:
+            return f"{self.name} makes no difference that matters{where} ({found})."
+        more = f"; these runs find {self.mde:.2f} with 80 % power" if isfinite(self.mde) else ""
+        return f"Unresolved: {self.name}{where} ({found}{more})."
 
     def row(self) -> dict[str, Any]:
         """Plain values."""

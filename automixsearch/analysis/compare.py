@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import nan, sqrt
+from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from automixsearch.analysis import intervals
-from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.estimate import Estimate, p_text, unit_of
 from automixsearch.analysis.power import detectable
 from automixsearch.analysis.robustness import Scorecard, scorecards
 from automixsearch.analysis.sample import Column, Frame, Sample, take_sample
@@ -50,6 +50,20 @@ class Comparison:
     wins: float
     verdict: Verdict
     note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words, with what it rests on."""
+        unit, what = unit_of(self.metric), "pairs" if self.paired else "unpaired runs"
+        size = f"{Estimate(abs(self.difference.value))}{unit}"
+        span = f"difference {self.difference}{unit}, {self.n} {what}"
+        match self.verdict:
+            case Verdict.BETTER | Verdict.WORSE:
+                return f"{self.a} is {self.verdict} than {self.b} by {size} ({span}, Holm {p_text(self.p_holm)})."
+            case Verdict.EQUIVALENT:
+                return f"{self.a} and {self.b} are equivalent within {self.margin:g}{unit} ({span})."
+        more = f"; these runs find {self.mde:.2f}{unit} with 80 % power" if isfinite(self.mde) else ""
+        return f"Unresolved: {self.a} against {self.b} ({span}{more})."
 
     def rows(self) -> list[dict[str, Any]]:
         """One row."""
@@ -201,6 +215,17 @@ class Contrast:
     difference: Estimate
     comparable: str
     verdict: Verdict
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        if self.comparable:
+            return f"{self.a} and {self.b} cannot be compared in sensitivity: {self.comparable}."
+        span = f"difference of S_hp {self.difference}"
+        if self.verdict is Verdict.UNRESOLVED:
+            return f"Unresolved: which of {self.a} and {self.b} is less sensitive ({span})."
+        less, more = (self.a, self.b) if self.verdict is Verdict.BETTER else (self.b, self.a)
+        return f"{less} is less sensitive than {more} ({span})."
 
     def rows(self) -> list[dict[str, Any]]:
         """One row."""

@@ -6,6 +6,18 @@ from dataclasses import dataclass
 from math import isfinite, nan
 
 
+def unit_of(metric: str) -> str:
+    """` points` for accuracies, which are percentages; else nothing."""
+    return " points" if "top1" in metric or "top5" in metric else ""
+
+
+def p_text(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`; `-` where there is none."""
+    if not isfinite(p):
+        return "-"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """`value` with the interval from `low` to `high` that covers the truth at `level`; NaN where that cannot be had.

@@ -33,6 +33,13 @@ class Fidelity:
     flipped: float
     regret: float
 
+    @property
+    def sentence(self) -> str:
+        """What the rung is good for, in words."""
+        who = self.method or "all methods together"
+        text = f"{self.rung} of {self.full} epochs rank {who} with a correlation of {self.rho} ({self.n} configs)"
+        return f"{text}." if self.rho.known and self.rho.low > 0 else f"Unresolved: {text}."
+
     def rows(self) -> list[dict[str, Any]]:
         """One row."""
         names = ("rung", "full", "n", "flipped", "regret")

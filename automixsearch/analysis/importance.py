@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from automixsearch.analysis.sample import Column, take_sample
+from automixsearch.analysis import intervals
+from automixsearch.analysis.sample import Column, Sample, take_sample
 from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
 DUMMY, SEED = "(dummy)", "(seed)"
 LEAST = 20
 """Fewer trials than this make no importances."""
-TREES, DEPTH = 32, 16
+TREES, DEPTH = 16, 16
 
 
 @dataclass(frozen=True)
 class Bar:
-    """value: importance of a knob. floor: what 95 % of the permutations stay below. distinguishable: above it."""
+    """value: share of all importance. floor: what 95 % of the permutations stay below. distinguishable: above it.
+
+    The bar of the seed is another share: of the variance of single runs; it has no floor.
+    """
 
     knob: str
     value: float
@@ -50,6 +55,15 @@ class Importance:
     during_optimisation: bool
     bars: tuple[Bar, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Which knobs rise above the floor."""
+        where = "" if self.method is None else f" of {self.method}"
+        above = [bar.knob.removeprefix("knob.") for bar in self.bars if bar.distinguishable and bar.knob != SEED]
+        if above:
+            return f"Above what chance shows: {', '.join(above)}{where} ({self.trials} trials)."
+        return f"Unresolved: no knob{where} can be told from noise with {self.trials} trials."
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per bar."""
@@ -91,6 +105,14 @@ def importance(
         raise StudyError(f"study {study.name}: {len(frame)} trials are too few for importances; run {LEAST} or more")
     if not knobs:
         raise StudyError(f"study {study.name}: no knob takes several values, so none can matter")
+    notes = []
+    if evaluator == "fanova":
+        left_out = [name for name in knobs if frame[name].isna().any()]
+        knobs = [name for name in knobs if name not in left_out]
+        if left_out:
+            notes.append(f"fanova takes knobs that all trials have; left out: {', '.join(left_out)}")
+    if not during_optimisation and evaluator == "ped_anova" and len(frame) < 50:
+        notes.append(f"the best tenth of {len(frame)} trials is {-(-len(frame) // 10)}: run 50 or more")
     rng = np.random.default_rng(seed)
     y = sample.sign * frame["score"].to_numpy(float)
     columns = {name: frame[name] for name in knobs}
@@ -103,9 +125,33 @@ def importance(
     for i, (knob, value) in enumerate(real.items()):
         p = (1 + int((null[:, i] >= value).sum())) / (permutations + 1)
         floor = float(np.quantile(null[:, i], 0.95))
-        bars.append(Bar(knob, value / total, floor / total, p, value > floor and knob != DUMMY))
+        bars.append(Bar(knob, float(value / total), float(floor / total), p, bool(value > floor) and knob != DUMMY))
     bars.sort(key=lambda bar: -bar.value)
-    return Importance(method, sample.metric, evaluator, len(frame), permutations, during_optimisation, tuple(bars))
+    share, note = _seed_share(study, sample, method)
+    notes += [note] if note else []
+    bars.append(Bar(SEED, share, nan, nan, bool(share > 0)))
+    return Importance(
+        method, sample.metric, evaluator, len(frame), permutations, during_optimisation, tuple(bars), tuple(notes)
+    )
+
+
+def _seed_share(study: Study, sample: Sample, method: str | None) -> tuple[float, str]:
+    """The share of the variance of single runs that seeds make; NaN where no config was run twice."""
+    import pandas as pd
+
+    frames = [sample.frame]
+    try:
+        frames.append(take_sample(study, sample.metric, ("replicate",), any_epochs=True).frame)
+    except StudyError:
+        pass
+    both = pd.concat([frame if method is None else frame[frame["method"] == method] for frame in frames])
+    groups = [part.to_numpy() for _, part in both.groupby("config_key")["score"] if len(part) > 1]
+    noise, _ = intervals.noise_interval(groups)
+    frame = sample.frame if method is None else sample.of(method)
+    total = float(frame["score"].var())
+    if not isfinite(noise.value) or not total > 0:
+        return nan, f"{noise.note}: the share of seeds is unknown; add replicates" if noise.note else ""
+    return min(noise.value / total, 1.0), ""
 
 
 class _Evaluation:

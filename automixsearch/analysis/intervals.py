@@ -6,6 +6,8 @@ How well the intervals cover, over many shapes of truth: the README beside this 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from math import exp, isfinite, log, nan, sqrt
 from typing import Any
 
@@ -18,8 +20,12 @@ from automixsearch.analysis.estimate import Estimate
 Array = NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 1999
+DRAWS = 1000
 TAIL = 0.2
 """Share of the configs that CVaR averages."""
+LEAST = 10
+"""Fewer configs than this have no interval of anything but their mean."""
+TOO_FEW = f"fewer than {LEAST} configs: no interval"
 
 
 # Means --------------------------------------------------------------------------------------------------------
@@ -67,8 +73,8 @@ def mean_and_error(values: Array) -> tuple[Array, Array]:
 
 
 def mean_interval(values: Array, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
-    """The mean with its bootstrap-t interval; Student's where there are fewer than 10 values to resample."""
-    if len(values) < 10:
+    """The mean with its bootstrap-t interval; Student's where there are fewer than 10 values."""
+    if len(values) < LEAST:
         return t_interval(values)
     return studentised(mean_and_error, values, rng, resamples)
 
@@ -79,23 +85,31 @@ def mean_interval(values: Array, rng: np.random.Generator, resamples: int = RESA
 def variance_interval(values: Array, lost: int = 1, level: float = LEVEL) -> Estimate:
     """The variance, with an interval for values of any shape.
 
+    The interval is the one for nonnormal distributions on the scale of logarithms, z sqrt((kurtosis - (n - 3) / n) /
+    (n - 1)), but a sample of a skewed distribution has usually missed the tail that makes its variance. So the upper
+    end is not below that of the smoothed bootstrap, which has tails.
+
     Args:
         lost: degrees of freedom that were spent on means.
 
-    Source: Bonett, Approximate confidence interval for standard deviation of nonnormal distributions,
-        Computational Statistics and Data Analysis 50 (2006), equation 4.
+    Source: Bonett, Computational Statistics and Data Analysis 50 (2006), equation 4.
     """
     n, freedom = len(values), len(values) - lost
     deviations = values - values.mean()
     variance = float((deviations**2).sum() / freedom) if freedom > 0 else nan
-    if freedom < 4 or not variance > 0:
-        return Estimate(variance, level=level, note="too few values for an interval" if freedom < 4 else "")
-    trimmed = stats.trim_mean(values, min(0.49, 1 / (2 * sqrt(max(n - 4, 1)))))
-    kurtosis = n * float(((values - trimmed) ** 4).sum()) / float((deviations**2).sum()) ** 2
+    if n < LEAST or not variance > 0:
+        return Estimate(variance, level=level, note=TOO_FEW if n < LEAST else "all values are equal")
+    kurtosis = float(stats.kurtosis(values, bias=False)) + 3
     z = float(stats.norm.ppf((1 + level) / 2))
     c = n / (n - z)
-    error = c * sqrt(max(kurtosis - (n - 3) / n, 0) / freedom)
-    return Estimate(variance, c * variance * exp(-z * error), c * variance * exp(z * error), level)
+    error = sqrt(max(kurtosis - (n - 3) / n, 0.05) / freedom)
+    drawn = Smoothed.of(values).variance
+    return Estimate(
+        variance,
+        variance * exp(-z * error),
+        max(c * variance * exp(z * c * error), float(np.quantile(drawn, (1 + level) / 2))),
+        level,
+    )
 
 
 def noise_interval(groups: Sequence[Array], level: float = LEVEL) -> tuple[Estimate, int]:
@@ -154,61 +168,184 @@ def share_of_configs(values: Array, noise: Estimate, runs: float = 1.0, lost: in
     return Estimate(value, min(max(1 - exp(ratio.high), 0), 1), min(max(1 - exp(ratio.low), 0), 1))
 
 
-def corrected(values: Array, noise: float, runs: float = 1.0, lost: int = 1) -> Array:
-    """Config means with the spread that they have without noise: M + sqrt(B) (y - M), B = S_hp^2 / Var(y).
+# The smoothed bootstrap ---------------------------------------------------------------------------------------
 
-    Works over the last axis. Source: constrained empirical Bayes; Louis, JASA 79 (1984); Ghosh, JASA 87 (1992).
+
+@dataclass(frozen=True)
+class Smoothed:
+    """Distributions that may have given a sample: each as weights of the same atoms.
+
+    The probability between two neighbours of a sorted sample is that between two neighbours of as many uniform
+    numbers, whatever the distribution; it is put in the middle of the gap. Beyond the ends it falls off exponentially,
+    as fast as the outermost sqrt(N) values say.
+
+    atoms: sorted, [A]. weights: of `RESAMPLES` distributions, [R, A]. levels: their cumulated weights.
+
+    Source: histospline smoothing of the Bayesian bootstrap; Banks, Biometrika 75 (1988). The tails are ours.
     """
-    mean = values.mean(-1, keepdims=True)
-    variance = ((values - mean) ** 2).sum(-1, keepdims=True) / (values.shape[-1] - lost)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kept = np.where(variance > 0, np.clip(1 - noise / runs / variance, 0, 1), 0)
-    return mean + np.sqrt(kept) * (values - mean)
+
+    atoms: Array
+    weights: Array
+    levels: Array
+
+    @classmethod
+    def of(cls, values: Array) -> Smoothed:
+        """The distributions behind a sample of at least 4 values."""
+        n, k = len(values), max(2, round(sqrt(len(values))))
+        y = np.sort(values)
+        above, below = float((y[-k:] - y[-k - 1]).mean()), float((y[k] - y[:k]).mean())
+        between = (y[1:] + y[:-1]) / 2
+        atoms = np.concatenate([y[0] - below * _TAIL_ATOMS[::-1], between, y[-1] + above * _TAIL_ATOMS])
+        return cls(atoms, *_weights(n))
+
+    @property
+    def mean(self) -> Array:
+        """Of each distribution, [R]."""
+        return self.weights @ self.atoms
+
+    @property
+    def variance(self) -> Array:
+        """Of each distribution, [R]."""
+        return np.maximum(self.weights @ self.atoms**2 - self.mean**2, 0)
+
+    def noisier(self, noise: float) -> Smoothed:
+        """The distributions with normal noise of this variance added."""
+        atoms = (self.atoms[:, None] + sqrt(noise) * _NORMAL_ATOMS).ravel()
+        order = np.argsort(atoms)
+        weights = np.repeat(self.weights / len(_NORMAL_ATOMS), len(_NORMAL_ATOMS), axis=1)[:, order]
+        return Smoothed(atoms[order], weights, np.cumsum(weights, axis=1))
+
+    def tail(self, share: float = TAIL) -> Array:
+        """The mean of the lowest `share` of each distribution, [R]."""
+        return self._sum(np.minimum(self.levels, share)) / share
+
+    def best(self, n: int) -> Array:
+        """The expected largest of n draws from each distribution, [R]."""
+        levels, power, left = self.levels, None, n
+        while left:  # by squaring; numpy's own power takes ten times as long
+            if left & 1:
+                power = levels if power is None else power * levels
+            levels, left = (levels * levels, left >> 1) if left > 1 else (levels, 0)
+        assert power is not None
+        return self._sum(power)
+
+    def _sum(self, levels: Array) -> Array:
+        """The atoms, weighted with the steps of other levels, [R]; summed by parts."""
+        return levels[:, -1] * self.atoms[-1] - levels[:, :-1] @ np.diff(self.atoms)
+
+    def above(self, limit: Array) -> Array:
+        """The probability of `limit` [R] or more in each distribution, [R]."""
+        return (self.weights * (self.atoms >= limit[:, None])).sum(1)
+
+
+_TAIL_ATOMS = -np.log(1 - np.array([0.1, 0.3, 0.5, 0.7, 0.9]))
+_TAIL_ATOMS /= _TAIL_ATOMS.mean()
+_NORMAL_ATOMS = stats.norm.ppf((np.arange(5) + 0.5) / 5)
+_NORMAL_ATOMS /= _NORMAL_ATOMS.std()
+
+
+@cache
+def _weights(n: int) -> tuple[Array, Array]:
+    """Weights and levels of the atoms for n values; the same for every sample, so that answers repeat exactly."""
+    gaps = np.random.default_rng(n).exponential(size=(DRAWS, n + 1))
+    gaps /= gaps.sum(1, keepdims=True)
+    ends = len(_TAIL_ATOMS)
+    parts = [np.repeat(gaps[:, :1] / ends, ends, 1), gaps[:, 1:-1], np.repeat(gaps[:, -1:] / ends, ends, 1)]
+    weights = np.concatenate(parts, axis=1)
+    return weights, np.cumsum(weights, axis=1)
+
+
+def plain(values: Array) -> Smoothed:
+    """The sample itself in the form of `Smoothed`: one distribution."""
+    weights = np.full((1, len(values)), 1 / len(values))
+    return Smoothed(np.sort(values), weights, np.cumsum(weights, axis=1))
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Scores with the noise of their seeds taken off, as far as the noise is known.
+
+    Standardised scores lose their shape to noise smoothly: with noise added once more, as much of it is lost again.
+    So a shape number r (in units of the standard deviation, measured from the mean) is extrapolated to no noise,
+    2 r(0) - r(1), and scaled with S_hp, whose noise comes off by subtraction: S_hp^2 = Var(y) - noise. Where no noise
+    is known, none is taken off.
+
+    Source: simulation and extrapolation (SIMEX); Cook and Stefanski, JASA 89 (1994).
+    """
+
+    values: Array
+    noise: float
+    freedom: int
+    lost: int = 1
+
+    @classmethod
+    def of(cls, values: Array, noise: Estimate, freedom: int, runs: float = 1.0, lost: int = 1) -> Clean:
+        """Scores that are means of `runs` runs."""
+        return cls(values, noise.value / runs if isfinite(noise.value) else 0.0, freedom, lost)
+
+    @cached_property
+    def sample(self) -> tuple[Smoothed, Smoothed]:
+        """The sample, and with its noise once more."""
+        found = plain(self.values)
+        return found, found.noisier(self.noise) if self.noise else found
+
+    @cached_property
+    def drawn(self) -> tuple[Smoothed, Smoothed]:
+        """What may be behind the sample, and with its noise once more."""
+        found = Smoothed.of(self.values)
+        return found, found.noisier(self.noise) if self.noise else found
+
+    @cached_property
+    def variances(self) -> tuple[float, float, Array, Array, Array]:
+        """Of the sample and of it without noise; of the draws, of their noise, and of them without noise."""
+        own = float(((self.values - self.values.mean()) ** 2).sum() / (len(self.values) - self.lost))
+        drawn = self.drawn[0].variance
+        drawn = drawn * own / exp(float(np.log(np.maximum(drawn, 1e-300)).mean())) if own > 0 else drawn
+        noise = np.full(len(drawn), self.noise)
+        if self.noise and self.freedom:
+            noise = noise * self.freedom / np.random.default_rng(self.freedom).chisquare(self.freedom, len(drawn))
+        return own, own - self.noise, drawn, noise, drawn - noise
+
+    def shape(self, number: Callable[[Smoothed], Array], pair: tuple[Smoothed, Smoothed]) -> Array:
+        """A location `number` of a distribution in standard deviations from its mean, without noise."""
+        a, b = ((number(one) - pair[0].mean) for one in pair)
+        variance = np.maximum(pair[0].variance, 1e-300)
+        return 2 * a / np.sqrt(variance) - b / np.sqrt(variance + self.noise)
+
+
+def signed_root(x: Array | float) -> Array:
+    """sqrt(x), and -sqrt(-x) below 0: an estimated variance that came out negative keeps its say in an interval."""
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def interval(value: float, centre: float, draws: Array, freedom: tuple[float, float], level: float = LEVEL) -> Estimate:
+    """The interval from draws around a centre, widened for each side as Student's t is against the normal.
+
+    A mean over a few values is less certain than its spread says; freedom: of the lower and of the upper end.
+    """
+    ends = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    z = stats.norm.ppf((1 + level) / 2)
+    low, high = (
+        float(centre + (end - centre) * stats.t.ppf((1 + level) / 2, max(own, 2)) / z)
+        for end, own in zip(ends, freedom, strict=True)
+    )
+    return Estimate(value, min(low, value), max(high, value), level)
 
 
 # Tails --------------------------------------------------------------------------------------------------------
 
 
-def tail_mean(values: Array, share: float = TAIL) -> Array:
-    """CVaR: the mean of the lowest ceil(share N) values of the last axis."""
-    k = int(np.ceil(share * values.shape[-1] - 1e-9))
-    return np.partition(values, k - 1, axis=-1)[..., :k].mean(-1)
-
-
-def tail_and_error(values: Array, share: float = TAIL) -> tuple[Array, Array]:
-    """CVaR and its standard error from the influence function q + min(y - q, 0) / share, q the quantile."""
-    n = values.shape[-1]
-    k = int(np.ceil(share * n - 1e-9))
-    part = np.partition(values, k - 1, axis=-1)
-    quantile = part[..., k - 1 : k]
-    influence = np.minimum(values - quantile, 0) / share
-    return part[..., :k].mean(-1), influence.std(-1, ddof=1) / sqrt(n)
-
-
-def tail_interval(
-    values: Array,
-    noise: Estimate,
-    rng: np.random.Generator,
-    runs: float = 1.0,
-    lost: int = 1,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """CVaR of the noise-corrected config means, with the BCa interval over configs.
-
-    Source: Efron, JASA 82 (1987), by `scipy.stats.bootstrap`.
-    """
-    scale = 0.0 if not isfinite(noise.value) else noise.value
-
-    def statistic(sample: Array, axis: int = -1) -> Array:
-        return tail_mean(corrected(np.moveaxis(sample, axis, -1), scale, runs, lost))
-
-    value = float(statistic(values))
-    if len(values) < 10 or np.ptp(values) == 0:
-        return Estimate(value, note="too few configs for an interval" if len(values) < 10 else "all values are equal")
-    found = stats.bootstrap(
-        (values,), statistic, n_resamples=resamples, confidence_level=LEVEL, method="BCa", vectorized=True, rng=rng
-    ).confidence_interval
-    return Estimate(value, float(found.low), float(found.high))
+def tail_interval(clean: Clean, share: float = TAIL) -> Estimate:
+    """CVaR: the mean of the worst `share` of the configs, freed of seed noise: M - r S_hp."""
+    values = clean.values
+    _, without, _, _, drawn = clean.variances
+    mean, r = float(values.mean()), float(clean.shape(lambda one: one.tail(share), clean.sample)[0])
+    value = mean + r * sqrt(max(without, 0))
+    if len(values) < LEAST:
+        return Estimate(value, note=TOO_FEW)
+    draws = clean.drawn[0].mean + clean.shape(lambda one: one.tail(share), clean.drawn) * signed_root(drawn)
+    inside = share * len(values)
+    return interval(value, mean + r * float(signed_root(without)), draws, (inside / 2, 1e6))
 
 
 # The best of n ------------------------------------------------------------------------------------------------
@@ -220,33 +357,68 @@ def weights_of_best(count: int, n: int) -> Array:
     C(i - 1, n - 1) / C(count, n). Source: Tang et al., Showing Your Work Doesn't Always Work (arXiv 2004.13705).
     """
     i = np.arange(1, count + 1)
-    with np.errstate(divide="ignore"):
-        logs = np.where(i >= n, special.gammaln(i) - special.gammaln(np.maximum(i - n + 1, 1)), -np.inf)
-    total = special.gammaln(count + 1) - special.gammaln(count - n + 1) - log(n)
+    logs = np.where(
+        i >= n, special.gammaln(i) - special.gammaln(np.maximum(i - n + 1, 1)) - special.gammaln(n), -np.inf
+    )
+    total = special.gammaln(count + 1) - special.gammaln(count - n + 1) - special.gammaln(n + 1)
     return np.exp(logs - total)
 
 
-def best_and_error(values: Array, n: int) -> tuple[Array, Array]:
-    """The expected best of n (unbiased) over the last axis, and its jackknife standard error."""
-    count = values.shape[-1]
-    ordered = np.sort(values, axis=-1)
-    value = ordered @ weights_of_best(count, n)
-    less = weights_of_best(count - 1, n)
-    below = np.cumsum(ordered[..., :-1] * less, axis=-1)
-    above = np.cumsum((ordered[..., 1:] * less)[..., ::-1], axis=-1)[..., ::-1]
-    left_out = np.zeros_like(ordered)
-    left_out[..., 1:] += below
-    left_out[..., :-1] += above
-    return value, left_out.std(-1) * sqrt(count - 1)
+def best_of(values: Array, n: int) -> float:
+    """The expected best of n draws, unbiased (a U statistic); NaN where there are fewer values."""
+    return float(np.sort(values) @ weights_of_best(len(values), n)) if len(values) >= n else nan
 
 
-def best_interval(values: Array, n: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
-    """The expected best observed score of n configs drawn from the prior, with its bootstrap-t interval."""
-    if len(values) <= n or len(values) < 10:
-        note = f"needs more than {n} configs" if len(values) <= n else "too few configs for an interval"
-        value = float(np.sort(values) @ weights_of_best(len(values), n)) if len(values) >= n else nan
-        return Estimate(value, note=note)
-    return studentised(lambda sample: best_and_error(sample, n), values, rng, resamples)
+def best_interval(values: Array, n: int) -> Estimate:
+    """The expected best score of n configs drawn from the prior, as a search of n shows it."""
+    value = best_of(values, n)
+    if len(values) < max(LEAST, 2 * n):
+        return Estimate(value, note=f"needs {max(LEAST, 2 * n)} configs for an interval")
+    freedom = _freedom_of_best(len(values), n)
+    return interval(value, value, Smoothed.of(values).best(n), (freedom, freedom))
+
+
+def worth_interval(clean: Clean, n: int) -> Estimate:
+    """What the config that scored best of n is worth on a fresh seed: without the winner's curse.
+
+    The expected score of a config, given its observed one, is y + noise d log m(y) / dy with the density m of observed
+    scores (Robbins and Tweedie; Efron, JASA 106 (2011)). Averaged over the best of n this is E_n - 2 dE_n / dt, t the
+    share of the noise that is added once more: the heat equation, integrated by parts.
+    """
+    values = clean.values
+    if len(values) < n:
+        return Estimate(nan, note=f"needs {n} configs")
+
+    def fresh(pair: tuple[Smoothed, Smoothed], first: Array, noise: Array | float) -> Array:
+        if not clean.noise:
+            return first
+        variance = np.maximum(pair[0].variance, 1e-300)
+        sd, mean = np.sqrt(variance), pair[0].mean
+        r, more = (pair[0].best(n) - mean) / sd, (pair[1].best(n) - mean) / np.sqrt(variance + clean.noise)
+        # E_n = mean + r sd, and with noise once more both r and sd change.
+        slope = (more - r) * sd * noise / clean.noise + r * noise / (2 * sd)
+        return first - 2 * slope
+
+    value = float(fresh(clean.sample, np.array([best_of(values, n)]), clean.noise)[0])
+    if len(values) < max(LEAST, 2 * n):
+        return Estimate(value, note=f"needs {max(LEAST, 2 * n)} configs for an interval")
+    draws = fresh(clean.drawn, clean.drawn[0].best(n), clean.variances[3])
+    freedom = _freedom_of_best(len(values), n)
+    return interval(value, value, draws, (freedom, freedom))
+
+
+def gain_interval(values: Array, n: int) -> Estimate:
+    """What a search of n configs shows above a single one: E_n - E_1."""
+    value = best_of(values, n) - float(values.mean())
+    if len(values) < max(LEAST, 2 * n):
+        return Estimate(value, note=f"needs {max(LEAST, 2 * n)} configs for an interval")
+    drawn, freedom = Smoothed.of(values), _freedom_of_best(len(values), n)
+    return interval(value, value, drawn.best(n) - drawn.mean, (freedom, freedom))
+
+
+def _freedom_of_best(count: int, n: int) -> float:
+    """How many values the best of n rests on, less one."""
+    return float(1 / (weights_of_best(count, n) ** 2).sum()) - 1
 
 
 def median_best(values: Array, n: int, level: float = LEVEL) -> Estimate:
@@ -264,3 +436,81 @@ def median_best(values: Array, n: int, level: float = LEVEL) -> Estimate:
     found = test(values, q=value, p=order).confidence_interval(level)
     note = "" if isfinite(found.low) and isfinite(found.high) else "too few configs for both ends"
     return Estimate(value, float(found.low), float(found.high), level, note)
+
+
+def band(values: Array, most: int, level: float = LEVEL) -> list[tuple[int, float, float, float]]:
+    """The tuning curve: for 1 to `most` draws the median best, with a band that holds for all of them at once.
+
+    It is exact and needs no assumption: the band of the whole distribution function whose ends are Beta quantiles of
+    one level for every order statistic, that level chosen so that all hold together (Owen, JASA 90 (1995); as bands of
+    tuning curves Lourie et al., arXiv 2311.09480). Ends that the sample cannot give are infinite.
+    """
+    n = len(values)
+    low, high = _band_levels(n, level)
+    y = np.concatenate([[-np.inf], np.sort(values), [np.inf]])
+    found = []
+    for draws in range(1, most + 1):
+        order = 0.5 ** (1 / draws)
+        # F(y_(i)) lies from low[i] to high[i]: the quantile is above y_(i) where that ends below its order.
+        under, over = int((high < order).sum()), n - int((low >= order).sum())
+        middle = float(np.quantile(values, order, method="inverted_cdf"))
+        found.append((draws, middle, float(y[under]), float(y[min(over, n) + 1])))
+    return found
+
+
+@cache
+def _band_levels(n: int, level: float) -> tuple[Array, Array]:
+    """Ends of F at each order statistic that hold together with probability `level`, by simulation of uniforms."""
+    i = np.arange(1, n + 1)
+    u = np.sort(np.random.default_rng(n).random((20_000, n)), axis=1)
+    p = stats.beta.cdf(u, i, n + 1 - i)
+    worst = np.minimum(2 * np.minimum(p, 1 - p), 1).min(1)
+    tail = float(np.quantile(worst, 1 - level)) / 2
+    return stats.beta.ppf(tail, i, n + 1 - i), stats.beta.ppf(1 - tail, i, n + 1 - i)
+
+
+# Close to the best --------------------------------------------------------------------------------------------
+
+
+def top_of(confirmed: Sequence[Array], noise: Estimate, freedom: int) -> Estimate:
+    """The best of a few configs, from fresh runs: the largest mean, drawn back as far as chance made it largest.
+
+    Means m_j are spread sqrt(B) as far as they are, B the share of their variance that noise does not explain.
+    """
+    means = np.array([group.mean() for group in confirmed])
+    runs = len(confirmed) / sum(1 / len(group) for group in confirmed)
+    own, own_freedom = noise_interval(confirmed)
+    scatter, df = (noise.value, freedom) if freedom else (own.value, own_freedom)
+    if not isfinite(scatter):
+        return Estimate(float(means.max()), note="one fresh run each has no interval")
+    error = scatter / runs
+    variance = float(means.var(ddof=1)) if len(means) > 1 else 0.0
+    kept = sqrt(max(0.0, 1 - error / variance)) if variance > 0 else 1.0 if len(means) == 1 else 0.0
+    value = float(means.mean() + kept * (means.max() - means.mean()))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * sqrt(error)
+    return Estimate(value, value - half, value + half)
+
+
+def share_interval(clean: Clean, top: Estimate, delta: float) -> Estimate:
+    """W: the share of configs whose worth is within `delta` of the best."""
+    values = clean.values
+    _, without, _, _, drawn = clean.variances
+    mean = float(values.mean())
+
+    def share(pair: tuple[Smoothed, Smoothed], limit: Array | float, centre: Array | float, spread: Array) -> Array:
+        z = (limit - centre) / np.maximum(spread, 1e-9)
+        sd = np.sqrt(np.maximum(pair[0].variance, 1e-300))
+        own = pair[0].above(pair[0].mean + z * sd)
+        more = pair[1].above(pair[0].mean + z * np.sqrt(sd**2 + clean.noise))
+        return np.clip(2 * own - more, 0, 1)
+
+    limit = top.value - delta
+    value = float(share(clean.sample, limit, mean, np.array([sqrt(max(without, 0))]))[0])
+    if len(values) < LEAST or not top.known:
+        return Estimate(value, note=TOO_FEW if len(values) < LEAST else top.note)
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    error = (top.high - top.low) / 2 / z
+    limits = limit + error * np.random.default_rng(len(values)).standard_normal(len(drawn))
+    draws = share(clean.drawn, limits, clean.drawn[0].mean, np.sqrt(np.maximum(drawn, 0)))
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, min(float(low), value), max(float(high), value))

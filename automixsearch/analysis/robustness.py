@@ -113,27 +113,23 @@ def _card(
     extra = {
         name: frame[frame["method"] == method] if frame is not None else own.iloc[:0] for name, frame in more.items()
     }
+    own, extra, lost = _freed_of_splits(own, extra)
     configs = own.groupby("config_key", sort=False)["score"]
     y = sign * configs.mean().to_numpy()
     sizes = configs.size().to_numpy()
     runs = len(sizes) / float((1 / sizes).sum())
     groups = _groups(own, extra["replicate"])
-    noise, _ = intervals.noise_interval([sign * group for group in groups])
+    noise, freedom = intervals.noise_interval([sign * group for group in groups])
     if noise.note:
         notes.append(f"{noise.note}: what seeds alone do is unknown, so nothing is freed of it; add replicates")
-    s_hp = intervals.spread(y, noise, runs)
-    top = _top(extra["confirm"], sign, noise)
-    if not isfinite(top.value):
+    clean = intervals.Clean.of(y, noise, freedom, runs, lost)
+    fresh = [sign * part.to_numpy() for _, part in extra["confirm"].groupby("config_key")["score"]]
+    top = intervals.top_of(fresh, noise, freedom) if fresh else Estimate(nan, note="no confirmation runs")
+    if not fresh:
         notes.append("no confirmation runs: the best of many single runs is an extreme of noise, and no share is given")
     if delta is None:
         delta = max(0.5, 2 * sqrt(noise.value / 5)) if isfinite(noise.value) else 0.5
     usable = [n for n in BEST_OF if n <= len(y)]
-    best_of = {n: intervals.best_interval(y, n, rng, resamples) for n in usable}
-    scale = noise.value if isfinite(noise.value) else 0.0
-    level = float(np.var(y, ddof=1)) if len(y) > 1 else nan
-    kept = max(0.0, 1 - scale / runs / level) if level > 0 else 0.0
-    worth = {n: _shrunk(found, float(y.mean()), kept) for n, found in best_of.items()}
-    gain = _gain(y, rng, resamples)
     flip = (lambda found: found) if sign > 0 else (lambda found: found.flipped())
     return Scorecard(
         method=method,
@@ -141,17 +137,17 @@ def _card(
         configs=len(y),
         runs=len(own) + sum(len(frame) for frame in extra.values()),
         mean=flip(intervals.mean_interval(y, rng, resamples)),
-        cvar=flip(intervals.tail_interval(y, noise, rng, runs, resamples=resamples)),
-        s_hp=s_hp,
+        cvar=flip(intervals.tail_interval(clean)),
+        s_hp=intervals.spread(y, noise, runs, lost),
         noise=_root(noise),
-        icc=intervals.share_of_configs(y, noise, runs),
+        icc=intervals.share_of_configs(y, noise, runs, lost),
         top=flip(top),
-        share=_within(y, noise, runs, top, delta),
+        share=intervals.share_interval(clean, top, delta) if fresh else top,
         delta=delta,
-        best_of={n: flip(found) for n, found in best_of.items()},
-        worth={n: flip(found) for n, found in worth.items()},
+        best_of={n: flip(intervals.best_interval(y, n)) for n in usable},
+        worth={n: flip(intervals.worth_interval(clean, n)) for n in usable},
         median_best={n: flip(intervals.median_best(y, n)) for n in usable},
-        gain=gain,
+        gain=intervals.gain_interval(y, max(BEST_OF)),
         notes=tuple(notes),
     )
 
@@ -164,40 +160,20 @@ def _groups(own: Frame, replicates: Frame) -> list[np.ndarray]:
     return [scores.to_numpy() for _, scores in both if len(scores) > 1]
 
 
-def _top(confirm: Frame, sign: int, noise: Estimate) -> Estimate:
-    """The best of the confirmed configs, by fresh runs alone."""
-    if confirm.empty:
-        return Estimate(nan, note="no confirmation runs")
-    means = sign * confirm.groupby("config_key")["score"].mean()
-    best = confirm[confirm["config_key"] == means.idxmax()]["score"].to_numpy() * sign
-    return intervals.t_interval(best)
+def _freed_of_splits(own: Frame, extra: dict[str, Frame]) -> tuple[Frame, dict[str, Frame], int]:
+    """Scores without what their validation split does to all configs alike, and the degrees of freedom that took.
 
+    Left as they are where there are fewer than 4 runs per split to say what it does.
+    """
+    splits = own["split_seed"]
+    if splits.nunique() < 2 or splits.nunique() * 4 > len(own):
+        return own, extra, 1
+    offsets = own["score"].groupby(splits).mean() - own["score"].mean()
 
-def _within(y: np.ndarray, noise: Estimate, runs: float, top: Estimate, delta: float) -> Estimate:
-    if not isfinite(top.value):
-        return Estimate(nan, note=top.note)
-    f = intervals.corrected(y, noise.value if isfinite(noise.value) else 0.0, runs)
-    from scipy.stats import binomtest
+    def freed(frame: Frame) -> Frame:
+        return frame.assign(score=frame["score"] - frame["split_seed"].map(offsets).fillna(0.0))
 
-    found = binomtest(int((f >= top.value - delta).sum()), len(f)).proportion_ci(method="wilson")
-    return Estimate(float((f >= top.value - delta).mean()), float(found.low), float(found.high))
-
-
-def _shrunk(found: Estimate, mean: float, kept: float) -> Estimate:
-    return Estimate(*(mean + kept * (end - mean) for end in (found.value, found.low, found.high)), note=found.note)
-
-
-def _gain(y: np.ndarray, rng: np.random.Generator, resamples: int) -> Estimate:
-    n = BEST_OF[-1]
-    if len(y) <= n:
-        return Estimate(nan, note=f"needs more than {n} configs")
-    weights = intervals.weights_of_best(len(y), n) - 1 / len(y)
-
-    def statistic(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        _, error = intervals.best_and_error(sample, n)
-        return np.sort(sample, axis=-1) @ weights, error
-
-    return intervals.studentised(statistic, y, rng, resamples)
+    return freed(own), {name: freed(frame) for name, frame in extra.items()}, int(splits.nunique())
 
 
 def _root(found: Estimate) -> Estimate:

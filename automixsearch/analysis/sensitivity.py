@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from automixsearch.analysis import intervals
-from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.estimate import Estimate, p_text, unit_of
 from automixsearch.analysis.sample import Column, Frame, Sample, knob_columns, take_sample
 from automixsearch.errors import StudyError, unknown
 from automixsearch.knobs import Scalar
@@ -53,6 +54,19 @@ class Curve:
     p: float
     note: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """What the curve says in words."""
+        knob, unit = self.knob.removeprefix("knob."), unit_of(self.metric)
+        if self.kind == "best":
+            return f"With all else at its best, {knob} of {self.method} is worth {self.effect.value:.2f}{unit}."
+        if not isfinite(self.p):
+            return f"Unresolved: {knob} of {self.method} was not run twice at its values."
+        found = f"{self.effect.value:.2f}{unit} between its best and its worst value, {p_text(self.p)}"
+        if self.p < 0.05:
+            return f"{knob} of {self.method} matters: {found}."
+        return f"Unresolved: whether {knob} of {self.method} matters ({found})."
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per value."""
         head = {"method": self.method, "knob": self.knob, "metric": self.metric, "kind": self.kind}
@@ -80,6 +94,16 @@ class Heat:
     counts: tuple[tuple[int, ...], ...]
     interaction: Estimate
     p: float
+
+    @property
+    def sentence(self) -> str:
+        """Whether the knobs interact, in words."""
+        both = f"{self.knob_a.removeprefix('knob.')} and {self.knob_b.removeprefix('knob.')} of {self.method}"
+        if not isfinite(self.p):
+            return f"Unresolved: whether {both} interact ({self.interaction.note})."
+        unit = unit_of(self.metric)
+        found = f"the effect of the one changes by {self.interaction}{unit} over the other, {p_text(self.p)}"
+        return f"{both} interact: {found}." if self.p < 0.05 else f"Unresolved: whether {both} interact ({found})."
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per cell."""
@@ -117,7 +141,7 @@ def curve(study: Study, knob: str, method: str | None = None, metric: str | None
     return Curve(column, method, sample.metric, kind, points, Estimate(max(means) - min(means)), p)
 
 
-def isolation(study: Study, knob: str, method: str | None = None, metric: str | None = None, seed: int = 0) -> Curve:
+def isolation(study: Study, knob: str, method: str | None = None, metric: str | None = None) -> Curve:
     """The best score over all other knobs, for each value of a knob.
 
     What counts is the expected best of as many configs as the value with the fewest has, so that no value gains from
@@ -128,11 +152,10 @@ def isolation(study: Study, knob: str, method: str | None = None, metric: str | 
     sample, frame, column, method = _take(study, knob, method, metric)
     groups = _groups(study, frame, column)
     n = min(len(part) for _, _, part in groups)
-    rng = np.random.default_rng(seed)
     points = []
     for value, ends, part in groups:
         y = sample.sign * part["score"].to_numpy()
-        found = intervals.best_interval(y, max(1, n // 2), rng)
+        found = intervals.best_interval(y, max(1, n // 2))
         points.append(Point(value, found if sample.sign > 0 else found.flipped(), len(part), *ends))
     means = [point.estimate.value for point in points]
     return Curve(column, method, sample.metric, "best", tuple(points), Estimate(max(means) - min(means)), nan)
@@ -150,6 +173,25 @@ def heat(study: Study, knob_a: str, knob_b: str, method: str | None = None, metr
     interaction, p = _interaction(frame[a], frame[b], frame["score"].to_numpy())
     return Heat(a, b, method, sample.metric, tuple(v for v, _, _ in left), tuple(v for v, _, _ in right), cells,
                 tuple(tuple(len(part) for part in row) for row in parts), interaction, p)  # fmt: skip
+
+
+def varies(study: Study, knobs: Sequence[str], metric: str | None = None) -> list[str]:
+    """The methods that vary all of these knobs.
+
+    Raises:
+        StudyError: there are none.
+    """
+    sample, found, problem = take_sample(study, metric), [], None
+    for method in sample.methods:
+        try:
+            for knob in knobs:
+                _column(study, sample, sample.of(method), knob)
+            found.append(method)
+        except StudyError as error:
+            problem = problem or error
+    if not found and problem:
+        raise problem
+    return found
 
 
 def _take(study: Study, knob: str, method: str | None, metric: str | None) -> tuple[Sample, Frame, str, str]:

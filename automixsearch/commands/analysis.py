@@ -1,0 +1,239 @@
+"""`robustness`, `compare`, `sensitivity`, `importance`, `fidelity`: what a study says, the verdict first."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def add(commands: Any) -> None:
+    """Declare the commands."""
+    sub = _command(commands, robustness_command, "Print the robustness scorecard of every method of a study.")
+    sub.add_argument("--delta", type=float, metavar="POINTS", help="what counts as close to the best (the study's)")
+    sub.add_argument(
+        "--tasks", nargs="+", metavar="STUDY", default=[], help="the same design on other data: what one setting costs"
+    )
+    sub = _command(commands, compare_command, "Compare the methods of a study with each other.")
+    sub.add_argument("--by", default="method", metavar="COLUMN", help="what to compare: method, stratum, arm, a knob")
+    sub.add_argument("--against", metavar="NAME", help="compare all with this one only")
+    sub.add_argument("--margin", type=float, metavar="POINTS", help="differences that do not matter (the study's, 0.3)")
+    sub = _command(commands, sensitivity_command, "Print what one knob does, or two do together.")
+    sub.add_argument("--knob", action="append", required=True, metavar="KNOB", help="e.g. alpha; twice for a heat map")
+    sub.add_argument("--method", metavar="M", help="one method (all that vary the knob)")
+    sub = _command(commands, importance_command, "Print which knobs matter, beside what chance alone shows.")
+    sub.add_argument("--method", metavar="M", help="within one method (over all)")
+    sub.add_argument("--evaluator", choices=("ped_anova", "fanova"), default="ped_anova", help="(ped_anova)")
+    sub.add_argument("--permutations", type=_count, default=200, metavar="N", help="behind the floor (200)")
+    sub.add_argument("--during-optimisation", action="store_true", help="where a search went, which is all it can say")
+    sub = _command(commands, fidelity_command, "Print how well short schedules rank configs as the full one does.")
+
+
+def _command(commands: Any, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    name = run.__name__.removesuffix("_command")
+    sub = commands.add_parser(name, help=text, description=text)
+    sub.set_defaults(run=run)
+    sub.add_argument("study", metavar="STUDY", help="a study's name, directory or URI")
+    sub.add_argument("--metric", metavar="M", help="column to look at (the study's objective)")
+    sub.add_argument("--results", default="results", metavar="DIR_OR_URI", help="where studies lie (results)")
+    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+    return sub
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 20:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 20 on")
+    return int(text)
+
+
+def robustness_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.compare import compare, compare_sensitivity
+    from automixsearch.analysis.robustness import BEST_OF, cross_task, scorecards
+    from automixsearch.results.study import open_study
+
+    study = _open(args)
+    cards = scorecards(study, args.metric, args.delta)
+    several = len(cards) > 1
+    sensitivity = compare_sensitivity(study, args.metric, cards) if several else []
+    comparisons = compare(study, args.metric) if several else []
+    others = [open_study(name, args.results) for name in args.tasks]
+    prices = cross_task([study, *others], args.metric) if others else []
+    said = [one.sentence for one in (*comparisons, *sensitivity)]
+    if args.json:
+        return _json(said, scorecards=cards, comparisons=comparisons, sensitivity=sensitivity, cross_task=prices)
+    _say(_few(said))
+    metric = cards[0].metric
+    names = ("method", "configs", "mean", "worst fifth", "S_hp", "seed sd", "share of configs")
+    _table(f"Robustness of {study.name} by {metric}, under its prior (95 % intervals)", names,
+           ((c.method, c.configs, c.mean, c.cvar, c.s_hp, c.noise, c.icc) for c in cards))  # fmt: skip
+    names = ("method", *(f"best of {n}" for n in BEST_OF[1:]), f"worth (best of {BEST_OF[-2]})", "best", "within delta")
+    _table("Tuning: what a search of n configs shows, and what its winner is worth on a fresh seed", names,
+           ((c.method, *(c.best_of.get(n, "-") for n in BEST_OF[1:]), c.worth.get(BEST_OF[-2], "-"), c.top,
+             f"{c.share}, {c.delta:.2f}") for c in cards))  # fmt: skip
+    if prices:
+        _table("One setting for all tasks: how far it is below the best of each, in shares of the range of scores",
+               ("method", "tasks", "configs", "phi"), ((p.method, ", ".join(p.tasks), p.configs, p.phi) for p in prices))  # fmt: skip
+    _say(dict.fromkeys(f"{note}." for card in cards for note in card.notes))
+    return 0
+
+
+def compare_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.compare import compare
+    from automixsearch.analysis.estimate import p_text
+    from automixsearch.analysis.sample import take_sample
+
+    study = _open(args)
+    family = None
+    if args.against is not None:
+        frame = take_sample(study, args.metric).frame
+        names = [str(name) for name in dict.fromkeys(frame[args.by].dropna())] if args.by in frame.columns else []
+        family = [(name, args.against) for name in names if name != args.against]
+    found = compare(study, args.metric, args.by, args.margin, family)
+    if args.json:
+        return _json([one.sentence for one in found], comparisons=found)
+    _say(_few([one.sentence for one in found]))
+    names = ("a", "b", "a - b", "Holm", "equivalent", "n", "a wins", "finds (80 %)", "verdict")
+    _table(f"{study.name} by {found[0].metric}: differences, margin {found[0].margin:g}", names,
+           ((c.a, c.b, c.difference, p_text(c.p_holm), p_text(c.p_equivalent), c.n, f"{c.wins:.0%}", c.mde, c.verdict)
+            for c in found))  # fmt: skip
+    _say(dict.fromkeys(f"{one.note}." for one in found if one.note))
+    return 0
+
+
+def sensitivity_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.sample import take_sample
+    from automixsearch.analysis.sensitivity import curve, heat, isolation, varies
+    from automixsearch.errors import StudyError
+
+    study = _open(args)
+    if len(args.knob) > 2:
+        raise StudyError(f"--knob was given {len(args.knob)} times; one gives a curve, two a heat map")
+    methods = [args.method] if args.method else varies(study, args.knob, args.metric)
+    if len(args.knob) == 2:
+        maps = [heat(study, *args.knob, method, args.metric) for method in methods]
+        if args.json:
+            return _json([one.sentence for one in maps], heat=maps)
+        _say(one.sentence for one in maps)
+        for one in maps:
+            columns = (f"{one.knob_a.removeprefix('knob.')} \\ {one.knob_b.removeprefix('knob.')}", *map(_brief, one.b))
+            _table(f"{one.method}: mean {one.metric}", columns,
+                   ((_brief(value), *(f"{cell.value:.2f}" if n else "-" for cell, n in zip(row, counts, strict=True)))
+                    for value, row, counts in zip(one.a, one.cells, one.counts, strict=True)))  # fmt: skip
+        return 0
+    curves = [curve(study, args.knob[0], method, args.metric) for method in methods]
+    blind = "curve" not in {one.kind for one in curves}
+    bests = [isolation(study, args.knob[0], method, args.metric) for method in methods] if blind else []
+    if args.json:
+        return _json([one.sentence for one in (*curves, *bests)], curves=curves, isolation=bests)
+    _say(one.sentence for one in (*curves, *bests))
+    for place, one in enumerate(curves):
+        also = bests[place].points if bests else ()
+        kind = {"curve": "all else at the centre", "mean": "averaged over all else"}[one.kind]
+        names = (one.knob.removeprefix("knob."), "runs", f"mean {one.metric}", *(("with all else at its best",) if also else ()))
+        _table(f"{one.method}: {kind}", names,
+               ((_value(point), point.n, point.estimate, *((also[i].estimate,) if also else ()))
+                for i, point in enumerate(one.points)))  # fmt: skip
+    left = take_sample(study, args.metric).left_out
+    _say(f"{count} trials are left out: {state}." for state, count in left.items())
+    return 0
+
+
+def importance_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.estimate import p_text
+    from automixsearch.analysis.importance import importance
+
+    study = _open(args)
+    found = importance(study, args.method, args.during_optimisation, args.permutations, metric=args.metric,
+                       evaluator=args.evaluator)  # fmt: skip
+    if args.json:
+        return _json([found.sentence], importance=[found], notes=found.notes)
+    _say([found.sentence])
+    names = ("knob", "importance", "chance (95 %)", "p", "")
+    _table(f"Importance by {found.evaluator} for {found.metric}", names,
+           ((bar.knob.removeprefix("knob."), f"{bar.value:.1%}" if bar.value == bar.value else "-",
+             f"{bar.floor:.1%}" if bar.floor == bar.floor else "of the variance", p_text(bar.p),
+             "" if bar.distinguishable else "not distinguishable from noise") for bar in found.bars),
+           grey=[not bar.distinguishable for bar in found.bars])  # fmt: skip
+    _say(f"{note}." for note in found.notes)
+    return 0
+
+
+def fidelity_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.fidelity import fidelity
+
+    study = _open(args)
+    found = fidelity(study, args.metric)
+    said = [one.sentence for one in found if one.method is None] or [one.sentence for one in found]
+    if args.json:
+        return _json(said, fidelity=found)
+    _say(said)
+    names = ("method", "epochs", "of", "configs", "rank correlation", "pairs flipped", "regret")
+    _table(f"{study.name}: how short schedules rank configs", names,
+           ((one.method or "all", one.rung, one.full, one.n, one.rho, f"{one.flipped:.0%}", f"{one.regret:.2f}")
+            for one in found))  # fmt: skip
+    return 0
+
+
+def _open(args: argparse.Namespace) -> Any:
+    from automixsearch.results.study import open_study
+
+    args.study_opened = open_study(args.study, args.results)
+    return args.study_opened
+
+
+def _json(verdicts: Sequence[str], notes: Sequence[str] = (), **answers: Sequence[Any]) -> int:
+    from automixsearch.cli import dump_json
+
+    content: dict[str, Any] = {"verdicts": list(verdicts)} | ({"notes": list(notes)} if notes else {})
+    for name, found in answers.items():
+        content[name] = [row for one in found for row in one.rows()]
+    print(dump_json(content))
+    return 0
+
+
+MOST_SENTENCES = 12
+
+
+def _few(sentences: Sequence[str]) -> Iterable[str]:
+    """What is resolved comes first; of very many, what is not is counted."""
+    known = [one for one in sentences if not one.startswith("Unresolved")]
+    open_ones = [one for one in sentences if one.startswith("Unresolved")]
+    if len(sentences) <= MOST_SENTENCES:
+        return [*known, *open_ones]
+    shown = known[:MOST_SENTENCES]
+    more = [f"{len(known) - len(shown)} more differences are resolved: see the table."] if len(known) > len(shown) else []
+    return [*shown, *more, *([f"Unresolved: {len(open_ones)} others."] if open_ones else [])]
+
+
+def _say(sentences: Iterable[str]) -> None:
+    from automixsearch.cli import console
+
+    out = console()
+    for sentence in sentences:
+        out.print(sentence[:1].upper() + sentence[1:] if sentence.startswith(("no ", "the ")) else sentence, highlight=False)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], grey: Sequence[bool] = ()) -> None:
+    from automixsearch.cli import console
+    from automixsearch.show import make_table
+
+    table = make_table(title, columns)
+    for place, row in enumerate(rows):
+        cells = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row]
+        table.add_row(*("-" if cell == "nan" else cell for cell in cells),
+                      style="dim" if grey and grey[place] else None)  # fmt: skip
+    console().print(table, highlight=False)
+
+
+def _brief(value: Any) -> str:
+    from automixsearch.show import brief
+
+    return brief(value)
+
+
+def _value(point: Any) -> str:
+    if point.start == point.start:
+        return f"{_brief(point.start)} to {_brief(point.end)}"
+    return _brief(point.value)
