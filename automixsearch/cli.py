@@ -431,12 +431,15 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
         summary = {
             "study": result.study, "place": result.place, "trials": result.finished, "total": result.total,
             "interrupted": result.interrupted, "states": {k: v for k, v in counts.items() if k != "running"},
-            "notes": watch.notes, "best": best,
+            "notes": watch.notes, "best": best, "gate": gate_sentence(study),
         }  # fmt: skip
         print(dump_json(summary))
         return status
     out = console()
     print_best(out, study, best, None)
+    said = gate_sentence(study)
+    if said:
+        out.print(said, highlight=False)
     for count, name, first, hint in failures(watch.rows):
         out.print(f"{count} failed with {name}: {first}" + (f"\n  -> {hint}" if hint else ""), style="red")
     ended = f"{result.finished} of {result.total} trials"
@@ -533,7 +536,11 @@ def best_command(args: argparse.Namespace) -> int:
     if args.json:
         print(dump_json(rows))
     else:
-        print_best(console(), study, rows, args.metric)
+        out = console()
+        print_best(out, study, rows, args.metric)
+        said = gate_sentence(study, args.metric)
+        if said:
+            out.print(said, highlight=False)
         if args.export:
             print(f"{rows[0]['trial_id']} written to {args.export}; train it: automixsearch train {args.export}")
     return 0
@@ -554,6 +561,13 @@ def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str
             )
     else:
         out.print(f"{study.name}: no complete trial yet")
+
+
+def gate_sentence(study: Any, metric: str | None = None) -> str:
+    """Whether the winner of a search over methods beats the search-free baseline; empty for other studies."""
+    from automixsearch.analysis.gate import gate
+
+    return "" if study.info.get("design") else gate(study, metric).sentence
 
 
 def query_command(args: argparse.Namespace) -> int:

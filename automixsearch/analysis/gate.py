@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from automixsearch.results.study import Study
 
 BASELINE = "trivialmix"
-MOST_ROWS = 5000
+MOST_ROWS = 1000
 EQUAL = 1.1
 """A winner that takes up to so much more device time than the baseline is taken to take the same."""
 Row = dict[str, Any]
@@ -74,26 +74,39 @@ def gate(study: Study, metric: str | None = None) -> Gate:
         raise StudyError(f"study {study.name}: {unknown('metric', metric, known)}")
     sign = 1 if known[metric] == "max" else -1
     rows = _rows(study, metric, sign)
-    ours, theirs = ([row for row in rows if (row["method"] == BASELINE) == wanted] for wanted in (False, True))
-    first = [row for row in ours if row["purpose"] not in ("confirm", "replicate")]
-    if not first:
+    winner = next((row for row in rows if row["first"]), None)
+    if winner is None:
         return _silent(metric, None, "No trial of a searched method has ended: there is no winner yet.")
-    winner = max(first, key=lambda row: (sign * row["score"], -row["number"]))
     name = f"{winner['trial_id']} ({winner['method']})"
+    theirs = [row for row in rows if row["method"] == BASELINE]
     if not theirs:
         unknown_yet = f"Whether {name} beats the search-free baseline is unknown: {BASELINE} was not run"
-        return _silent(metric, winner, f"{unknown_yet}; add it to method, with a few seeds")
-    return _judged(metric, sign, winner, name, ours, theirs)
+        return _silent(metric, winner, f"{unknown_yet}; add it to method, with a few seeds.")
+    return _judged(metric, sign, winner, name, [row for row in rows if row["method"] != BASELINE], theirs)
 
 
 def _rows(study: Study, metric: str, sign: int) -> list[Row]:
-    """Complete trials, the best and those of the baseline among them, with a key of their config."""
-    columns = "trial_id, number, method, purpose, config, epochs_total, device_s, val_images"
-    order = f"(method = '{BASELINE}' OR purpose IN ('confirm', 'replicate')) DESC, {-sign} * \"{metric}\", number"
-    sql = f"""SELECT {columns}, "{metric}" AS score FROM trials WHERE state = 'complete' AND "{metric}" IS NOT NULL
-              ORDER BY {order} LIMIT {MOST_ROWS}"""
-    found = study.rows(sql)
-    return [row | {"key": config_key(row.pop("config"), row["trial_id"])} for row in found]
+    """The winner (`first`) with what its method does, repeated runs, and runs of the baseline; with keys of configs.
+
+    Two questions, for the configs of a million trials must not be read to find the few that count.
+    """
+    sql = f"""
+        WITH own AS (
+            SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, "{metric}" AS score,
+                   method <> '{BASELINE}' AND coalesce(purpose, 'search') NOT IN ('confirm', 'replicate') AS searched
+            FROM trials WHERE state = 'complete' AND "{metric}" IS NOT NULL
+        ), winner AS (SELECT * FROM own WHERE searched ORDER BY {-sign} * score, number LIMIT 1), pool AS (
+            SELECT avg(own.score) AS centre, var_samp(own.score) AS spread, count(*) AS configs FROM own, winner
+            WHERE own.searched AND own.method = winner.method AND own.epochs_total = winner.epochs_total
+        )
+        SELECT own.*, pool.*, own.number = winner.number AS first FROM own, pool LEFT JOIN winner ON true
+        WHERE first OR own.method = '{BASELINE}' OR NOT searched ORDER BY first DESC NULLS LAST, own.number
+        LIMIT {MOST_ROWS}"""
+    rows = study.rows(sql)
+    numbers = ", ".join(str(row["number"]) for row in rows) or "NULL"
+    configs = {row["trial_id"]: row["config"] for row in
+               study.rows(f"SELECT trial_id, config FROM trials WHERE number IN ({numbers})")}  # fmt: skip
+    return [row | {"key": config_key(configs.get(row["trial_id"]), row["trial_id"])} for row in rows]
 
 
 def _silent(metric: str, winner: Row | None, sentence: str) -> Gate:
@@ -103,15 +116,18 @@ def _silent(metric: str, winner: Row | None, sentence: str) -> Gate:
 
 
 def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], theirs: list[Row]) -> Gate:
-    same = [row for row in ours if row["key"] == winner["key"]]
+    same = [row for row in ours if row["key"] == winner["key"] and row["purpose"] == "confirm"]
+    same = same or [row for row in ours if row["key"] == winner["key"]]
     taken = _seconds(same)
     theirs = _of_equal_time(theirs, taken)
     noise, freedom = _noise([*ours, *theirs])
     guessed = not freedom
     if guessed:
         noise, freedom = _guess(winner, metric), inf
-    pool = [row for row in ours if row["method"] == winner["method"] and row["epochs_total"] == winner["epochs_total"]]
-    ahead, behind = _side(winner, pool, sign, noise), _side(_first(theirs, sign), theirs, sign, noise)
+    pool = (sign * winner["centre"], winner["spread"], winner["configs"])
+    ahead = _side(same, pool, sign, noise)
+    first = _first(theirs, sign)
+    behind = _side([row for row in theirs if row["key"] == first["key"]], _pool(theirs, sign), sign, noise)
     gain = ahead[0] - behind[0]
     error = sqrt(ahead[1] + behind[1]) if isfinite(noise) else nan
     half = t_quantile(freedom) * error if isfinite(error) else nan
@@ -178,24 +194,31 @@ def _guess(winner: Row, metric: str) -> float:
     return 100**2 * error / (2 * winner["val_images"])
 
 
-def _side(first: Row, pool: Sequence[Row], sign: int, noise: float) -> tuple[float, float, int]:
+Pool = tuple[float, float | None, int]
+"""Mean and variance of the scores among which one was chosen, and their number."""
+
+
+def _pool(rows: Sequence[Row], sign: int) -> Pool:
+    by_config: dict[str, list[float]] = {}
+    for row in rows:
+        by_config.setdefault(row["key"], []).append(sign * row["score"])
+    means = [fmean(scores) for scores in by_config.values()]
+    return fmean(means), variance(means) if len(means) > 1 else None, len(means)
+
+
+def _side(own: Sequence[Row], pool: Pool, sign: int, noise: float) -> tuple[float, float, int]:
     """What a chosen config is worth (larger is better), its variance, and the runs that say so."""
-    own = [row for row in pool if row["key"] == first["key"]]
     fresh = [sign * row["score"] for row in own if row["purpose"] == "confirm"]
     if fresh:
         return fmean(fresh), noise / len(fresh), len(fresh)
     scores = [sign * row["score"] for row in own]
     value, n = fmean(scores), len(scores)
-    by_config: dict[str, list[float]] = {}
-    for row in pool:
-        by_config.setdefault(row["key"], []).append(sign * row["score"])
-    means = [fmean(each) for each in by_config.values()]
-    if len(means) < 3 or not isfinite(noise):
+    centre, spread, configs = pool
+    if configs < 3 or not spread or not isfinite(noise):
         return value, noise / n, n
-    kept = max(0.0, 1 - noise / variance(means)) if variance(means) > 0 else 0.0
-    centre = fmean(means)
-    # What the score does not decide is as wide as the posterior; the mean of the method is known to noise / configs.
-    return centre + kept * (value - centre), kept * noise / n + (1 - kept) ** 2 * variance(means) / len(means), n
+    kept = max(0.0, 1 - noise / n / spread)
+    # What the scores do not decide is as wide as the posterior; the mean of the method is known to spread / configs.
+    return centre + kept * (value - centre), kept * noise / n + (1 - kept) ** 2 * spread / configs, n
 
 
 def t_quantile(freedom: float, level: float = 0.95) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,10 +141,8 @@ def _seed_share(study: Study, sample: Sample, method: str | None) -> tuple[float
     import pandas as pd
 
     frames = [sample.frame]
-    try:
+    with suppress(StudyError):  # a study need not have any
         frames.append(take_sample(study, sample.metric, ("replicate",), any_epochs=True).frame)
-    except StudyError:
-        pass
     both = pd.concat([frame if method is None else frame[frame["method"] == method] for frame in frames])
     groups = [part.to_numpy() for _, part in both.groupby("config_key")["score"] if len(part) > 1]
     noise, _ = intervals.noise_interval(groups)

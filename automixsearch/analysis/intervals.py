@@ -345,7 +345,9 @@ def tail_interval(clean: Clean, share: float = TAIL) -> Estimate:
         return Estimate(value, note=TOO_FEW)
     draws = clean.drawn[0].mean + clean.shape(lambda one: one.tail(share), clean.drawn) * signed_root(drawn)
     inside = share * len(values)
-    return interval(value, mean + r * float(signed_root(without)), draws, (inside / 2, 1e6))
+    found = interval(value, mean + r * float(signed_root(without)), draws, (inside / 2, 1e6))
+    most = float(np.quantile(clean.drawn[0].mean, (1 + LEVEL) / 2))  # no tail is above the mean
+    return Estimate(value, min(found.low, most), max(min(found.high, most), value))
 
 
 # The best of n ------------------------------------------------------------------------------------------------
@@ -404,7 +406,9 @@ def worth_interval(clean: Clean, n: int) -> Estimate:
         return Estimate(value, note=f"needs {max(LEAST, 2 * n)} configs for an interval")
     draws = fresh(clean.drawn, clean.drawn[0].best(n), clean.variances[3])
     freedom = _freedom_of_best(len(values), n)
-    return interval(value, value, draws, (freedom, freedom))
+    found = interval(value, value, draws, (freedom, freedom))
+    least = float(np.quantile(clean.drawn[0].mean, (1 - LEVEL) / 2))  # choosing does no harm
+    return Estimate(value, min(max(found.low, least), value), found.high)
 
 
 def gain_interval(values: Array, n: int) -> Estimate:
@@ -508,8 +512,8 @@ def share_interval(clean: Clean, top: Estimate, delta: float) -> Estimate:
     value = float(share(clean.sample, limit, mean, np.array([sqrt(max(without, 0))]))[0])
     if len(values) < LEAST or not top.known:
         return Estimate(value, note=TOO_FEW if len(values) < LEAST else top.note)
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
-    error = (top.high - top.low) / 2 / z
+    # The interval of the best is Student's, with the freedom of the noise.
+    error = (top.high - top.low) / 2 / float(stats.t.ppf((1 + LEVEL) / 2, max(clean.freedom, 1)))
     limits = limit + error * np.random.default_rng(len(values)).standard_normal(len(drawn))
     draws = share(clean.drawn, limits, clean.drawn[0].mean, np.sqrt(np.maximum(drawn, 0)))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -73,8 +73,9 @@ def robustness_command(args: argparse.Namespace) -> int:
            ((c.method, *(c.best_of.get(n, "-") for n in BEST_OF[1:]), c.worth.get(BEST_OF[-2], "-"), c.top,
              f"{c.share}, {c.delta:.2f}") for c in cards))  # fmt: skip
     if prices:
-        _table("One setting for all tasks: how far it is below the best of each, in shares of the range of scores",
-               ("method", "tasks", "configs", "phi"), ((p.method, ", ".join(p.tasks), p.configs, p.phi) for p in prices))  # fmt: skip
+        title = "One setting for all tasks: how far it is below the best of each, in shares of the range of scores"
+        rows = [(price.method, ", ".join(price.tasks), price.configs, price.phi) for price in prices]
+        _table(title, ("method", "tasks", "configs", "phi"), rows)
     _say(dict.fromkeys(f"{note}." for card in cards for note in card.notes))
     return 0
 
@@ -112,7 +113,7 @@ def sensitivity_command(args: argparse.Namespace) -> int:
         raise StudyError(f"--knob was given {len(args.knob)} times; one gives a curve, two a heat map")
     methods = [args.method] if args.method else varies(study, args.knob, args.metric)
     if len(args.knob) == 2:
-        maps = [heat(study, *args.knob, method, args.metric) for method in methods]
+        maps = [heat(study, args.knob[0], args.knob[1], method, args.metric) for method in methods]
         if args.json:
             return _json([one.sentence for one in maps], heat=maps)
         _say(one.sentence for one in maps)
@@ -131,7 +132,8 @@ def sensitivity_command(args: argparse.Namespace) -> int:
     for place, one in enumerate(curves):
         also = bests[place].points if bests else ()
         kind = {"curve": "all else at the centre", "mean": "averaged over all else"}[one.kind]
-        names = (one.knob.removeprefix("knob."), "runs", f"mean {one.metric}", *(("with all else at its best",) if also else ()))
+        best = ("with all else at its best",) if also else ()
+        names = (one.knob.removeprefix("knob."), "runs", f"mean {one.metric}", *best)
         _table(f"{one.method}: {kind}", names,
                ((_value(point), point.n, point.estimate, *((also[i].estimate,) if also else ()))
                 for i, point in enumerate(one.points)))  # fmt: skip
@@ -203,7 +205,9 @@ def _few(sentences: Sequence[str]) -> Iterable[str]:
     if len(sentences) <= MOST_SENTENCES:
         return [*known, *open_ones]
     shown = known[:MOST_SENTENCES]
-    more = [f"{len(known) - len(shown)} more differences are resolved: see the table."] if len(known) > len(shown) else []
+    more = (
+        [f"{len(known) - len(shown)} more differences are resolved: see the table."] if len(known) > len(shown) else []
+    )
     return [*shown, *more, *([f"Unresolved: {len(open_ones)} others."] if open_ones else [])]
 
 
@@ -212,7 +216,7 @@ def _say(sentences: Iterable[str]) -> None:
 
     out = console()
     for sentence in sentences:
-        out.print(sentence[:1].upper() + sentence[1:] if sentence.startswith(("no ", "the ")) else sentence, highlight=False)
+        out.print(sentence, highlight=False)
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], grey: Sequence[bool] = ()) -> None:

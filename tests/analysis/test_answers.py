@@ -12,7 +12,7 @@ from automixsearch.analysis.ablation import ablation
 from automixsearch.analysis.compare import compare, compare_sensitivity
 from automixsearch.analysis.fidelity import fidelity
 from automixsearch.analysis.gate import gate
-from automixsearch.analysis.importance import DUMMY, importance
+from automixsearch.analysis.importance import DUMMY, SEED, importance
 from automixsearch.analysis.robustness import scorecards
 from automixsearch.analysis.sample import take_sample
 from automixsearch.analysis.sensitivity import curve, heat, isolation
@@ -51,8 +51,11 @@ def test_the_better_method_is_better_and_the_flatter_one_less_sensitive(study) -
 
 def test_only_the_knob_that_matters_rises_above_the_floor(study) -> None:
     found = importance(study, "mixup", permutations=50)
-    assert {bar.knob for bar in found.bars if bar.distinguishable} == {"alpha"}
-    assert DUMMY in {bar.knob for bar in found.bars}
+    bars = {bar.knob: bar for bar in found.bars}
+    assert {name for name, bar in bars.items() if bar.distinguishable} == {"alpha", SEED}
+    assert bars[DUMMY].value < bars[DUMMY].floor
+    assert 0.1 < bars[SEED].value < 0.45  # 0.09 of noise in 0.09 + 4 / 12
+    assert found.sentence == "Above what chance shows: alpha of mixup (64 trials)."
 
 
 def test_curves_rise_where_the_truth_does(study) -> None:
