@@ -12,7 +12,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench doctor clean runtime tools
+.PHONY: help quickstart test lint bench simulations doctor clean runtime tools
 
 python := .venv/bin/python
 
@@ -41,6 +41,10 @@ bench: tools ## every benchmark in tests/bench, with its own defaults (minutes)
 	  echo "== $$script"
 	  $(python) "$$script"
 	done
+
+simulations: tools ## coverage, type-I errors and power of the analysis; writes automixsearch/analysis/README.md
+	@$(python) -m pytest -m slow tests/analysis
+	$(python) tests/analysis/simulate.py
 
 doctor: runtime ## check this machine, with a remedy for everything amiss
 	@.venv/bin/automixsearch doctor

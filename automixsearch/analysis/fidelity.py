@@ -10,8 +10,9 @@ import numpy as np
 from scipy import stats
 
 from automixsearch.analysis.estimate import Estimate
-from automixsearch.analysis.sample import config_key, take_sample
-from automixsearch.errors import StudyError
+from automixsearch.analysis.sample import Frame, config_key, take_sample
+from automixsearch.errors import StudyError, unknown
+from automixsearch.results.schema import metric_directions
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -52,13 +53,21 @@ def fidelity(study: Study, metric: str | None = None, seed: int = 0) -> list[Fid
     Raises:
         StudyError: as `take_sample`; all runs have one schedule, or no config was run at two.
     """
-    sample = take_sample(study, metric, any_epochs=True)
-    frame = sample.frame
-    keys = [
-        config_key(text, row, without=("epochs", "warmup_epochs"))
-        for text, row in zip(frame["config"], frame["trial_id"], strict=True)
-    ]
-    table = frame.assign(key=keys).pivot_table(index=["method", "key"], columns="epochs_total", values="score")
+    metric = metric or study.objective[0]
+    if metric not in metric_directions():
+        raise StudyError(f"study {study.name}: {unknown('metric', metric, metric_directions())}")
+    rungs = _rungs(study, metric)
+    if rungs is not None:
+        sign, frame = rungs
+    else:
+        sample = take_sample(study, metric, any_epochs=True)
+        sign, frame = sample.sign, sample.frame
+        keys = [
+            config_key(text, row, without=("epochs", "warmup_epochs"))
+            for text, row in zip(frame["config"], frame["trial_id"], strict=True)
+        ]
+        frame = frame.assign(key=keys)
+    table = frame.pivot_table(index=["method", "key"], columns="epochs_total", values="score")
     schedules = [int(epochs) for epochs in sorted(table.columns)]
     if len(schedules) < 2:
         raise StudyError(
@@ -67,7 +76,7 @@ def fidelity(study: Study, metric: str | None = None, seed: int = 0) -> list[Fid
         )
     full, found = schedules[-1], []
     for rung in schedules[:-1]:
-        both = sample.sign * table[[rung, full]].dropna()
+        both = sign * table[[rung, full]].dropna()
         if both.empty:
             raise StudyError(f"study {study.name}: no config was run for {rung} and for {full} epochs")
         methods = list(dict.fromkeys(both.index.get_level_values("method")))
@@ -76,6 +85,28 @@ def fidelity(study: Study, metric: str | None = None, seed: int = 0) -> list[Fid
             low, high = part[rung].to_numpy(), part[full].to_numpy()
             found.append(_agreement(method, rung, full, low, high))
     return found
+
+
+def _rungs(study: Study, metric: str) -> tuple[int, Frame] | None:
+    """The anchors of a search that halves: candidates that were trained at every rung, whatever they scored.
+
+    None for other studies. Candidates that were promoted are no anchors: they were chosen by the lower rung, and
+    among the chosen a correlation is lower than among all.
+    """
+    anchors = ((study.info.get("space") or {}).get("fidelity") or {}).get("anchors")
+    if not anchors:
+        return None
+    trials: Frame = study.trials()
+    own = trials[
+        trials["rung"].notna() & trials["candidate"].notna() & (trials["epochs_run"] == trials["epochs_total"])
+    ]
+    own = own[(own["state"] != "failed") & own[metric].notna()]
+    first = trials[trials["trial_id"].isin(set(own["candidate"]))].sort_values("number")["trial_id"].head(int(anchors))
+    own = own[own["candidate"].isin(set(first))]
+    if own.empty:
+        return None
+    sign = 1 if metric_directions()[metric] == "max" else -1
+    return sign, own.assign(key=own["candidate"], score=own[metric].astype(float))
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> Estimate:

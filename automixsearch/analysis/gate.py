@@ -100,7 +100,7 @@ def _rows(study: Study, metric: str, sign: int) -> list[Row]:
             WHERE own.searched AND own.method = winner.method AND own.epochs_total = winner.epochs_total
         )
         SELECT own.*, pool.*, own.number = winner.number AS first FROM own, pool LEFT JOIN winner ON true
-        WHERE first OR own.method = '{BASELINE}' OR NOT searched ORDER BY first DESC NULLS LAST, own.number
+        WHERE first OR own.method = '{BASELINE}' OR NOT own.searched ORDER BY first DESC NULLS LAST, own.number
         LIMIT {MOST_ROWS}"""
     rows = study.rows(sql)
     numbers = ", ".join(str(row["number"]) for row in rows) or "NULL"

@@ -189,7 +189,7 @@ def verdicts(effect: float, n: int, methods: int, repeats: int, margin: float = 
 
 
 def coverage_table(repeats: int) -> str:
-    """Coverage in percent of every number over every shape, and below it bias and half width."""
+    """Coverage in percent of every number over every shape."""
     lines = ["| truth | " + " | ".join(NUMBERS) + " |", "| --- |" + " ---: |" * len(NUMBERS)]
     outside = []
     for shape in SHAPES:
@@ -202,9 +202,7 @@ def coverage_table(repeats: int) -> str:
             if not inside:
                 outside.append(f"{name} of {shape} {share:.1f} %")
         lines.append(f"| {shape} | " + " | ".join(cells) + " |")
-        lines.append("| &nbsp; bias, half width | " + " | ".join(
-            f"{found[name].bias:+.2f}, {found[name].half:.2f}" for name in NUMBERS) + " |")  # fmt: skip
-        print(lines[-2], f"{time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        print(lines[-1], f"{time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     within = len(SHAPES) * len(NUMBERS) - len(outside)
     summary = f"{within} of {len(SHAPES) * len(NUMBERS)} lie between 93 and 97 %"
     return "\n".join([*lines, "", summary + (f"; outside: {', '.join(outside)}." if outside else ".")])

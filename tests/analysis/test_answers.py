@@ -92,6 +92,19 @@ def test_short_schedules_that_rank_alike_have_a_high_correlation(tmp_path) -> No
     assert found.rho.value == pytest.approx(1)
 
 
+def test_the_anchors_of_a_search_that_halves_are_its_first_candidates(tmp_path) -> None:
+    rows = []
+    for i in range(10):
+        scores = (i, i) if i < 6 else (10.0, -i)  # those after the anchors were promoted, and disappoint
+        for rung, (epochs, score) in enumerate(zip((2, 8), scores, strict=True)):
+            knobs = {"method": "mixup", "epochs": epochs, "warmup_epochs": 0}
+            place = {"rung": rung, "candidate": f"t{2 * i:05d}", "state": "complete" if rung else "pruned"}
+            rows.append({"knobs": knobs, "score": score, "purpose": "search"} | place)
+    study = write_study(tmp_path, "h", rows, space={"sampler": {"name": "tpe"}, "fidelity": {"anchors": 6}})
+    (found,) = fidelity(study)
+    assert (found.n, found.rho.value) == (6, pytest.approx(1))
+
+
 def test_the_gate_says_what_it_lacks_and_what_it_finds(tmp_path) -> None:
     rows = [{"knobs": {"method": "mixup"}, "score": 95.0, "seed": s} for s in range(3)]
     assert "trivialmix was not run" in gate(write_study(tmp_path, "alone", rows)).sentence

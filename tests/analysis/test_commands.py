@@ -1,0 +1,62 @@
+"""The commands print a verdict, a table that fits, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ledgers import write_study
+from worlds import sobol_rows
+
+from automixsearch.cli import main
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_study(folder, "s", sobol_rows(lambda method, a, b: 90 + (method == "mixup") + a, configs=32))
+    anchors = [
+        {"knobs": {"method": "mixup", "mixup.alpha": 0.1 * (i + 1), "epochs": epochs, "warmup_epochs": 0}, "score": i}
+        for i in range(8) for epochs in (2, 8)
+    ]  # fmt: skip
+    write_study(folder, "anchors", anchors)
+    return folder
+
+
+def run(capsys, results, *words: str) -> str:
+    assert main([*words, "--results", str(results)]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_scorecard_says_who_is_better_before_it_shows_figures(capsys, results) -> None:
+    text = run(capsys, results, "robustness", "s")
+    assert text.startswith("mixup is better than cutmix by")
+    assert max(map(len, text.splitlines())) <= 140
+    found = json.loads(run(capsys, results, "robustness", "s", "--json"))
+    assert [row["method"] for row in found["scorecards"]] == ["mixup", "cutmix"]
+    assert found["comparisons"][0]["verdict"] == "better"
+    assert found["verdicts"][0] in text.replace("\n", " ")
+
+
+def test_comparisons_can_be_with_one_method_only(capsys, results) -> None:
+    found = json.loads(run(capsys, results, "compare", "s", "--against", "cutmix", "--json"))
+    assert [(row["a"], row["b"]) for row in found["comparisons"]] == [("mixup", "cutmix")]
+    assert main(["compare", "s", "--by", "metod", "--results", str(results)]) == 2
+    assert "unknown column 'metod'; did you mean 'method'" in capsys.readouterr().err
+
+
+def test_one_knob_gives_a_curve_and_two_a_heat_map(capsys, results) -> None:
+    assert "alpha of mixup matters" in run(capsys, results, "sensitivity", "s", "--knob", "alpha")
+    text = run(capsys, results, "sensitivity", "s", "--knob", "alpha", "--knob", "lr", "--method", "mixup")
+    assert text.startswith("Unresolved: whether alpha and lr of mixup interact")
+    assert main(["sensitivity", "s", "--knob", "alpah", "--results", str(results)]) == 2
+    assert "unknown knob 'alpah'; did you mean 'alpha'" in capsys.readouterr().err
+
+
+def test_importance_and_fidelity_say_what_they_rest_on(capsys, results) -> None:
+    found = json.loads(run(capsys, results, "importance", "s", "--method", "mixup", "--permutations", "20", "--json"))
+    assert {bar["knob"] for bar in found["importance"]} == {"alpha", "knob.lr", "(dummy)", "(seed)"}
+    text = run(capsys, results, "fidelity", "anchors")
+    assert text.startswith("2 of 8 epochs rank mixup with a correlation of 1.00")
+    assert main(["fidelity", "s", "--results", str(results)]) == 2
+    assert "all trials were trained for 200 epochs" in capsys.readouterr().err
