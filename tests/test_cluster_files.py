@@ -11,7 +11,6 @@ import copy
 import json
 import os
 import re
-import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,7 +296,8 @@ def test_commands_of_the_readme_are_ours_and_leave_the_heads_cpus_alone():
         assert job.driver_cpus == 0
         assert job.results == "/mnt/results"
         assert space.resources.gpus == 1
-        assert space.resources.concurrent == (8 if args.job == "jobs/search/cifar100_resnet18.yaml" else "auto")
+        assert space.resources.most is not None
+        assert space.resources.most.gpus == (8 if args.job == "jobs/search/cifar100_resnet18.yaml" else 1)
 
 
 def test_links_and_files_of_the_readme_exist():
@@ -306,27 +306,3 @@ def test_links_and_files_of_the_readme_exist():
         assert (FOLDER / link).exists(), link
     for path in re.findall(r"jobs/[\w./-]+\.\w+", text):
         assert (ROOT / path).exists(), path
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """A cluster that gives another GPU each time that it is looked at, and what was asked of it."""
-    asked: list[int] = []
-    looks = iter(range(100))
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(len(bundles)))
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": float(next(looks))})
-    return asked
-
-
-def test_gpus_are_asked_for_and_awaited(cluster, capsys):
-    ask = runpy.run_path(str(FOLDER / "gpus.py"))["ask"]
-    assert ask(3, poll_s=0) == 0
-    assert cluster == [3]
-    assert capsys.readouterr().out.endswith("3 GPUs are there\n")
-    assert ask(0) == 0
-    assert cluster == [3, 0]
-
-
-def test_gpus_that_do_not_come_are_not_asked_for_any_more(cluster):
-    assert runpy.run_path(str(FOLDER / "gpus.py"))["ask"](50, patience_s=0, poll_s=0) == 1
-    assert cluster == [50, 0]

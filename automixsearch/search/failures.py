@@ -59,11 +59,10 @@ class Failure:
 class Attempt:
     """What a trial's process leaves beside the results, so that its end can be told when it cannot tell it itself.
 
-    epoch: the last one that was done before. cause: of the error that ended it; "" while it runs, or if it was killed.
+    cause: of the error that ended it; "" while it runs, or if it was killed.
     """
 
     place: Place
-    epoch: int
     cause: str = ""
     message: str = ""
 

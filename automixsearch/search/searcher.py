@@ -23,6 +23,7 @@ from automixsearch.search.failures import (
     DIED,
     MEMORY,
     NO_ROOM,
+    TRIES,
     Attempt,
     Failure,
     Nodes,
@@ -65,6 +66,8 @@ class StudySearcher(Searcher):
         self.tasks: dict[str, Task] = {}
         self.needs: dict[str, Need] = {}
         self.broken: dict[str, Task] = {}
+        self.reached: set[str] = set()
+        self.stillborn: set[str] = set()
         self.nodes = Nodes()
         self.halt: AutoMixError | None = None
         self._next: Task | None = None
@@ -154,6 +157,7 @@ class StudySearcher(Searcher):
     def _heard_of(self, trial_id: str, result: dict[str, Any]) -> None:
         task = self.tasks.get(trial_id)
         if task is not None and "epoch" in result:
+            self.reached.add(trial_id)
             self.nodes.passed(Place(result.get("node", ""), result.get("host", ""), result.get("devices", "")))
             if "note" in result:
                 self.note(result["note"])
@@ -188,14 +192,14 @@ class StudySearcher(Searcher):
         task = self.broken.pop(trial_id, None)
         if task is not None:
             with self._halting():
-                self._judge(task, error)
+                self._judge(task, error, quick=trial_id not in self.reached)
 
-    def _judge(self, task: Task, error: BaseException | None) -> None:
+    def _judge(self, task: Task, error: BaseException | None, quick: bool) -> None:
         store = self.proposer.store
         if store.trial_row(task.trial_id) is not None:  # the row was written and the process died after it
             self._finish(task)
             return
-        failure = self._failure(task, error)
+        failure = self._failure(task, error, quick)
         task = replace(task, failures=(*task.failures, failure))
         if self.nodes.failed(task.trial_id, failure):
             self._keep_away(failure)
@@ -217,20 +221,31 @@ class StudySearcher(Searcher):
         task.save(store)
         self.proposer.again(task)
 
-    def _failure(self, task: Task, error: BaseException | None) -> Failure:
+    def _failure(self, task: Task, error: BaseException | None, quick: bool) -> Failure:
         store = self.proposer.store
         cause, message = (DIED, "") if error is None else cause_of(error)
-        epoch = last_epoch(store, task.trial_id).get("epoch", 0)
         attempt = Attempt.load(store, task.trial_id)
         if attempt is None:
-            failure = Failure(cause, message, epoch, quick=False)
-        else:
-            if attempt.cause:
-                cause, message = attempt.cause, attempt.message
-            failure = Failure(cause, message, epoch, quick=epoch <= attempt.epoch, place=attempt.place)
-            Attempt.close(store, task.trial_id)
+            attempt = Attempt(Place())
+            self._stillborn(task, message)
+        Attempt.close(store, task.trial_id)
+        if attempt.cause:  # the process has told more than Ray does
+            cause, message = attempt.cause, attempt.message
+        epoch = last_epoch(store, task.trial_id).get("epoch", 0)
         more = cause == MEMORY and self.room.grows(task.config.method, doublings(task.failures))
-        return replace(failure, counts=cause != NO_ROOM and not more)
+        counts = cause != NO_ROOM and not more
+        return Failure(cause, message, epoch, quick, counts, attempt.place)
+
+    def _stillborn(self, task: Task, message: str) -> None:
+        """A trial's process has never begun; stop where none ever has, since then it is not the trials."""
+        self.stillborn.add(task.trial_id)
+        if len(self.stillborn) >= TRIES and not self.reached:
+            self.halt = self.halt or ResourceError(
+                f"{len(self.stillborn)} trials have died before they began, and none has got through an epoch: the "
+                f"cluster cannot run their processes ({' '.join(message.split())[:300]}); check that its nodes have "
+                "this version of Ray and the token that this machine has, or none (RAY_AUTH_MODE); then run the same "
+                "command again"
+            )
 
     def _keep_away(self, failure: Failure) -> None:
         """Give a node no more trials, or stop the search where it is the only one."""

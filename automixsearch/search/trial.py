@@ -24,7 +24,7 @@ from automixsearch.errors import SpecError, StudyError, TrainingError
 from automixsearch.results.store import Store
 from automixsearch.search.failures import MEMORY, Attempt, Place, cause_of
 from automixsearch.search.task import Task
-from automixsearch.search.trial_rows import after, failed_row, last_epoch, run_columns, said
+from automixsearch.search.trial_rows import after, failed_row, run_columns, said
 from automixsearch.training.loop import EpochMetrics, TrainingRun
 from automixsearch.training.world import World
 
@@ -42,7 +42,7 @@ def run_trial(store: Store, task: Task, device: torch.device, world: World) -> I
     if store.trial_row(task.trial_id) is not None:
         return
     place = here()
-    attempt = Attempt(place, last_epoch(store, task.trial_id).get("epoch", 0))
+    attempt = Attempt(place)
     if world.rank == 0:  # which of several workers dies cannot be known beforehand
         (attempt if world.size == 1 else replace(attempt, place=Place())).save(store, task.trial_id)
     try:

@@ -24,24 +24,6 @@ sys.stdin.read()
 """
 
 
-NODES = """
-import os, sys
-from automixsearch.search.environment import set_switches
-set_switches(None)
-# A node that is killed is missed after 2 seconds.
-os.environ |= {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "500",
-               "RAY_health_check_timeout_ms": "1000", "RAY_health_check_failure_threshold": "2"}
-from ray.cluster_utils import Cluster
-size = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "memory": 2**30}
-cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": True, "dashboard_port": 0})
-cluster.add_node(**size)
-print(cluster.address, cluster.head_node.webui_url, flush=True)
-for line in sys.stdin:
-    cluster.add_node(**size)
-    print("added", flush=True)
-"""
-
-
 @dataclass(frozen=True)
 class Cluster:
     """A running cluster: where it and its dashboard answer, and the process that holds it."""
@@ -127,46 +109,6 @@ def wait_for(condition: Callable[[], object], timeout: float = 120) -> object:
             return found
         time.sleep(0.05)
     return pytest.fail(f"did not happen within {timeout} s")
-
-
-class Nodes:
-    """Two nodes of 2 CPUs and 1 GiB each, in processes below one of ours; the first is the head."""
-
-    def __init__(self) -> None:
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", NODES], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
-        )
-        address, _, dashboard = self._line().partition(" ")
-        assert address, "the nodes did not start"
-        self.cluster = Cluster(address, f"http://{dashboard}", self.process.pid)
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def kill(self) -> bool:
-        """Kill the second node as a machine without power; whether there was one."""
-        raylets = [pid for pid in self.cluster.workers("raylet/raylet") if "--head" not in command_line(pid)]
-        for pid in raylets:
-            os.kill(pid, signal.SIGKILL)
-        return bool(raylets)
-
-    def add(self) -> None:
-        """Start another second node."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("add\n")
-        self.process.stdin.flush()
-        assert self._line() == "added"
-
-    def end(self) -> None:
-        """Kill everything."""
-        for pid in [*descendants(self.process.pid), self.process.pid]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self.process.communicate()
 
 
 @pytest.fixture(scope="session")

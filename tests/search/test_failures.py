@@ -125,7 +125,7 @@ def test_causes_are_found_inside_what_ray_makes_of_them(error, cause):
 def test_what_an_attempt_leaves_is_read_back(tmp_path):
     store = Store(tmp_path, "s")
     assert Attempt.load(store, "t0") is None
-    left = Attempt(A, 3, "OSError", "no route")
+    left = Attempt(A, "OSError", "no route")
     left.save(store, "t0")
     assert Attempt.load(store, "t0") == left
     Attempt.close(store, "t0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
 
 from automixsearch.errors import ResourceError, StorageError
@@ -46,8 +47,8 @@ class Play:
         values = {"epoch": epoch, "val_top1": 50.0, "node": place.node, "host": place.host, "devices": place.devices}
         self.searcher.on_trial_result(tune, values)
 
-    def fail(self, tune, config, error, place=HERE, at=0):
-        Attempt(place, at).save(self.store, config["trial_id"])
+    def fail(self, tune, config, error, place=HERE):
+        Attempt(place).save(self.store, config["trial_id"])
         self.searcher.on_trial_complete(tune, error=True)
         self.searcher.failed(tune, error)
 
@@ -140,6 +141,18 @@ def test_when_the_only_node_is_bad_the_search_stops_and_says_so(tmp_path):
     assert play.store.finished() == set()
     play.open()
     assert [play.start()[1]["trial_id"] for _ in range(3)] == ["t00000", "t00001", "t00002"]
+
+
+def test_where_no_process_ever_begins_the_search_stops(tmp_path):
+    play = Play(tmp_path, {"a": 4}, trials=9)
+    for tune, _ in [play.start() for _ in range(3)]:
+        assert play.searcher.halt is None
+        play.searcher.on_trial_complete(tune, error=True)
+        play.searcher.failed(tune, ActorDiedError())
+    assert play.start()[1] == Searcher.FINISHED
+    with pytest.raises(ResourceError, match=r"3 trials have died before they began, .*RAY_AUTH_MODE"):
+        raise play.searcher.halt
+    assert play.store.finished() == set()
 
 
 def test_out_of_memory_gives_a_trial_fewer_neighbours_until_it_is_alone(tmp_path):

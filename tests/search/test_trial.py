@@ -62,7 +62,7 @@ def test_a_trial_whose_results_cannot_be_written_fails_and_goes_on_from_its_chec
     with pytest.raises(StorageError, match="network is down"):
         run(trial)
     attempt = Attempt.load(store, "t00000")
-    assert (attempt.cause, attempt.epoch) == ("StorageError", 0)
+    assert attempt.cause == "StorageError"
     assert store.trial_rows() == []
     monkeypatch.setattr(Store, "write_epoch", write)
     again = [metrics["epoch"] for metrics in run_trial(*trial, torch.device("cpu"), World())]
