@@ -178,7 +178,8 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
                 found = alias.get(f"{f}:{g}", alias.get(f"{g}:{f}", ()))
                 interactions += [judged(f"{f}:{g}", weights, aliases=found)] if weights else []
             if full and len(factors) <= MOST_SHAPLEY:
-                shapley += [judged(f, _shapley(levels, factors, f, needs)) for f in factors]
+                weights_of = {f: _shapley(levels, factors, f, needs) for f in factors}
+                shapley += [judged(f, weights) for f, weights in weights_of.items() if weights]
             if full:
                 path += _path(fit, levels, list(design.get("order") or factors), stratum)
         else:

@@ -6,10 +6,12 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from automixsearch.analysis.ablation import Ablation
+    from automixsearch.analysis.estimate import Estimate
     from automixsearch.data.base import ImageSet
     from automixsearch.plan import Plan
     from automixsearch.spec import SearchSpace
@@ -171,14 +173,15 @@ def ablate_report_command(args: argparse.Namespace) -> int:
             f"automixsearch sensitivity {study.name} --knob {knob}"
         )
     found = ablation(study, args.metric, args.margin)
+    ended, total = len(study.store.finished()), study.info.get("total_trials")
     if args.json:
-        print(
-            dump_json(
-                {"effects": found.rows(), "path": found.path_rows(), "aliases": found.aliases, "notes": found.notes}
-            )
-        )
-    else:
-        _print_ablation(found, str(design.get("question", "")))
+        effects = {"effects": found.rows(), "path": found.path_rows()}
+        about = {"aliases": found.aliases, "notes": found.notes, "runs": ended, "total": total}
+        print(dump_json({**effects, **about}))
+        return 0
+    _print_ablation(found, str(design.get("question", "")))
+    if total is not None and ended < total:
+        print(f"{ended} of {total} runs have ended: what is missing is left out.")
     return 0
 
 
@@ -208,16 +211,14 @@ def _print_ablation(found: Ablation, question: str) -> None:
         if effects:
             table = make_table(f"{title} ({found.metric}, points)", (*(("stratum",) if many else ()), *columns))
             for one in effects:
-                row = (one.name, f"{one.effect.value:+.2f}", f"{one.effect.low:+.2f} to {one.effect.high:+.2f}",
-                       _p(one.p_holm), f"{one.mde:.2f}", str(one.runs), f"{one.device_h:.3g}", one.word)  # fmt: skip
+                row = (one.name, *_estimate(one.effect), _p(one.p_holm), "" if isnan(one.mde) else f"{one.mde:.2f}",
+                       str(one.runs), f"{one.device_h:.3g}", one.word)  # fmt: skip
                 table.add_row(*((one.stratum,) if many else ()), *row)
             out.print(table, highlight=False)
     if found.path:
         table = make_table("The path", (*(("stratum",) if many else ()), "arm", found.metric, "step", "95 %"))
         for one in found.path:
-            first = one.step.value != one.step.value
-            step = ("", "") if first else (f"{one.step.value:+.2f}", f"{one.step.low:+.2f} to {one.step.high:+.2f}")
-            table.add_row(*((one.stratum,) if many else ()), one.arm, f"{one.score.value:.2f}", *step)
+            table.add_row(*((one.stratum,) if many else ()), one.arm, f"{one.score.value:.2f}", *_estimate(one.step))
         out.print(table, highlight=False)
     same = {name: alike for name, alike in found.aliases.items() if alike}
     if same:
@@ -227,8 +228,14 @@ def _print_ablation(found: Ablation, question: str) -> None:
     print(f"Unresolved means: not enough runs to say; equivalent: within {found.margin:g} points.")
 
 
+def _estimate(estimate: Estimate) -> tuple[str, str]:
+    """A difference and its interval; nothing where there is none."""
+    value = "" if isnan(estimate.value) else f"{estimate.value:+.2f}"
+    return value, "" if isnan(estimate.low) else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
+
+
 def _p(value: float) -> str:
-    return "" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "" if isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def add(commands: Any) -> None:

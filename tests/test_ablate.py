@@ -1,0 +1,82 @@
+"""`ablate report`: from the rows of a study to its table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from automixsearch.cli import main
+from automixsearch.designs import enumerate_runs
+from automixsearch.reading import read_yaml
+from automixsearch.studyfile import parse_study_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ledgers import write_study
+
+TEXT = """
+question: What is each part worth?
+name: parts
+knobs: {method: automix, width: 4}
+factors:
+  attention: {off: {attention: false}, on: {attention: true}}
+  embedding: {off: {embedding: none}, on: {embedding: concat}, needs: [attention]}
+  teacher: {off: {ema: false}, on: {ema: true}}
+design: factorial
+replicates: 6
+"""
+WORTH = {"attention": 3.0, "embedding": 1.5, "teacher": 0.0}
+
+
+def ledger(folder: Path, upto: int | None = None, **more) -> str:
+    """A study whose parts are worth what WORTH says, with a noise of 0.3 points."""
+    study = parse_study_file(read_yaml(TEXT, "test") | more, "parts.yaml")
+    design, rng = enumerate_runs(study), np.random.default_rng(1)
+    rows = [
+        {"knobs": dict(run.values), "seed": run.seed, "split_seed": run.split_seed,
+         "score": 70 + sum(WORTH[name] for name, on in run.levels.items() if on) + rng.normal(0, 0.3)}
+        for run in design.runs[:upto]
+    ]  # fmt: skip
+    write_study(folder, "parts", rows, design.content)
+    file = folder / "parts.yaml"
+    file.write_text(TEXT)
+    return str(file)
+
+
+def test_planted_effects_are_found_and_none_is_unresolved_or_equivalent(tmp_path, capsys):
+    file = ledger(tmp_path)
+    assert main(["ablate", "report", file, "--results", str(tmp_path), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    main_effects = {row["factor"]: row for row in made["effects"] if row["kind"] == "main"}
+    for name, worth in WORTH.items():
+        assert main_effects[name]["effect"] == pytest.approx(worth, abs=0.4)
+        assert main_effects[name]["effect_low"] < main_effects[name]["effect"] < main_effects[name]["effect_high"]
+    assert main_effects["attention"]["verdict"] == main_effects["embedding"]["verdict"] == "helps"
+    assert main_effects["teacher"]["verdict"] in ("unresolved", "equivalent")
+    credit = sum(row["effect"] for row in made["effects"] if row["kind"] == "shapley")
+    assert credit == pytest.approx(4.5, abs=0.5)
+    assert main(["ablate", "report", "parts", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for word in ("attention:teacher", "Shapley", "The path", "helps", "What is each part worth?"):
+        assert word in out
+
+
+def test_a_study_under_way_says_what_is_missing(tmp_path, capsys):
+    ledger(tmp_path, upto=4)
+    info = json.loads((tmp_path / "parts" / "study.json").read_text())
+    (tmp_path / "parts" / "study.json").write_text(json.dumps(info | {"total_trials": 36}))
+    assert main(["ablate", "report", str(tmp_path / "parts")]) == 0
+    out = capsys.readouterr().out
+    assert "4 of 36 runs have ended" in out
+    assert "nan" not in out
+    assert "Shapley" not in out
+
+
+def test_a_curve_is_no_ablation(tmp_path, capsys):
+    design = {"name": "curve", "vary": ["mixup.alpha"], "factors": {}, "runs": []}
+    write_study(tmp_path, "alpha", [{"knobs": {"method": "mixup"}, "score": 70.0}], design)
+    assert main(["ablate", "report", "alpha", "--results", str(tmp_path)]) == 2
+    assert "use automixsearch sensitivity alpha --knob alpha" in capsys.readouterr().err
