@@ -87,7 +87,7 @@ def demo_command(args: argparse.Namespace) -> int:
     for command, what in (
         ("best {} -n 3", "the best trials"),
         ("show {} 0", "one trial"),
-        ("robustness {}", "what a method does when nobody tunes it"),
+        ("export {} --csv DIR", "its rows for other tools"),
         ("report STUDY", "such a report of a study of yours"),
     ):
         out.print(f"  {program()} {command.format(EXAMPLE)}    {what}", highlight=False)

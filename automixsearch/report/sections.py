@@ -520,7 +520,6 @@ def provenance(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section:
         return ", ".join(f"{n:,}" for n in sorted({row[name] for row in rows if row.get(name)})) or "-"
 
     moments = sorted(row[name] for row in rows for name in ("started_at", "ended_at") if row.get(name) is not None)
-    environment = study.info.get("environment") or {}
     content = [
         ("Study", study.name, "name"),
         ("Space", str(study.info.get("space_id") or all_of("space_id")), "hash of the search space or the study file"),
@@ -548,11 +547,11 @@ def provenance(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section:
         ("To", f"{moments[-1]:%Y-%m-%d %H:%M} UTC" if moments else "-", "the last trial ended"),
     ]
     missing = []
-    if environment:
-        packages = ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items())
-        content.append(("Environment", str(environment.get("hash", "-")), "hash of Python and the packages' versions"))
-        content.append(("Packages", packages, "that the driver had"))
-    else:
+    environments = study.info.get("environments") or []
+    for environment in environments:
+        packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+        content.append(("Environment", environment["hash"], f"hash of: Python {environment['python']}, {packages}"))
+    if not environments:
         missing.append("Environment: this study was run before the packages' versions were written down.")
     table = Table(
         "provenance",

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import shutil
 import signal
 import tempfile
@@ -15,13 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automixsearch import __version__
 from automixsearch.errors import StudyError
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
 from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES
-from automixsearch.spec import SearchSpace
+from automixsearch.spec import SearchSpace, hash_json
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
@@ -201,10 +203,20 @@ def _claim(store: Store, space: SearchSpace, design: Design | None) -> None:
         "total_trials": space.budget.trials,
         "space": space.model_dump(mode="json"),
     }
+    before = json.loads(store.get("study.json") or "{}")
+    content["environments"] = _environments(before.get("environments") or [])
     if design is not None:
-        before = json.loads(store.get("study.json") or "{}")
         content["design"] = claimed(design.content, before.get("design"))
     store.put("study.json", json.dumps(content, indent=1).encode())
+
+
+def _environments(before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The versions of Python and of the packages that decide results, of every driver that the study had."""
+    from automixsearch.jobs import versions
+
+    here = {"automixsearch": __version__, "python": platform.python_version(), "packages": versions()}
+    here = {"hash": hash_json(here), **here}
+    return before if any(known["hash"] == here["hash"] for known in before) else [*before, here]
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

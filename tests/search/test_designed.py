@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 
 import pytest
@@ -106,6 +107,8 @@ def test_a_lost_row_is_run_again_under_its_number_and_winners_stay(finished, tmp
     store.drop(["t00003", "t00012"])
     assert run_study(study(), tmp_path, debug=True).finished == 14
     assert {row["trial_id"]: row["config_id"] for row in store.trial_rows()} == before
+    (environment,) = open_study(tmp_path / "tiny").info["environments"]  # both drivers had the same
+    assert environment["packages"]["numpy"] == importlib.metadata.version("numpy")
 
 
 def test_a_study_goes_on_as_nothing_else(finished, tmp_path):
