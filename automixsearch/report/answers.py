@@ -256,9 +256,9 @@ def comparison(study: Study, cards: Sequence[Scorecard], found: list[Verdict]) -
         columns = [
             Column("method", plain("a")),
             Column("against", plain("b")),
+            Column("verdict", plain("verdict"), kind="verdict"),
             Column("difference of S_hp", estimate("difference"), True),
             Column("priors of equal information", plain("comparable")),
-            Column("verdict", plain("verdict"), kind="verdict"),
         ]
         note = (
             "Better: less sensitive. No verdict where the priors hold different information: a wider range makes any "
@@ -269,12 +269,12 @@ def comparison(study: Study, cards: Sequence[Scorecard], found: list[Verdict]) -
     columns = [
         Column("method", plain("a")),
         Column("against", plain("b")),
+        Column("verdict", plain("verdict"), kind="verdict"),
         Column("difference", estimate("difference"), True),
         Column("Holm p", p_text("p_holm"), True),
         Column("p of equivalence", p_text("p_equivalent"), True),
         Column("detectable (80 % power)", points("mde"), True),
         Column("pairs" if answer[0].paired else "runs", plain("n"), True),
-        Column("verdict", plain("verdict"), kind="verdict"),
     ]
     bars = [_difference_bar(one, leader) for one in own]
     figure = Figure(
@@ -493,7 +493,7 @@ def sensitivity(study: Study) -> Section:
     more = (
         ""
         if kinds == {"curve"}
-        else "; dotted: the best over all other knobs (isolation plot), with equal numbers of tries"
+        else "; dotted: the best over all other knobs (isolation plot), of equal numbers of tries, intervals in the CSV"
     )
     return Section(
         "sensitivity",
@@ -522,10 +522,11 @@ def _curve_line(shown: Curve, ink: charts.Ink, dash: str) -> charts.Line:
         shown.method,
         places,
         [e.value for e in found],
-        [e.low for e in found],
-        [e.high for e in found],
+        # Intervals of a best are wide, and would hide the rest: tips and the CSV hold them.
+        [e.low for e in found if shown.kind != "best"],
+        [e.high for e in found if shown.kind != "best"],
         charts.Ink(ink.colour, dash or ink.dash),
-        band=numeric and shown.kind != "best",
+        band=numeric,
         tips=tips,
     )
 
@@ -676,12 +677,12 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
     columns = [
         Column("part", plain("factor")),
         *([Column("of", plain("stratum"))] if several else []),
+        Column("verdict", plain("verdict"), kind="verdict"),
         Column("effect", estimate("effect"), True),
         Column("Holm p", p_text("p_holm"), True),
         Column("detectable (80 % power)", points("mde"), True),
         Column("runs", plain("runs"), True),
         Column("device-hours", plain("device_h"), True),
-        Column("verdict", plain("verdict"), kind="verdict"),
     ]
     against = Column("arms", lambda row: str(row["against"] or "-"))
     aliased = Column("cannot be told from", lambda row: str(row["aliases"] or "-"))
@@ -693,7 +694,7 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
         if effects:
             rows = [effect.row() for effect in effects]
             more = [against] * any(row["against"] for row in rows) + [aliased] * any(row["aliases"] for row in rows)
-            tables.append(Table(name, label, rows, [*columns[:2], *more, *columns[2:]]))
+            tables.append(Table(name, label, rows, [*columns, *more]))
     if answer.path:
         steps = [
             Column("arm", plain("arm")),
