@@ -179,7 +179,7 @@ def _tests(value: float, error: float, freedom: float, margin: float) -> tuple[E
 def holm(found: Sequence[Comparison], sign: int) -> list[Comparison]:
     """The comparisons with p-values corrected for their number, and with verdicts.
 
-    Source: Holm, Scandinavian Journal of Statistics 6 (1979), by statsmodels.
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
     from dataclasses import replace
 
@@ -193,12 +193,10 @@ def holm(found: Sequence[Comparison], sign: int) -> list[Comparison]:
 
 def adjusted(p: Sequence[float]) -> list[float]:
     """Holm's p-values of a family; those that are NaN stay so and do not count."""
-    from statsmodels.stats.multitest import multipletests
-
     values = np.array(p, float)
-    there = np.isfinite(values)
-    if there.any():
-        values[there] = multipletests(values[there], method="holm")[1]
+    there = np.flatnonzero(np.isfinite(values))
+    order = there[np.argsort(values[there], kind="stable")]
+    values[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)), 1)
     return values.tolist()
 
 

@@ -445,8 +445,9 @@ def median_best(values: Array, n: int, level: float = LEVEL) -> Estimate:
 def band(values: Array, most: int, level: float = LEVEL) -> list[tuple[int, float, float, float]]:
     """The tuning curve: for 1 to `most` draws the median best, with a band that holds for all of them at once.
 
-    It is exact and needs no assumption: the band of the whole distribution function whose ends are Beta quantiles of
-    one level for every order statistic, that level chosen so that all hold together (Owen, JASA 90 (1995); as bands of
+    It needs no assumption, and is exact for the whole distribution function, of which the curve shows the upper half,
+    so it holds a little more often than `level`: the band whose ends are Beta quantiles of one level for every order
+    statistic, that level chosen so that all hold together (Owen, JASA 90 (1995); as bands of
     tuning curves Lourie et al., arXiv 2311.09480). Ends that the sample cannot give are infinite.
     """
     n = len(values)
