@@ -16,6 +16,7 @@ The command line prints these without a traceback and exits with status 2; anyth
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -57,6 +58,16 @@ class NonFiniteLoss(TrainingError):
 
 class ResourceError(AutoMixError):
     """The cluster cannot run what was asked."""
+
+
+_SECRET = re.compile(
+    r"(://)[^/@\s]*:[^/@\s]*@|\b((?:[\w-]*(?:secret|token|password|passwd|access_key)[\w-]*)=)[^&\s'\",;)]+", re.I
+)
+
+
+def redact(text: str) -> str:
+    """`text` without the secrets of the URIs in it: `s3://KEY:SECRET@bucket`, `?secret_key=...`, `token=...`."""
+    return _SECRET.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
 def unknown(kind: str, name: object, choices: Iterable[object]) -> str:

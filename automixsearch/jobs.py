@@ -207,7 +207,10 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
         if equals and key in ("results", "driver_cpus"):
             content[key] = read_yaml(text, f"override {override}")
         elif equals and key.startswith("environment."):
-            content.setdefault("environment", {})[key.partition(".")[2]] = read_yaml(text, f"override {override}")
+            environment = content.setdefault("environment", {})
+            if not isinstance(environment, dict):
+                raise SpecError(f"{where}: environment = {environment!r} must be a mapping of keys to values")
+            environment[key.partition(".")[2]] = read_yaml(text, f"override {override}")
         else:
             own.append(override)
     job = build(Job, content, where)

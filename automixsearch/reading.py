@@ -18,9 +18,45 @@ from automixsearch.errors import SpecError, unknown
 from automixsearch.policy import methods_of
 from automixsearch.spec import Frozen, SearchSpace, TrialConfig, catalogue
 
+LARGEST, DEEPEST, MOST = 200_000, 40, 20_000
+"""Bytes, levels and values of a file that people write. A small file can stand for billions of values by aliases."""
+
+
+def _measure(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, aliases written out; refuses too many, and a node that holds itself."""
+    size = known.get(id(node))
+    if size is None:
+        known[id(node)] = 0
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        size = 1 + (sum(_measure(part, known) for part in parts) if isinstance(parts, list) else 0)
+        known[id(node)] = size
+    if size == 0 or size > MOST:
+        problem = f"stands for more than {MOST} values by its aliases" if size else "holds itself by an alias"
+        raise yaml.MarkedYAMLError(None, None, f"{problem}; write it without", node.start_mark)
+    return size
+
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and reads 1e-3 as a number."""
+    """Safe YAML that refuses duplicate keys and what is nested too deeply, and reads 1e-3 as a number."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:  # before the rest is read: time and memory grow with the square of the depth
+            event: Any = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                None, None, f"nested more than {DEEPEST} levels deep; nothing here needs that", event.start_mark
+            )
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _measure(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -59,21 +95,26 @@ def read_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise SpecError(f"{place}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
+        # The last ones come from PyYAML's own constructors: a date of month 99, an integer of 5,000 digits.
+        raise SpecError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def read_text(path: Path, kind: str) -> str:
     """Read a UTF-8 file.
 
     Raises:
-        SpecError: it is missing, not a file or not text.
+        SpecError: it is missing, not a file, not text or larger than anybody writes.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise SpecError(f"{path}: is larger than {LARGEST:,} bytes, which no {kind} needs; check the path")
+        return data.decode("utf-8").replace("\r\n", "\n")
     except FileNotFoundError:
         raise SpecError(f"{path}: no such {kind}; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a path that holds a null byte is a ValueError
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SpecError(f"{path}: cannot be read as a {kind}: {reason}") from None
 
@@ -134,7 +175,10 @@ def _include(content: dict[str, Any], folder: Path, named: set[str], where: str)
     name = content["recipe"]
     if not isinstance(name, str):
         raise SpecError(f"{where}: recipe = {name!r} must be a file, or the name of one that comes with the package")
-    path = _find(name, "recipe", folder)
+    try:
+        path = _find(name, "recipe", folder)
+    except SpecError as error:
+        raise SpecError(f"{where}: recipe: {error}") from None
     read = read_yaml(read_text(path, "recipe"), str(path))
     if not isinstance(read, dict):
         raise SpecError(f"{path}: must be a mapping of keys to values, with `knobs`")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from automixsearch.search.task import Task
 
 
+SHOWN = ("state", "epochs_run", "error_class", "error_message")
+
+
 class Watch(Watcher):
     """Keeps the state of a search and draws it: progress, best so far, running trials, failures by cause.
 
@@ -25,6 +28,7 @@ class Watch(Watcher):
     def __init__(self, console: Console, lines: bool = False) -> None:
         self.console, self.lines = console, lines
         self.rows: list[dict[str, Any]] = []
+        self.top: dict[str, Any] | None = None
         self.running: dict[str, tuple[Task, dict[str, Any]]] = {}
         self.earlier, self.live = 0, None
         self.started = self.training_since = time.monotonic()
@@ -33,7 +37,9 @@ class Watch(Watcher):
         self.last = "reading the data and starting Ray"
 
     def begin(self, space: SearchSpace, done: list[dict[str, Any]]) -> None:
-        self.space, self.rows, self.earlier = space, list(done), len(done)
+        self.space, self.earlier = space, len(done)
+        for row in done:
+            self._keep(row)
         if self.lines:
             print(
                 f"study {space.name}: {len(done)} of {space.budget.trials} trials are done", file=sys.stderr, flush=True
@@ -54,7 +60,7 @@ class Watch(Watcher):
     def heard(self, event: str, task: Task, values: dict[str, Any]) -> None:
         if event == "end":
             self.running.pop(task.trial_id, None)
-            self.rows.append(values)
+            self._keep(values)
             metric = self.space.objective[0]
             detail = values.get("error_class") or f"{metric} {score(metric, values.get(metric))}"
             self.last = f"{task.trial_id} {values['state']}: {detail}"
@@ -66,6 +72,15 @@ class Watch(Watcher):
                 self.last = "starting the trials' processes"
                 self.training_since = time.monotonic()
             self.running[task.trial_id] = (task, values)
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Keep of a row what is shown; whole rows of ten thousand trials would fill the driver's memory."""
+        self.rows.append({name: row.get(name) for name in SHOWN if row.get(name) is not None})
+        metric = self.space.objective[0]
+        if row["state"] == "complete" and row.get(metric) is not None:
+            sign = -1 if METRICS[metric] == "max" else 1
+            if self.top is None or sign * row[metric] < sign * self.top[metric]:
+                self.top = row
 
     def end(self) -> None:
         if self.live is not None:
@@ -94,10 +109,7 @@ class Watch(Watcher):
 
     def best(self) -> dict[str, Any] | None:
         """The best complete trial so far, by the first objective."""
-        metric = self.space.objective[0]
-        rows = [row for row in self.rows if row["state"] == "complete" and row.get(metric) is not None]
-        sign = -1 if METRICS[metric] == "max" else 1
-        return min(rows, key=lambda row: sign * row[metric], default=None)
+        return self.top
 
     def render(self) -> RenderableType:
         """The block: five lines, one for each running trial, one for each cause of failure."""

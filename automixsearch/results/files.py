@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from automixsearch.errors import StorageError, StudyBusy, StudyError
+from automixsearch.errors import StorageError, StudyBusy, StudyError, redact
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -191,7 +191,8 @@ class RemoteFiles:
         try:
             return FileSystem.from_uri(self.uri)
         except (OSError, ValueError, ImportError) as error:
-            raise StudyError(f"{self.uri}: cannot be opened: {error}; check address and credentials") from None
+            problem = redact(f"{self.uri}: cannot be opened: {error}; check address and credentials")
+            raise StudyError(problem) from None
 
     @property
     def arrow(self) -> FileSystem:

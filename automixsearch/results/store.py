@@ -17,7 +17,7 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from automixsearch.errors import StorageError, StudyError, unknown
+from automixsearch.errors import StorageError, StudyError, redact, unknown
 from automixsearch.results.files import LocalFiles, RemoteFiles, open_files
 from automixsearch.results.schema import (
     KEYS,
@@ -43,8 +43,10 @@ P = ParamSpec("P")
 MERGED_ROWS, MERGED_FILES = 100_000, 5_000
 """`compact` fills a merged file up to this many rows, from this many files at once; files under half of it are
 merged again."""
+TIDY_ROWS = {"trials": 2_000, "epochs": 20_000}
+"""The same while a search runs: its driver shall not hold more rows than this in memory."""
 
-_MERGED, _JOURNAL = "merged-", ".journal-"
+_MERGED, _JOURNAL, _MARKS = "merged-", ".journal-", ".merged-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -82,6 +84,20 @@ def patient(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[
     return tried
 
 
+def check_place(uri: str) -> str:
+    """Return a URI if it holds no secret: where results lie is logged, and stands in what is sent to a cluster.
+
+    Raises:
+        StudyError: it does.
+    """
+    if redact(uri) != uri:
+        raise StudyError(
+            f"{redact(uri)}: holds a secret, and places are logged and stored; leave it out and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or what your storage reads) on every node instead"
+        )
+    return uri
+
+
 class Store:
     """The files of one study. Cheap to make, and can be pickled and sent to a worker.
 
@@ -92,10 +108,10 @@ class Store:
     """
 
     def __init__(self, results: str | Path, study: str, patience_s: float = 0.0) -> None:
-        self.results = str(results) if "://" in str(results) else os.path.abspath(results)
+        self.results = check_place(str(results)) if "://" in str(results) else os.path.abspath(results)
         self.study = check_name("study", study)
         self.corrupt: dict[str, str] = {}
-        self._merged: dict[tuple[str, str], frozenset[str]] = {}
+        self._asked, self._merged = "", dict[tuple[str, str], frozenset[str]]()
         self.patience_s = patience_s
         self._held = 0
 
@@ -144,6 +160,8 @@ class Store:
         if row.get("study", self.study) != self.study:
             raise ValueError(f"{table}: study is {row['study']!r}, but the store is of {self.study!r}")
         stored = check_row(table, {**row, "study": self.study, "schema_version": SCHEMA_VERSION})
+        if stored.get("error_message"):
+            stored["error_message"] = redact(stored["error_message"])
         trial_id, stem = stored["trial_id"], _stem(*(stored[name] for name in KEYS[table]))
         name = self._path(table, f"{stem}.parquet")
         if self._is_merged(table, trial_id, stem):
@@ -158,19 +176,35 @@ class Store:
         return True
 
     def _is_merged(self, table: Table, trial_id: str, stem: str) -> bool:
-        """Whether a merged file holds the row; what those files hold of this trial is read once."""
-        for name in self.files.names(self._path(table)):
-            if name.startswith(_MERGED):
-                if (name, trial_id) not in self._merged:
+        """Whether a merged file holds the row; what those files hold of the last trial asked for is kept."""
+        if self._asked != trial_id:
+            self._asked, self._merged = trial_id, {}
+        gone: set[str] = set()
+        while True:
+            names = [name for name in self._marked(table) if name not in gone]
+            for name in names:
+                if (table, name) not in self._merged:
                     try:
                         rows = self._open(table, name, lambda file: file.read(list(KEYS[table])))
-                    except FileNotFoundError:  # merged once more; look again
-                        return self._is_merged(table, trial_id, stem)
+                    except FileNotFoundError:  # merged once more, or not there yet; look again
+                        gone.add(name)
+                        break
                     own = rows.filter(_is(trial_id)).to_pylist() if rows else []
-                    self._merged[name, trial_id] = frozenset(_stem(*row.values()) for row in own)
-                if stem in self._merged[name, trial_id]:
+                    self._merged[table, name] = frozenset(_stem(*row.values()) for row in own)
+                if stem in self._merged[table, name]:
                     return True
-        return False
+            else:
+                return False
+
+    def _marked(self, table: Table) -> list[str]:
+        """The merged files of a table, by their marks in a folder of their own: listing all rows takes long."""
+        names = self.files.names(self._marks(table))
+        while (later := self.files.names(self._marks(table))) and not set(later) <= set(names):
+            names = later  # see `live`
+        return names
+
+    def _marks(self, table: Table, *name: str) -> str:
+        return self._path(f"{_MARKS}{table}", *name)
 
     def _is_torn(self, table: Table, name: str) -> bool:
         try:
@@ -188,6 +222,14 @@ class Store:
 
     def trial_row(self, trial_id: str) -> dict[str, Any] | None:
         """The row of one ended trial, or None."""
+        try:
+            alone = self._open("trials", f"{_stem(trial_id)}.parquet", _read)
+        except FileNotFoundError:
+            if not self._marked("trials"):
+                return None
+            alone = None
+        if alone is not None:  # mostly it is a file of its own, and then no listing is needed
+            return dict.fromkeys(schema("trials").names) | alone.to_pylist()[0]
         return next(iter(self._rows_of("trials", trial_id).to_pylist()), None)
 
     def epoch_rows(self, trial_id: str | None = None) -> list[dict[str, Any]]:
@@ -301,19 +343,22 @@ class Store:
 
     # Merging files ------------------------------------------------------------------------------------------
 
-    def compact(self) -> int:
+    def compact(self, sizes: Mapping[str, int] | None = None) -> int:
         """Merge small files into few; returns how many went. Needs the lock, and takes it if nobody has it.
 
-        In this order: a journal appears that names the parts and the merged file; the merged file appears whole;
-        the parts go; the journal goes. Once the merged file is there, readers leave out the parts that its
-        journal names. So no row is lost or seen twice wherever this stops, and the next call finishes it. (pandas
-        and DuckDB know no journals: alone, they may see a row twice until the parts are gone.)
+        sizes: rows of a merged file, for each table, where they shall not be `MERGED_ROWS`.
+
+        In this order: a journal appears that names the parts and the merged file; the merged file's mark appears, by
+        which writers know of it; the merged file appears whole; the parts go; the journal goes. Once the merged file
+        is there, readers leave out the parts that its journal names. So no row is lost or seen twice wherever this
+        stops, and the next call finishes it. (pandas and DuckDB know no journals: alone, they may see a row twice
+        until the parts are gone.)
         """
         merged = 0
         with self.lock():
             self.repair()
             for table in TABLES:
-                while count := self._merge(table):
+                while count := self._merge(table, (sizes or {}).get(table, MERGED_ROWS)):
                     merged += count
         return merged
 
@@ -324,20 +369,26 @@ class Store:
                 for name in self.files.names(self._path(table)):
                     if name.startswith(_JOURNAL):
                         self._finish(table, name)
+                there, marked = set(self.files.names(self._path(table))), set(self._marked(table))
+                merged = {name for name in there if name.startswith(_MERGED)}
+                for name in merged - marked:
+                    self.files.create(self._marks(table, name), b"")
+                for name in marked - merged:
+                    self.files.delete(self._marks(table, name))
             self.files.sweep(self.study)
 
-    def _merge(self, table: Table) -> int:
+    def _merge(self, table: Table, size: int) -> int:
         """Write one merged file; returns how many files it replaced, 0 when there was nothing to do."""
         import pyarrow as pa
 
         parts, tables, rows = [], [schema(table).empty_table()], 0
         for name in self.live(table):
-            part = self._open(table, name, _read_small)
+            part = self._open(table, name, lambda file: _read_small(file, size // 2))
             if part is not None and part.num_rows:
                 parts.append(name)
                 tables.append(part)
                 rows += part.num_rows
-                if rows >= MERGED_ROWS or len(parts) >= MERGED_FILES:
+                if rows >= size or len(parts) >= MERGED_FILES:
                     break
         if len(parts) < 2:
             return 0
@@ -370,10 +421,13 @@ class Store:
         if not rows.num_rows:
             for part in parts:
                 self.files.delete(self._path(table, part))
+                if part.startswith(_MERGED):
+                    self.files.delete(self._marks(table, part))
             return
         stem = hashlib.sha256("\n".join([*parts, str(rows.num_rows)]).encode()).hexdigest()[:16]
         target, journal = f"{_MERGED}{stem}.parquet", f"{_JOURNAL}{stem}.json"
         self.files.create(self._path(table, journal), json.dumps({"merged": target, "parts": parts}).encode())
+        self.files.create(self._marks(table, target), b"")
         merged = rows.replace_schema_metadata(schema(table).metadata)
         self.files.create(self._path(table, target), encode(merged))
         self._finish(table, journal)
@@ -383,6 +437,8 @@ class Store:
         if plan.get("merged") in self.files.names(self._path(table)):
             for part in plan["parts"]:
                 self.files.delete(self._path(table, part))
+                if part.startswith(_MERGED):
+                    self.files.delete(self._marks(table, part))
         self.files.delete(self._path(table, journal))
 
     # Documents and the lock ---------------------------------------------------------------------------------
@@ -458,10 +514,9 @@ def _read_schema(file: ParquetFile) -> pa.Schema:
     return file.read().schema
 
 
-def _read_small(file: ParquetFile) -> pa.Table:
+def _read_small(file: ParquetFile, big: int) -> pa.Table:
     """The rows of a file that is worth merging; no rows where it is big enough."""
-    big = file.metadata.num_rows >= MERGED_ROWS // 2
-    return file.schema_arrow.empty_table() if big else file.read()
+    return file.schema_arrow.empty_table() if file.metadata.num_rows >= big else file.read()
 
 
 def _stem(trial_id: str, epoch: int | None = None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from automixsearch.errors import ResourceError
+from automixsearch.errors import ResourceError, redact
 from automixsearch.search.environment import set_switches
 from automixsearch.spec import Resources
 
@@ -347,11 +347,18 @@ def check_dashboard(resources: Resources, stops: bool) -> None:
             ) from None
 
 
+class _Redacting(logging.Formatter):
+    """Leaves secrets out of what is written, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 def log_to(log: Path, name: str) -> None:
     """Send what the imported library `name` says to a file, instead of to the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger(name)
     for old in logger.handlers:
         old.close()

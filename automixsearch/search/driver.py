@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 COMPACT_FROM = 500
-"""A complete study with more small files than this is compacted, which makes queries faster."""
+"""A study with more files than this is compacted, at the end and before it goes on: all its rows are read then."""
 MOST_AT_ONCE = 10_000
 """Trials that Tune may have in hand; how many run is decided by the room there is."""
 
@@ -111,6 +111,7 @@ def run_search(
             watcher.note(f"failed trials that run again: {again}")
             if left:
                 watcher.note(f"failed trials that stay so: {left}, which failed {TRIES} times of one cause; --force")
+        _compact(store)
         watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
@@ -123,8 +124,8 @@ def run_search(
             else:
                 interrupted = _run(space, store, address, watcher, loading, design)
         watcher.end()
-        if _is_complete(store, space) and sum(len(store.live(table)) for table in TABLES) > COMPACT_FROM:
-            store.compact()
+        if _is_complete(store, space):
+            _compact(store)
         finished = len(store.finished())
     return SearchResult(space.name, store.uri, finished, space.budget.trials, interrupted)
 
@@ -228,6 +229,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
             yield from _differences(here, there, f"{prefix}{key}.")
         elif here != there:
             yield prefix + key
+
+
+def _compact(store: Store) -> None:
+    if sum(len(store.live(table)) for table in TABLES) > COMPACT_FROM:
+        store.compact()
 
 
 def _is_complete(store: Store, space: SearchSpace) -> bool:
@@ -380,8 +386,10 @@ def _fit(
     from ray import tune
 
     from automixsearch.search.executors import InlineTrial, distributed_trial, held
+    from automixsearch.search.forgetting import Forgetting
     from automixsearch.search.scheduler import PerMethodASHA
     from automixsearch.search.searcher import Errors, StudySearcher
+    from automixsearch.search.tidying import Tidying
 
     scheduler = PerMethodASHA(space) if space.branches else None
     if scheduler is not None:
@@ -394,13 +402,20 @@ def _fit(
         "scratch": str(store.local_path("ray") or f"{store.uri}/ray"),
     }
     trainable: Any = distributed_trial if distributed else InlineTrial
-    searcher = StudySearcher(proposer, scheduler, room, watcher.heard, watcher.note)
+    tidying = Tidying(store)
+
+    def heard(event: str, task: Task, values: dict[str, Any]) -> None:
+        watcher.heard(event, task, values)
+        if event != "start":
+            tidying.count()
+
+    searcher = StudySearcher(proposer, scheduler, room, heard, watcher.note)
     tuner = tune.Tuner(
         tune.with_resources(trainable, held),
         param_space=constants,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler,
+            scheduler=Forgetting(scheduler),
             num_samples=-1,
             max_concurrent_trials=MOST_AT_ONCE,  # our searcher holds trials back until there is room
             reuse_actors=not distributed,
@@ -416,7 +431,10 @@ def _fit(
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        tidying.close()
     if searcher.halt is not None:
         raise searcher.halt
 

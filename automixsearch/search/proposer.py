@@ -1,34 +1,29 @@
-"""The Optuna study behind a search: proposes trials, hears how they end, and survives its driver.
+"""The trials of a study: proposed by a sampler of Optuna, told how they ended, through any number of drivers.
 
-The ledger is the truth about finished trials and the journal a convenience: what they disagree about is settled
-in favour of the ledger at every start, and a missing journal is rebuilt from it.
+The ledger is the truth: at every start, what the sampler sees is made from it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
-from automixsearch.errors import StudyError
 from automixsearch.results.exports import Recorder
+from automixsearch.search.journal import Journal
 from automixsearch.search.samplers import active_part, make_sampler, sobol_point
 from automixsearch.search.task import Task, trial_id_of
+from automixsearch.search.view import BLOCK, View, best_of, ended, frozen, number_of, outcome
 from automixsearch.space import Suggester, check_point, published_points, suggest
 from automixsearch.spec import SearchSpace, TrialConfig, derive_seed
 
 if TYPE_CHECKING:
     from automixsearch.knobs import Scalar
     from automixsearch.results.store import Store
-
-STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 class Proposer:
@@ -47,144 +42,140 @@ class Proposer:
         self.space, self.store = space, store
         self.fingerprint, self.workers = data_fingerprint, workers
         self.notes: list[str] = []
-        self.study = self._open()
-        if self._save_orphans():
-            self.study = self._open()
-        self._reconcile()
-        running = (TrialState.RUNNING,)
-        self.unfinished = [t.number for t in self.study.get_trials(deepcopy=False, states=running)]
-        if not self.study.get_trials(deepcopy=False):
-            self._enqueue_priors()
+        self.view = View(space)
+        self.unfinished: list[int] = []
+        self.handed_out = 0
+        """Trials of the study that were ever started."""
+        journal = store.local_path("optuna.journal")
+        self.journal = None if journal is None else Journal(journal, space)
+        self._take_up()
+        self.priors = self._priors()
 
-    # Opening ---------------------------------------------------------------------------------------------------
+    # Taking up a study -----------------------------------------------------------------------------------------
 
-    def _open(self) -> optuna.Study:
-        journal = self.store.local_path("optuna.journal")
-        if journal is None:
-            storage: Any = optuna.storages.InMemoryStorage()
-        else:
-            journal.parent.mkdir(parents=True, exist_ok=True)
-            _mend_journal(journal)
-            backend = JournalFileBackend(str(journal))
-            storage = optuna.storages.JournalStorage(backend)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=self.space.name,
-            directions=list(self.space.directions),
-            sampler=optuna.samplers.RandomSampler(0),
-            load_if_exists=True,
-        )
-        known = study.user_attrs.get("space_id")
-        if known is None:
-            study.set_user_attr("space_id", self.space.space_id)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names(list(self.space.objective))
-        elif known != self.space.space_id:
-            raise StudyError(f"the journal of study {self.space.name} was made for another space ({known})")
-        return study
-
-    def _save_orphans(self) -> bool:
-        """Put the journal aside if it has finished trials whose row is lost, so that they run again; whether it has.
-
-        Their configs are kept as documents of trials in flight.
-        """
-        journal = self.store.local_path("optuna.journal")
-        known = {row["number"] for row in self.store.trial_rows(["number"])}
-        orphans = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in known]
-        if journal is None or not orphans:
-            return False
-        for trial in orphans:
-            if self._task(trial_id_of(trial.number)) is not None:  # set free on purpose, with what it failed of
-                continue
-            self._task_of(trial.number, suggest(self.space, Recorder(trial.params))).save(self.store)
-            self.notes.append(f"the row of {trial_id_of(trial.number)} is lost; the trial runs again")
-        journal.rename(journal.with_name(f"{journal.name}.orphans-{os.getpid()}"))
-        return True
-
-    def _reconcile(self) -> None:
-        """Bring the Optuna study up to what the ledger says."""
-        rows = {row["number"]: row for row in self.store.trial_rows()}
+    def _take_up(self) -> None:
+        """Begin where the ledger and the documents of trials in flight say that the study is."""
+        space = self.space
+        slim = ["number", "trial_id", "state", "config_id", "epochs_run", *space.objective]
+        rows = {row["number"]: row for row in self.store.trial_rows(list(dict.fromkeys(slim)))}
         tasks = {task.number: task for task in map(self._task, Task.in_flight(self.store)) if task is not None}
-        known = len(self.study.get_trials(deepcopy=False))
-        for number in range(known, max([*rows, *tasks, -1]) + 1):
-            config = tasks[number].config if number in tasks else None
-            if number in rows:
-                config = TrialConfig.model_validate_json(rows[number]["config"])
-            self._add_running(config)
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.state == TrialState.RUNNING and trial.number in rows:
-                self._tell(trial.number, rows[trial.number])
         for number in rows.keys() & tasks.keys():
-            tasks[number].close(self.store)
+            tasks.pop(number).close(self.store)
+        lost = self._open_journal(rows, tasks)
+        self.handed_out = max([*rows, *tasks, *lost, -1]) + 1
+        seen = self._seen(rows)
+        unwritten = set() if self.journal is None else {number for number in rows if number >= self.journal.held}
+        trials = self._frozen(rows, seen | unwritten)
+        running = [frozen(space, task.number, task.config.config_id, task.config.knobs) for task in tasks.values()]
+        self.view.open(self.handed_out, [*(trials[number] for number in seen), *running])
+        if self.journal is not None:
+            self.journal.add(trials[number] for number in sorted(unwritten))
+        self.unfinished = [number for number in range(self.handed_out) if number not in rows]
+        for number in self.unfinished:
+            if number not in tasks:  # its config was never written down, or is gone: what it has trained fits no other
+                self.store.drop([trial_id_of(number)])
+
+    def _open_journal(self, rows: Mapping[int, Any], tasks: dict[int, Task]) -> set[int]:
+        """Make the journal fit the ledger; trials whose rows are lost get back their configs from it, into `tasks`."""
+        if self.journal is None:
+            return set()
+        ends = {n: (row["config_id"], outcome(self.space, row)[0].value) for n, row in rows.items()}
+        held = self.journal.holds(ends)
+        lost = set(range(held or 0)) - rows.keys() - tasks.keys()
+        if lost:
+            for trial in self.journal.trials():
+                if trial.number in lost:
+                    task = self._task_of(trial.number, suggest(self.space, Recorder(trial.params)))
+                    task.save(self.store)
+                    tasks[trial.number] = task
+                    self.notes.append(f"the row of {task.trial_id} is lost; the trial runs again")
+        if held is None or set(range(held)) - rows.keys():
+            self.journal.begin()
+        return lost
+
+    def _seen(self, rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
+        """The ended trials that a driver that was never interrupted would see now."""
+        start = self.view.first_seen(self.handed_out)
+        metric, directions = self.space.objective[0], self.space.directions
+        best: list[FrozenTrial] = []
+        for first in range(0, start, BLOCK):
+            block = [
+                ended(self.space, number, rows[number], metric)
+                for number in range(first, min(first + BLOCK, start))
+                if number in rows
+            ]
+            best = best_of([*best, *block], directions)
+        return {number for number in rows if number >= start} | {number_of(trial) for trial in best}
+
+    def _frozen(self, rows: Mapping[int, Mapping[str, Any]], numbers: set[int]) -> dict[int, FrozenTrial]:
+        """Ended trials as Optuna knows trials."""
+        import pyarrow.compute as pc
+
+        ids = [rows[number]["trial_id"] for number in numbers]
+        mine, metric = pc.field("trial_id").isin(ids), self.space.objective[0]
+        if not ids:
+            return {}
+        configs = self.store.read("trials", ["number", "config_id", "config"], where=mine).to_pylist()
+        epochs: dict[str, dict[int, float]] = {}
+        for row in self.store.read("epochs", ["trial_id", "epoch", metric], where=mine).to_pylist():
+            if row[metric] is not None:
+                epochs.setdefault(row["trial_id"], {})[row["epoch"]] = row[metric]
+        return {
+            row["number"]: frozen(
+                self.space,
+                row["number"],
+                row["config_id"],
+                json.loads(row["config"])["knobs"],
+                rows[row["number"]],
+                dict(sorted(epochs.get(rows[row["number"]]["trial_id"], {}).items())),
+            )
+            for row in configs
+        }
 
     def _task(self, trial_id: str) -> Task | None:
         return Task.load(self.store, trial_id)
 
-    def _add_running(self, config: TrialConfig | None) -> None:
-        recorder = Recorder(config.knobs if config else {})
-        if config is not None:
-            suggest(self.space, recorder)
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING, params=recorder.params, distributions=recorder.distributions
-            )
-        )
-
-    def _enqueue_priors(self) -> None:
+    def _priors(self) -> list[dict[str, Scalar]]:
+        """The points that the first trials try."""
         points: list[dict[str, Scalar]] = []
         if self.space.priors == "published":
             for point, problem in published_points(self.space):
                 points.append(point)
                 note = f"{problem}; the sampler chooses it"
-                if problem and note not in self.notes:
+                if problem and note not in self.notes and not self.handed_out:
                     self.notes.append(note)
         elif isinstance(self.space.priors, list):
             points = [check_point(self.space, point, f"priors[{i}]") for i, point in enumerate(self.space.priors)]
-        for point in points:
-            self.study.enqueue_trial(point, user_attrs={"origin": "prior"})
+        return points
 
     # Proposing -------------------------------------------------------------------------------------------------
-
-    @property
-    def handed_out(self) -> int:
-        """Trials of the study that were ever started."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
-        return len(self.study.get_trials(deepcopy=False, states=states))
 
     def next(self) -> Task | None:
         """The next trial to run; None when the study has its total number of trials."""
         if self.unfinished:
-            return self._resume(self.unfinished.pop(0))
-        number = self.handed_out
-        if number >= self.space.budget.trials:
+            number = self.unfinished.pop(0)
+            # The driver may have died between asking and writing the document: then it is asked again.
+            return self._task(trial_id_of(number)) or self._ask(number)
+        if self.handed_out >= self.space.budget.trials:
             return None
-        self.study.sampler = make_sampler(self.space, number)
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if self.space.sampler.name == "sobol" and not waiting:
-            point = active_part(self.space, sobol_point(self.space, number))
-            self.study.enqueue_trial(point, user_attrs={"origin": "sobol"})
-        trial = self.study.ask()
-        return self._make(trial)
+        number = self.handed_out
+        task = self._ask(number)
+        self.handed_out = number + 1
+        return task
 
     def again(self, task: Task) -> None:
         """Hand out a trial once more, before any other; its document has been saved."""
         self.unfinished.insert(0, task.number)
 
-    def _resume(self, number: int) -> Task:
-        task = self._task(trial_id_of(number))
-        if task is not None:
-            return task
-        # The driver died between asking and writing the document; asking again gives what was drawn before.
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        self.study.sampler = make_sampler(self.space, number)
-        return self._make(optuna.Trial(self.study, frozen._trial_id))
-
-    def _make(self, trial: optuna.Trial) -> Task:
+    def _ask(self, number: int) -> Task:
+        point = self.priors[number] if number < len(self.priors) else None
+        if self.space.sampler.name == "sobol" and point is None:
+            point = active_part(self.space, sobol_point(self.space, number))
+        trial = self.view.ask(number, make_sampler(self.space, number), point)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             values = suggest(self.space, cast(Suggester, trial))
-        task = self._task_of(trial.number, values)
+        task = self._task_of(number, values)
         trial.set_user_attr("config_id", task.config.config_id)
         task.save(self.store)
         return task
@@ -216,49 +207,20 @@ class Proposer:
     def report(self, number: int, epoch: int, value: float | None) -> None:
         """Pass an intermediate value on; studies with several objectives have none."""
         if len(self.space.objective) == 1 and value is not None:
-            trial = self.study.get_trials(deepcopy=False)[number]
-            if trial.state == TrialState.RUNNING and epoch not in trial.intermediate_values:
-                optuna.Trial(self.study, trial._trial_id).report(value, epoch)
+            self.view.report(number, epoch, value)
 
     def finish(self, task: Task) -> dict[str, Any] | None:
         """Tell Optuna the end of a trial as its ledger row has it; None where there is no row."""
         row = self.store.trial_row(task.trial_id)
-        if row is not None:
-            self._tell(task.number, row)
-            task.close(self.store)
+        if row is None:
+            return None
+        if task.number in self.view:
+            heard, single = self.view[task.number].intermediate_values, len(self.space.objective) == 1
+            if single and len(heard) < (row["epochs_run"] or 0):
+                for epoch in self.store.epoch_rows(task.trial_id):  # some were heard by an earlier driver
+                    self.report(task.number, epoch["epoch"], epoch.get(self.space.objective[0]))
+            trial = self.view.tell(task.number, row)
+            if self.journal is not None:
+                self.journal.add([trial])
+        task.close(self.store)
         return row
-
-    def _tell(self, number: int, row: Mapping[str, Any]) -> None:
-        metric = self.space.objective[0]
-        for epoch in self.store.epoch_rows(row["trial_id"]):
-            self.report(number, epoch["epoch"], epoch.get(metric))
-        values = [row[name] for name in self.space.objective if row.get(name) is not None]
-        state = STATES[row["state"]]
-        if state == TrialState.COMPLETE and len(values) < len(self.space.objective):
-            state = TrialState.FAIL
-        told = values if state == TrialState.COMPLETE else None
-        self.study.tell(number, told, state, skip_if_finished=True)
-
-
-def _mend_journal(path: Path) -> None:
-    """Make a journal readable whose writer was killed: drop its lock and a line that was not finished.
-
-    Only the one driver of a study, which holds the study's lock, may do this. A journal that is damaged in
-    another way is put aside; it will be rebuilt from the ledger.
-    """
-    lock = path.with_name(path.name + ".lock")
-    if lock.is_symlink() or lock.exists():
-        lock.unlink()
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        complete = content.rfind(b"\n") + 1
-        if complete < len(content):
-            file.truncate(complete)
-            os.fsync(file.fileno())
-    try:
-        for line in content[:complete].splitlines():
-            json.loads(line)
-    except ValueError:
-        path.rename(path.with_name(f"{path.name}.damaged-{os.getpid()}"))

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from automixsearch.spec import SearchSpace
 
 
+POPULATION = 50
+"""Trials of a generation of NSGA-II."""
+
+
 def make_sampler(space: SearchSpace, number: int) -> BaseSampler:
     """Make the sampler of a space for one trial, without Optuna's notes on what it calls experimental."""
     import warnings
@@ -50,7 +54,7 @@ def _make(space: SearchSpace, number: int) -> BaseSampler:
                 seed=seed, n_startup_trials=startup, independent_sampler=samplers.RandomSampler(seed)
             )
         case "nsga2":
-            return samplers.NSGAIISampler(seed=seed)
+            return samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
         case _:
             return samplers.RandomSampler(seed)
 

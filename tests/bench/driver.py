@@ -4,13 +4,15 @@
     python tests/bench/driver.py --trials 10000 --sampler random
 
 A trial writes the rows of two made-up epochs and of its end as a real one does, and takes no time otherwise. What is
-left is what the driver, the sampler and the ledger cost: seconds for each trial, milliseconds for each proposal, and
-the memory of the driver's process, all in blocks of trials, so that growth is seen.
+left is what the driver, the sampler and the ledger cost: seconds for each trial, milliseconds for each proposal (the
+median, and the 99th of 100), and the memory of the driver's process, all in blocks of trials, so that growth is seen.
+CPU is the time that the driver's process computed, apart from what it waited for while other work went on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 import sys
@@ -56,13 +58,13 @@ class Meter(driver.Watcher):
     """When each trial ended, and how much memory the driver had then."""
 
     def __init__(self) -> None:
-        self.ends: list[tuple[float, float]] = []
+        self.ends: list[tuple[float, float, float]] = []
 
     def heard(self, event: str, task: Any, values: dict[str, Any]) -> None:
         if event == "end":
             with open("/proc/self/status") as file:
                 mib = next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
-            self.ends.append((time.perf_counter(), mib))
+            self.ends.append((time.perf_counter(), time.process_time(), mib))
 
 
 def run(trials: int, sampler: str, scheduler: str) -> None:
@@ -78,13 +80,13 @@ def run(trials: int, sampler: str, scheduler: str) -> None:
         },
         "bench",
     )  # fmt: skip
-    proposals: list[float] = []
+    proposals: list[tuple[float, float]] = []
     whole = proposer.Proposer.next
 
     def timed(self: Any) -> Any:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         task = whole(self)
-        proposals.append(1000 * (time.perf_counter() - began))
+        proposals.append((1000 * (time.perf_counter() - began), 1000 * (time.process_time() - cpu)))
         return task
 
     proposer.Proposer.next = timed  # type: ignore[method-assign]
@@ -95,14 +97,15 @@ def run(trials: int, sampler: str, scheduler: str) -> None:
         result = driver.run_search(space, place, watcher=meter)
         took = time.perf_counter() - began
     print(f"\n{trials} trials, {sampler}, {scheduler}: {result.finished} ended in {took:.1f} s")
-    print(f"{'trials':>12}{'s each':>10}{'proposal ms':>14}{'driver MiB':>12}")
-    block = max(trials // 5, 1)
-    for start in range(0, len(meter.ends) - 1, block):
-        ends = meter.ends[start : start + block + 1]
-        if len(ends) > 1:
-            each = (ends[-1][0] - ends[0][0]) / (len(ends) - 1)
-            median = statistics.median(proposals[start : start + block])
-            print(f"{start:>6}-{start + len(ends) - 1:<5}{each:>10.3f}{median:>14.1f}{ends[-1][1]:>12.0f}", flush=True)
+    print(f"{'trials':>12}{'s each':>10}{'CPU s':>10}{'proposal ms':>14}{'99 %':>8}{'CPU ms':>10}{'driver MiB':>12}")
+    marks = sorted({0, *(n for n in (100, 300, 1000, 3000, 10_000) if n < trials), trials})
+    for start, stop in itertools.pairwise(marks):
+        ends = meter.ends[start:stop]
+        wall, cpu = ((ends[-1][i] - ends[0][i]) / (len(ends) - 1) for i in (0, 1))
+        walls, cpus = zip(*proposals[start:stop], strict=True)
+        worst = statistics.quantiles(walls, n=100)[-1]
+        proposal = f"{statistics.median(walls):>14.1f}{worst:>8.1f}{statistics.median(cpus):>10.1f}"
+        print(f"{start:>6}-{stop - 1:<5}{wall:>10.3f}{cpu:>10.3f}{proposal}{ends[-1][2]:>12.0f}", flush=True)
 
 
 def main() -> None:

@@ -107,6 +107,37 @@ def test_a_row_that_was_merged_while_it_was_written_again_stays_single(
     assert len(files(tmp_path)) == 1
 
 
+def test_merged_files_without_marks_and_marks_without_files_are_put_right(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    store.compact()
+    marks = tmp_path / "s" / ".merged-trials"
+    (mark,) = marks.iterdir()
+    mark.rename(marks / "merged-0.parquet")
+    assert not store.write_epoch({"trial_id": "t00002", "epoch": 2})
+    late = Store(tmp_path, "s")
+    late.repair()
+    assert [path.name for path in marks.iterdir()] == [mark.name]
+    assert late.trial_row("t00002") == store.trial_rows()[2]
+    assert not late.write_trial({"trial_id": "t00002", "number": 2, "state": "complete"})
+    check(tmp_path)
+
+
+def test_one_trial_is_read_and_written_without_listing_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, names = filled(tmp_path), LocalFiles.names
+
+    def listing(self: LocalFiles, folder: str) -> list[str]:
+        assert folder.startswith("s/.merged-"), "every row is listed"
+        return names(self, folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalFiles, "names", listing)
+        assert store.trial_row("t00003")["number"] == 3  # type: ignore[index]
+        assert store.trial_row("t00009") is None
+        assert store.write_trial({"trial_id": "t00005", "number": 5, "state": "complete", "wall_s": 2.5})
+        assert all(store.write_epoch({"trial_id": "t00005", "epoch": epoch}) for epoch in (1, 2))
+    check(tmp_path, 6)
+
+
 def test_a_listing_taken_across_a_merge_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, names = filled(tmp_path), LocalFiles.names
 
@@ -183,8 +214,8 @@ def test_a_damaged_file_is_not_merged_away(tmp_path: Path) -> None:
 
 
 def test_a_crash_before_any_step_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each table compact() writes the journal and the merged file, and deletes the parts and the journal."""
-    steps = (2 + 3 + 1) + (2 + 6 + 1)
+    """For each table compact() writes journal, mark and merged file, and deletes the parts and the journal."""
+    steps = (3 + 3 + 1) + (3 + 6 + 1)
     for step in range(steps):
         left = step
 
@@ -243,7 +274,7 @@ def test_dropped_trials_are_gone_with_their_epochs_and_can_be_written_again(tmp_
     check(tmp_path)
 
 
-@pytest.mark.parametrize("call", range(1, 7))
+@pytest.mark.parametrize("call", range(1, 9))
 def test_a_drop_that_dies_loses_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     store = filled(tmp_path)
     store.compact()

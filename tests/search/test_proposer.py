@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from automixsearch.errors import StudyError
 from automixsearch.reading import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search.proposer import Proposer
@@ -57,6 +58,11 @@ def configs(proposer: Proposer, count: int) -> list[dict]:
     return found
 
 
+def journal(tmp_path) -> list[optuna.trial.FrozenTrial]:
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "s" / "optuna.journal"))
+    return optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend)).trials
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "sobol", "gp", "nsga2"])
 def test_every_sampler_reaches_the_total_and_repeats_itself_for_the_same_seed(tmp_path, sampler):
     made = space(6, sampler={"name": sampler, "startup_trials": 2})
@@ -77,12 +83,46 @@ def test_a_restarted_driver_proposes_what_the_first_would_have(tmp_path, stop, s
     assert parts == whole
 
 
+@pytest.mark.parametrize("more", [{}, {"objective": ["val_top1", "wall_s"]}, {"sampler": "nsga2"}], ids=str)
+def test_a_long_study_is_seen_in_part_and_goes_on_as_if_never_interrupted(tmp_path, monkeypatch, more):
+    monkeypatch.setattr("automixsearch.search.view.BLOCK", 4)
+    monkeypatch.setattr("automixsearch.search.proposer.BLOCK", 4)
+    monkeypatch.setattr("automixsearch.search.view.BEST", 3)
+    monkeypatch.setattr("automixsearch.search.view.POPULATION", 5)
+    monkeypatch.setattr("automixsearch.search.samplers.POPULATION", 5)
+    made = space(18, **more)
+    proposer = Proposer(made, Store(tmp_path / "a", "s"), "f")
+    whole = configs(proposer, 18)
+    seen = [trial.user_attrs["number"] for trial in proposer.view.study.trials]
+    assert seen[-6:] == list(range(12, 18))
+    assert len(seen) == 18 if more.get("sampler") == "nsga2" else 3 < len(seen) <= 3 + 6
+    scores = {row["number"]: row["val_top1"] for row in proposer.store.trial_rows()}
+    if not more:
+        assert set(seen[:3]) == set(sorted(range(12), key=lambda number: -scores[number])[:3])
+    for stop in (7, 13):
+        parts = configs(Proposer(made, Store(tmp_path / str(stop), "s"), "f"), stop)
+        again = Proposer(made, RemoteLike(tmp_path / str(stop), "s"), "f")  # from the ledger alone
+        assert parts + configs(again, 18 - stop) == whole
+    assert [trial.number for trial in journal(tmp_path / "a")] == list(range(18))
+
+
+def test_what_the_driver_holds_of_a_long_study_does_not_grow(tmp_path, monkeypatch):
+    monkeypatch.setattr("automixsearch.search.view.BLOCK", 4)
+    monkeypatch.setattr("automixsearch.search.view.BEST", 3)
+    proposer = Proposer(space(40, sampler="random"), Store(tmp_path, "s"), "f")
+    held = []
+    for _ in range(40):
+        run_to_end(proposer, proposer.next())
+        held.append(len(pickle.dumps((proposer.view.study._storage, proposer.journal.__dict__))))
+    assert max(held[24:]) < 1.1 * max(held[8:24])
+
+
 def test_ends_are_told_as_they_were(tmp_path):
     proposer = Proposer(space(), Store(tmp_path, "s"), "f")
     for state in ("complete", "pruned", "failed"):
         run_to_end(proposer, proposer.next(), state)
     proposer.next()
-    trials = proposer.study.trials
+    trials = proposer.view.study.trials
     expected = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
     assert [trial.state for trial in trials] == expected
     assert trials[0].value == proposer.store.trial_row("t00000")["val_top1"]
@@ -113,7 +153,7 @@ def test_a_row_that_was_not_told_is_told_at_the_next_start(tmp_path):
     task = proposer.next()
     proposer.store.write_trial(task.row("complete", val_top1=77.0))
     again = Proposer(space(4), Store(tmp_path, "s"), "f")
-    assert again.study.trials[0].value == 77.0
+    assert again.view.study.trials[0].value == 77.0
     assert again.unfinished == []
     assert again.store.names("pending") == []
 
@@ -125,10 +165,10 @@ def test_a_lost_journal_is_rebuilt_from_the_ledger(tmp_path):
     proposer = Proposer(made, store, "f")
     parts = configs(proposer, 3)
     running = proposer.next()
-    before = proposer.study.trials
+    before = proposer.view.study.trials
     store.delete("optuna.journal")
     again = Proposer(made, store, "f")
-    after = again.study.trials
+    after = again.view.study.trials
     for old, new in zip(before, after, strict=True):
         assert (old.state, old.params, old.values) == (new.state, new.params, new.values)
         assert old.intermediate_values == new.intermediate_values
@@ -149,7 +189,7 @@ def test_a_finished_trial_whose_row_is_lost_runs_again_with_its_config(tmp_path)
     assert (task.trial_id, task.config.knobs) == ("t00002", first[2])
     run_to_end(again, task)
     assert again.next() is None
-    assert [trial.state for trial in again.study.trials] == [TrialState.COMPLETE] * 4
+    assert [trial.state for trial in again.view.study.trials] == [TrialState.COMPLETE] * 4
 
 
 def test_storage_without_file_locks_needs_no_journal(tmp_path):
@@ -185,7 +225,7 @@ def test_a_journal_of_a_killed_driver_is_mended(tmp_path, damage):
     else:
         journal.write_bytes(b"garbage\n" + journal.read_bytes())
     again = Proposer(space(4), store, "f")
-    assert [trial.state for trial in again.study.trials] == [TrialState.COMPLETE] * 2
+    assert [trial.state for trial in again.view.study.trials] == [TrialState.COMPLETE] * 2
     assert len(configs(again, 2)) == 2
 
 
@@ -209,8 +249,8 @@ def test_several_objectives_keep_their_values_and_have_no_intermediate_ones(tmp_
     made = space(4, objective=["val_top1", "wall_s"], sampler="nsga2")
     proposer = Proposer(made, Store(tmp_path, "s"), "f")
     configs(proposer, 4)
-    assert all(len(trial.values) == 2 for trial in proposer.study.trials)
-    assert proposer.study.best_trials
+    assert all(len(trial.values) == 2 for trial in proposer.view.study.trials)
+    assert proposer.view.study.best_trials
 
 
 def test_a_complete_trial_without_its_metric_is_a_failure_to_optuna(tmp_path):
@@ -218,7 +258,7 @@ def test_a_complete_trial_without_its_metric_is_a_failure_to_optuna(tmp_path):
     task = proposer.next()
     proposer.store.write_trial(task.row("complete", val_top1=float("nan")))
     proposer.finish(task)
-    assert proposer.study.trials[0].state == TrialState.FAIL
+    assert proposer.view.study.trials[0].state == TrialState.FAIL
 
 
 def test_parallel_trials_are_counted_as_if_they_had_gone_badly(tmp_path):
@@ -231,10 +271,13 @@ def test_parallel_trials_are_counted_as_if_they_had_gone_badly(tmp_path):
     assert sampler._group
 
 
-def test_a_journal_of_another_space_is_refused(tmp_path):
-    Proposer(space(), Store(tmp_path, "s"), "f")
-    with pytest.raises(StudyError, match="was made for another space"):
-        Proposer(space(knobs={"method": ["mixup"]}), Store(tmp_path, "s"), "f")
+def test_a_journal_of_another_space_is_written_anew(tmp_path):
+    store = Store(tmp_path, "s")
+    configs(Proposer(space(knobs={"method": ["mixup"]}), Store(tmp_path / "other", "s"), "f"), 2)
+    configs(Proposer(space(), store, "f"), 1)
+    (tmp_path / "other" / "s" / "optuna.journal").rename(tmp_path / "s" / "optuna.journal")
+    proposer = Proposer(space(), store, "f")
+    assert [trial.params for trial in journal(tmp_path)] == [trial.params for trial in proposer.view.study.trials]
 
 
 def test_trials_have_seeds_of_their_own_unless_they_share_one(tmp_path):
