@@ -29,7 +29,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from automixsearch import __version__
-from automixsearch.errors import ResourceError, SpecError, unknown
+from automixsearch.errors import ResourceError, SpecError, redact, unknown
 from automixsearch.reading import build, find_space, load_space, read_text, read_yaml
 from automixsearch.spec import Frozen, SearchSpace
 from automixsearch.studyfile import StudyFile, load_study_file
@@ -214,6 +214,11 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
         else:
             own.append(override)
     job = build(Job, content, where)
+    if redact(job.results) != job.results:
+        raise SpecError(
+            f"{where}: results = {redact(job.results)!r} holds a secret, and a job's command line is shown to all; "
+            "leave it out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on the cluster's nodes"
+        )
     name = job.name or file.stem
     written = [f"{key}={json.dumps(value)}" for key, value in job.overrides.items()]
     words = [*written, f"name={json.dumps(name)}", *own]

@@ -173,7 +173,10 @@ def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None)
     from automixsearch.search.designed import is_other_design, refuse_other_design
 
     known = store.get("study.json")
-    old = json.loads(known) if known is not None else None
+    try:
+        old = json.loads(known) if known is not None else None
+    except ValueError as error:
+        raise StudyError(f"{store.uri}/study.json: is no JSON: {error}; restore it, or use another name") from None
     if old is None:
         return
     here, there = old.get("design"), design.content if design else None
