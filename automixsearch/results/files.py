@@ -13,8 +13,9 @@ import socket
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ BEAT_S, STALE_S = 15.0, 60.0
 """A lease on remote storage is renewed every BEAT_S and given up for dead after STALE_S."""
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """Failures that no waiting mends."""
+LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a file system says that has no locks."""
 SWEEP_S = 3600.0
 """Temporary files older than this belong to writers that were killed."""
 
@@ -61,7 +64,71 @@ def _me() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "time": now}
 
 
-class LocalFiles:
+class Leases(ABC):
+    """Holding a study where the storage has no locks."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """A file's content, or None."""
+
+    @abstractmethod
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file whole."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+    @contextmanager
+    def lease(self, study: str) -> Iterator[None]:
+        """Hold a study by a lease, renewed while we live. Best effort: two may start in one moment."""
+        name, lease = f"{study}/.lock.json", {**_me(), "token": uuid.uuid4().hex}
+        other = self._lease(name)
+        age = time.time() - other.get("seen", 0.0)
+        if age < -STALE_S and not self._beats(name, other):  # a clock has been set back, here or there
+            age = STALE_S
+        if age < STALE_S:
+            age = max(age, 0.0)
+            dead = f"if it is dead, wait {STALE_S - age:.0f} s and try again"
+            raise StudyBusy(f"{_busy(study, json.dumps(other))}; {dead}")
+        self._renew(name, lease)
+        ended = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(name, lease, ended), daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            beat.join()
+            with suppress(StudyError):
+                if self._lease(name).get("token") == lease["token"]:
+                    self.delete(name)
+
+    def _beats(self, name: str, lease: dict[str, Any]) -> bool:
+        """Whether a lease is renewed while we watch, whatever the clocks say."""
+        until = time.monotonic() + 2 * BEAT_S
+        while time.monotonic() < until:
+            time.sleep(BEAT_S / 4)
+            if self._lease(name).get("seen") != lease.get("seen"):
+                return True
+        return False
+
+    def _lease(self, name: str) -> dict[str, Any]:
+        with suppress(json.JSONDecodeError):
+            return json.loads(self.read(name) or "{}")
+        return {}
+
+    def _renew(self, name: str, lease: dict[str, Any]) -> None:
+        self.replace(name, json.dumps({**lease, "seen": time.time()}).encode())
+
+    def _beat(self, name: str, lease: dict[str, Any], ended: threading.Event) -> None:
+        while not ended.wait(BEAT_S):
+            with suppress(StudyError):
+                if self._lease(name).get("token") == lease["token"]:
+                    self._renew(name, lease)
+
+
+class LocalFiles(Leases):
     """Files under a directory, written whole or not at all, whenever the process or the power goes."""
 
     def __init__(self, root: str) -> None:
@@ -149,7 +216,10 @@ class LocalFiles:
 
     @contextmanager
     def hold(self, study: str) -> Iterator[None]:
-        """Hold a study by a lock that the kernel releases, however the process (and its forks) ends."""
+        """Hold a study by a lock that the kernel releases, however the process (and its forks) ends.
+
+        A shared file system without locks (some NFS mounts) gets a lease instead, as remote storage does.
+        """
         path = self.root / study / ".lock"
         with _storage(path, "locked"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,10 +231,17 @@ class LocalFiles:
                 except BlockingIOError:
                     file.seek(0)
                     raise StudyBusy(_busy(study, file.read())) from None
-                file.truncate(0)
-                file.write(json.dumps(_me()))
-                file.flush()
-            yield
+                except OSError as error:
+                    if error.errno not in LOCKLESS:
+                        raise
+                    locked = False
+                else:
+                    locked = True
+                    file.truncate(0)
+                    file.write(json.dumps(_me()))
+                    file.flush()
+            with nullcontext() if locked else self.lease(study):
+                yield
 
 
 def _busy(study: str, note: str) -> str:
@@ -178,7 +255,7 @@ def _busy(study: str, note: str) -> str:
     )
 
 
-class RemoteFiles:
+class RemoteFiles(Leases):
     """Files under a URI that Arrow can open, e.g. on S3, where an upload appears whole or not at all."""
 
     def __init__(self, uri: str) -> None:
@@ -250,50 +327,6 @@ class RemoteFiles:
     def sweep(self, folder: str) -> None:
         """Uploads leave no temporary files."""
 
-    @contextmanager
-    def hold(self, study: str) -> Iterator[None]:
-        """Hold a study by a lease, renewed while we live. Best effort: two may start in one moment."""
-        name, lease = f"{study}/.lock.json", {**_me(), "token": uuid.uuid4().hex}
-        other = self._lease(name)
-        age = time.time() - other.get("seen", 0.0)
-        if age < -STALE_S and not self._beats(name, other):  # a clock has been set back, here or there
-            age = STALE_S
-        if age < STALE_S:
-            age = max(age, 0.0)
-            dead = f"if it is dead, wait {STALE_S - age:.0f} s and try again"
-            raise StudyBusy(f"{_busy(study, json.dumps(other))}; {dead}")
-        self._renew(name, lease)
-        ended = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(name, lease, ended), daemon=True)
-        beat.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            beat.join()
-            with suppress(StudyError):
-                if self._lease(name).get("token") == lease["token"]:
-                    self.delete(name)
-
-    def _beats(self, name: str, lease: dict[str, Any]) -> bool:
-        """Whether a lease is renewed while we watch, whatever the clocks say."""
-        until = time.monotonic() + 2 * BEAT_S
-        while time.monotonic() < until:
-            time.sleep(BEAT_S / 4)
-            if self._lease(name).get("seen") != lease.get("seen"):
-                return True
-        return False
-
-    def _lease(self, name: str) -> dict[str, Any]:
-        with suppress(json.JSONDecodeError):
-            return json.loads(self.read(name) or "{}")
-        return {}
-
-    def _renew(self, name: str, lease: dict[str, Any]) -> None:
-        self.replace(name, json.dumps({**lease, "seen": time.time()}).encode())
-
-    def _beat(self, name: str, lease: dict[str, Any], ended: threading.Event) -> None:
-        while not ended.wait(BEAT_S):
-            with suppress(StudyError):
-                if self._lease(name).get("token") == lease["token"]:
-                    self._renew(name, lease)
+    def hold(self, study: str) -> AbstractContextManager[None]:
+        """Hold a study by a lease."""
+        return self.lease(study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import time
 import uuid
@@ -28,17 +29,23 @@ def memory() -> str:
     return f"fsspec+memory:///{uuid.uuid4().hex}/results"
 
 
-@pytest.fixture(params=["memory", "folders"])
+@pytest.fixture(params=["memory", "folders", "no locks"])
 def store(request: pytest.FixtureRequest, memory: str, tmp_path: Path) -> Store:
     """Storage of both kinds: with and without folders of its own."""
     made = Store(memory, "s")
+    if request.param == "no locks":  # a shared path as on some NFS mounts
+
+        def flock(file: Any, how: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        request.getfixturevalue("monkeypatch").setattr(module.fcntl, "flock", flock)
+        return Store(tmp_path, "s")
     if request.param == "folders":
         made.files.__dict__["_opened"] = (SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "results")
     return made
 
 
 def test_rows_documents_and_merging_work(store: Store) -> None:
-    assert isinstance(store.files, RemoteFiles)
     assert not store.exists()
     for number in (2, 0, 1):
         assert store.write_trial(trial(number))
@@ -58,6 +65,7 @@ def test_rows_documents_and_merging_work(store: Store) -> None:
     assert store.get("study.json") is None
 
 
+@pytest.mark.parametrize("store", ["memory", "folders"], indirect=True)
 def test_a_broken_upload_is_removed_and_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: RemoteFiles, name: str, data: bytes) -> None:
         replace(self, name, data[:10])
