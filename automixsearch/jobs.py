@@ -226,7 +226,7 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
         if job.search is None:
             return job, load_study_file(file.parent / str(job.study), words)
         space_file = file.parent / job.search
-        return job, load_space(space_file if space_file.is_file() else find_space(job.search), words)
+        return job, load_space(space_file if os.path.isfile(space_file) else find_space(job.search), words)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
 

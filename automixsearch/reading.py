@@ -6,10 +6,11 @@ what to do.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -201,7 +202,8 @@ def _narrow(part: dict[str, Any], written: set[str], content: Mapping[str, Any])
     does not choose."""
     places = [content.get("knobs", {}), content.get("vary", {})]
     factors = content.get("factors", {})
-    places += [level for factor in factors.values() for level in factor.values()] if isinstance(factors, dict) else []
+    factors = list(factors.values()) if isinstance(factors, dict) else []
+    places += [level for factor in factors if isinstance(factor, dict) for level in factor.values()]
 
     def chosen(kind: str) -> list[Any]:
         default = content["knobs"].get(kind, catalogue()[kind].knob.default)
@@ -283,7 +285,7 @@ def find_space(name: str) -> Path:
 def _find(name: str, kind: str, beside: Path) -> Path:
     """A `kind` of file by its path, from here or from the folder `beside`, or by its name in the package."""
     for path in (Path(name), beside / name):
-        if path.is_file():
+        if os.path.isfile(path):  # unlike the method, false for what can be no path
             return path
     path = Path(name)
     folder = space_folder() / "recipes" if kind == "recipe" else space_folder()
@@ -291,7 +293,7 @@ def _find(name: str, kind: str, beside: Path) -> Path:
     stem = path.stem if path.parent.name in ("", folder.name) else None
     if stem in shipped:
         return shipped[stem]
-    if path.is_dir():
+    if os.path.isdir(path):
         raise SpecError(f"{name}: is a directory; give a {kind} file")
     raise SpecError(f"{name}: no such file; {unknown(kind, stem or path.stem, shipped)}")
 
@@ -315,9 +317,11 @@ def _explain(model: type[Frozen], detail: Any) -> str:
     if kind == "extra_forbidden":
         owner: Any = model
         for part in loc[:-1]:
-            owner = owner.model_fields[part].annotation
+            owner = (
+                _model_in(owner.model_fields[part].annotation) if part in getattr(owner, "model_fields", {}) else owner
+            )
         at = f" in {'.'.join(loc[:-1])}" if loc[:-1] else ""
-        return unknown(f"key{at}", loc[-1], owner.model_fields)
+        return unknown(f"key{at}", loc[-1], getattr(owner, "model_fields", ()))
     if kind == "missing":
         return f"{key} is missing; add it"
     if kind == "value_error":
@@ -330,6 +334,13 @@ def _explain(model: type[Frozen], detail: Any) -> str:
     if kind == "string_pattern_mismatch":
         rule = "must be 1 to 100 letters, digits, dots, - and _, the first a letter or digit; use --name"
     return f"{key} = {arrived!r} {rule}".replace(" dictionary", " mapping").partition(" or instance of")[0]
+
+
+def _model_in(annotation: Any) -> Any:
+    """The model in an annotation such as `Confirm | None` or `dict[str, Factor]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
 
 
 def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> str:
