@@ -44,6 +44,12 @@ class Estimate:
         """The estimate of minus the quantity."""
         return Estimate(-self.value, -self.high, -self.low, self.level, self.note)
 
+    def within(self, legal: tuple[float, float]) -> Estimate:
+        """The same without what no value of the quantity can be: an accuracy of 104 %."""
+        low, high = legal
+        ends = (min(max(end, low), high) if isfinite(end) else end for end in (self.value, self.low, self.high))
+        return Estimate(*ends, level=self.level, note=self.note)
+
     def __str__(self) -> str:
         """`95.12 [94.80, 95.41]`; `-` for what is not known."""
         if not isfinite(self.value):

@@ -401,7 +401,9 @@ def worth_interval(clean: Clean, n: int) -> Estimate:
         slope = (more - r) * sd * noise / clean.noise + r * noise / (2 * sd)
         return first - 2 * slope
 
-    value = float(fresh(clean.sample, np.array([best_of(values, n)]), clean.noise)[0])
+    shown = best_of(values, n)
+    # Choosing does no harm, and noise does not help.
+    value = min(max(float(fresh(clean.sample, np.array([shown]), clean.noise)[0]), float(values.mean())), shown)
     if len(values) < max(LEAST, 2 * n):
         return Estimate(value, note=f"needs {max(LEAST, 2 * n)} configs for an interval")
     draws = fresh(clean.drawn, clean.drawn[0].best(n), clean.variances[3])

@@ -130,23 +130,26 @@ def _card(
     if delta is None:
         delta = max(0.5, 2 * sqrt(noise.value / 5)) if isfinite(noise.value) else 0.5
     usable = [n for n in BEST_OF if n <= len(y)]
-    flip = (lambda found: found) if sign > 0 else (lambda found: found.flipped())
+
+    def score(found: Estimate) -> Estimate:
+        return (found if sign > 0 else found.flipped()).within(base.legal)
+
     return Scorecard(
         method=method,
         metric=base.metric,
         configs=len(y),
         runs=len(own) + sum(len(frame) for frame in extra.values()),
-        mean=flip(intervals.mean_interval(y, rng, resamples)),
-        cvar=flip(intervals.tail_interval(clean)),
+        mean=score(intervals.mean_interval(y, rng, resamples)),
+        cvar=score(intervals.tail_interval(clean)),
         s_hp=intervals.spread(y, noise, runs, lost),
         noise=_root(noise),
         icc=intervals.share_of_configs(y, noise, runs, lost),
-        top=flip(top),
+        top=score(top),
         share=intervals.share_interval(clean, top, delta) if fresh else top,
         delta=delta,
-        best_of={n: flip(intervals.best_interval(y, n)) for n in usable},
-        worth={n: flip(intervals.worth_interval(clean, n)) for n in usable},
-        median_best={n: flip(intervals.median_best(y, n)) for n in usable},
+        best_of={n: score(intervals.best_interval(y, n)) for n in usable},
+        worth={n: score(intervals.worth_interval(clean, n)) for n in usable},
+        median_best={n: score(intervals.median_best(y, n)) for n in usable},
         gain=intervals.gain_interval(y, max(BEST_OF)),
         notes=tuple(notes),
     )

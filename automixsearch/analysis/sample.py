@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError, unknown
@@ -49,6 +50,13 @@ class Sample:
     def unit(self) -> str:
         """`points` for accuracies, else nothing."""
         return "points" if self.metric.endswith(("top1", "top5", "median", "best")) else ""
+
+    @property
+    def legal(self) -> tuple[float, float]:
+        """What the metric can be."""
+        if self.unit:
+            return 0.0, 100.0
+        return (0.0, 1.0) if self.metric.endswith("ece") else (0.0, inf)
 
     def of(self, method: str) -> Frame:
         """The rows of one method.

@@ -134,7 +134,8 @@ def curve(study: Study, knob: str, method: str | None = None, metric: str | None
         frame, kind = frame[on] if full else frame, "curve"
     groups = _groups(study, frame, column)
     points = tuple(
-        Point(value, intervals.t_interval(part["score"].to_numpy()), len(part), *ends) for value, ends, part in groups
+        Point(value, intervals.t_interval(part["score"].to_numpy()).within(sample.legal), len(part), *ends)
+        for value, ends, part in groups
     )
     p = _one_way([part["score"].to_numpy() for _, _, part in groups])
     means = [point.estimate.value for point in points]
@@ -144,8 +145,8 @@ def curve(study: Study, knob: str, method: str | None = None, metric: str | None
 def isolation(study: Study, knob: str, method: str | None = None, metric: str | None = None) -> Curve:
     """The best score over all other knobs, for each value of a knob.
 
-    What counts is the expected best of as many configs as the value with the fewest has, so that no value gains from
-    having been tried more often, with the winner's curse taken off as far as replicates tell the noise.
+    What counts is the expected best of half as many configs as the value with the fewest has, so that no value gains
+    from having been tried more often. It is what a search shows: all values gain alike from the noise of single runs.
 
     Source: isolation plots of the Deep Learning Tuning Playbook; for the best of n, `intervals.weights_of_best`.
     """
@@ -156,7 +157,8 @@ def isolation(study: Study, knob: str, method: str | None = None, metric: str | 
     for value, ends, part in groups:
         y = sample.sign * part["score"].to_numpy()
         found = intervals.best_interval(y, max(1, n // 2))
-        points.append(Point(value, found if sample.sign > 0 else found.flipped(), len(part), *ends))
+        found = (found if sample.sign > 0 else found.flipped()).within(sample.legal)
+        points.append(Point(value, found, len(part), *ends))
     means = [point.estimate.value for point in points]
     return Curve(column, method, sample.metric, "best", tuple(points), Estimate(max(means) - min(means)), nan)
 
@@ -169,7 +171,7 @@ def heat(study: Study, knob_a: str, knob_b: str, method: str | None = None, metr
         raise StudyError(f"study {study.name}: a heat map needs two knobs, not {a} twice")
     left, right = _groups(study, frame, a), _groups(study, frame, b)
     parts = [[x.loc[x.index.intersection(y.index), "score"].to_numpy() for _, _, y in right] for _, _, x in left]
-    cells = tuple(tuple(intervals.t_interval(part) for part in row) for row in parts)
+    cells = tuple(tuple(intervals.t_interval(part).within(sample.legal) for part in row) for row in parts)
     interaction, p = _interaction(frame[a], frame[b], frame["score"].to_numpy())
     return Heat(a, b, method, sample.metric, tuple(v for v, _, _ in left), tuple(v for v, _, _ in right), cells,
                 tuple(tuple(len(part) for part in row) for row in parts), interaction, p)  # fmt: skip
