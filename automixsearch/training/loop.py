@@ -29,6 +29,7 @@ from automixsearch.mixers import Mixed, Mixer
 from automixsearch.mixers.vanilla import Vanilla
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
+from automixsearch.models.layout import pick_layout
 from automixsearch.spec import TrialConfig, derive_seed
 from automixsearch.training.batches import Batches
 from automixsearch.training.checks import check_batches
@@ -169,7 +170,8 @@ class TrainingRun:
     def _build(self, image_set: ImageSet) -> None:
         recipe, channels = self.recipe, image_set.train.images.shape[3]
         model = build_model(recipe, channels, len(image_set.classes), self.config.seed, self.train_side)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        layout = pick_layout(model, self.device, self.train_side, recipe.channels_last)
+        self.channels_last = layout == torch.channels_last
         model = model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         self.model = model
         self.momentum = None
@@ -385,7 +387,7 @@ class TrainingRun:
 
     def _normalise(self, part: Batches, pixels: Tensor) -> Tensor:
         x = part.normalise(pixels)
-        return x if self.recipe.channels_last else x.contiguous()
+        return x if self.channels_last else x.contiguous()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         on = self.recipe.amp == "bf16" or (self.recipe.amp == "auto" and self.device.type == "cuda")
@@ -411,7 +413,7 @@ class TrainingRun:
         batch = max(256, self.recipe.batch_size)
         for x, y in part.in_order(batch, self.world.rank, self.world.size, self.recipe.test_size):
             with self._autocast():
-                logits = predict(x if self.recipe.channels_last else x.contiguous())
+                logits = predict(x if self.channels_last else x.contiguous())
             for name in names:
                 sums[name].add(logits[name], y)
         for one in sums.values():
