@@ -290,6 +290,27 @@ def _full_name(name: str, values: Mapping[str, Scalar], by_name: Mapping[str, Di
     raise SpecError(f"{where}: {unknown('knob of this space', name, by_name)}")
 
 
+def scaled(knobs: Mapping[str, Scalar], epochs: int) -> dict[str, Scalar]:
+    """The knobs of a config on a schedule of another length; what is counted in epochs keeps its share."""
+    share = epochs / int(knobs["epochs"])
+    return {**knobs, "epochs": epochs, "warmup_epochs": float(knobs["warmup_epochs"]) * share}
+
+
+def whole(space: SearchSpace, knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The knobs of a config of the space at the full schedule, whatever the length of the one it was trained on."""
+    if knobs["epochs"] == space.budget.epochs:
+        return dict(knobs)
+    found = scaled(knobs, space.budget.epochs)
+    for dimension in space.dimensions:
+        if dimension.name == "warmup_epochs" and dimension.active(found):  # what rounding has moved goes back
+            warm = float(found["warmup_epochs"])
+            if dimension.choices is not None:
+                found["warmup_epochs"] = min(dimension.choices, key=lambda choice: abs(float(choice) - warm))
+            else:
+                found["warmup_epochs"] = min(max(warm, dimension.low), dimension.high)
+    return found
+
+
 def published_points(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], str]]:
     """The published settings for the family of the space: of each chosen method with the plain loss, then with the
     chosen losses that have settings of their own.

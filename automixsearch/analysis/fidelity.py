@@ -97,6 +97,9 @@ def _rungs(study: Study, metric: str) -> tuple[int, Frame] | None:
     if not anchors:
         return None
     trials: Frame = study.trials()
+    sign = 1 if metric_directions()[metric] == "max" else -1
+    if study.info["space"]["scheduler"]["rungs"] == "cooldown":
+        return sign, _cooled(study, trials.sort_values("number").head(int(anchors)), metric)
     own = trials[
         trials["rung"].notna() & trials["candidate"].notna() & (trials["epochs_run"] == trials["epochs_total"])
     ]
@@ -105,8 +108,24 @@ def _rungs(study: Study, metric: str) -> tuple[int, Frame] | None:
     own = own[own["candidate"].isin(set(first))]
     if own.empty:
         return None
-    sign = 1 if metric_directions()[metric] == "max" else -1
     return sign, own.assign(key=own["candidate"], score=own[metric].astype(float))
+
+
+def _cooled(study: Study, anchors: Frame, metric: str) -> Frame:
+    """The scores of anchors after their cool-downs, by the epochs at which those branched off, and at their ends."""
+    import pandas as pd
+
+    names = ["method", "key", "epochs_total", "score"]
+    epochs: Frame = study.epochs()
+    if f"{metric}.cooled" not in epochs:
+        raise StudyError(f"study {study.name}: a cool-down is not scored by {metric}; use a validation metric")
+    branches: Frame = epochs[epochs["rung"].notna() & epochs["trial_id"].isin(set(anchors["trial_id"]))]
+    ends = anchors[anchors["state"] == "complete"]
+    parts: list[Frame] = [
+        branches[["method", "trial_id", "epoch", f"{metric}.cooled"]],
+        ends[["method", "trial_id", "epochs_total", metric]],
+    ]
+    return pd.concat([part.set_axis(names, axis=1) for part in parts])
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray, level: float = 0.95) -> Estimate:

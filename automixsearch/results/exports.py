@@ -157,12 +157,12 @@ def _parameters(
     knobs = [json.loads(row["config"])["knobs"] if row.get("config") else {} for row in rows]
     if "knobs" in (study.info.get("space") or {}) and "design" not in study.info:
         from automixsearch.reading import build
-        from automixsearch.space import suggest
+        from automixsearch.space import suggest, whole
         from automixsearch.spec import SearchSpace
 
         space = build(SearchSpace, study.info["space"], f"study {study.name}")
         for values in knobs:
-            recorder = Recorder(values)
+            recorder = Recorder(whole(space, values) if values else {})
             if values:
                 suggest(space, recorder)
             yield recorder.params, recorder.distributions

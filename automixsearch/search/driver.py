@@ -10,7 +10,7 @@ import platform
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -290,7 +290,7 @@ def _run(
 
             room.peaks = probe(space, images.fingerprint, room.need, watcher.note)
             room.check(space.methods)
-        proposer = _proposer(space, store, images.fingerprint, design, log)
+        proposer = _proposer(space, store, images.fingerprint, design, log, watcher.note)
         for note in (*images.notes, *proposer.notes):
             watcher.note(note)
         with _terminate_as_interrupt():
@@ -307,7 +307,12 @@ def _run(
 
 
 def _proposer(
-    space: SearchSpace, store: Store, fingerprint: str, design: Design | None, log: Path
+    space: SearchSpace,
+    store: Store,
+    fingerprint: str,
+    design: Design | None,
+    log: Path,
+    note: Callable[[str], None],
 ) -> Proposer | Designed:
     """Who says what is run next: a sampler, which tells the file `log` what it does, or a list."""
     workers = space.resources.workers
@@ -316,9 +321,12 @@ def _proposer(
 
         return Designed(space, store, fingerprint, workers, design=design)
     from automixsearch.search.cluster import log_to
+    from automixsearch.search.halving import Halving
     from automixsearch.search.proposer import Proposer
 
     log_to(log, "optuna")  # after its import, which makes handlers of its own
+    if space.scheduler.name == "asha":
+        return Halving(space, store, fingerprint, workers, note=note)
     return Proposer(space, store, fingerprint, workers)
 
 
@@ -358,7 +366,7 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
         raise StudyError(f"debug runs trials in this process; resources.workers = {space.resources.workers} must be 1")
     limit_threads(space.resources.cpus)
     log = store.local_path("driver.log") or Path(os.devnull)
-    proposer = _proposer(space, store, images.fingerprint, design, log)
+    proposer = _proposer(space, store, images.fingerprint, design, log, watcher.note)
     for note in (*images.notes, *proposer.notes):
         watcher.note(note)
     try:
@@ -390,11 +398,14 @@ def _fit(
 
     from automixsearch.search.executors import InlineTrial, distributed_trial, held
     from automixsearch.search.forgetting import Forgetting
+    from automixsearch.search.halving import Halving
     from automixsearch.search.scheduler import PerMethodASHA
     from automixsearch.search.searcher import Errors, StudySearcher
     from automixsearch.search.tidying import Tidying
 
-    scheduler = PerMethodASHA(space) if space.branches else None
+    scheduler = None
+    if space.branches and isinstance(proposer, Halving):
+        scheduler = PerMethodASHA(space, proposer.spares)
     if scheduler is not None:
         scheduler.replay(store.epoch_rows())
     distributed = space.resources.distributed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import optuna
@@ -18,7 +18,7 @@ from automixsearch.search.journal import Journal
 from automixsearch.search.samplers import active_part, make_sampler, sobol_point
 from automixsearch.search.task import Task, trial_id_of
 from automixsearch.search.view import BLOCK, View, best_of, ended, frozen, number_of, outcome
-from automixsearch.space import Suggester, check_point, published_points, suggest
+from automixsearch.space import Suggester, check_point, published_points, suggest, whole
 from automixsearch.spec import SearchSpace, TrialConfig, derive_seed
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Proposer:
     def _take_up(self) -> None:
         """Begin where the ledger and the documents of trials in flight say that the study is."""
         space = self.space
-        slim = ["number", "trial_id", "state", "config_id", "epochs_run", *space.objective]
+        slim = ["number", "trial_id", "state", "config_id", "epochs_run", "rung", "candidate", *space.objective]
         rows = {row["number"]: row for row in self.store.trial_rows(list(dict.fromkeys(slim)))}
         tasks = {task.number: task for task in map(self._task, Task.in_flight(self.store)) if task is not None}
         for number in rows.keys() & tasks.keys():
@@ -66,7 +66,10 @@ class Proposer:
         seen = self._seen(rows)
         unwritten = set() if self.journal is None else {number for number in rows if number >= self.journal.held}
         trials = self._frozen(rows, seen | unwritten)
-        running = [frozen(space, task.number, task.config.config_id, task.config.knobs) for task in tasks.values()]
+        running = [
+            frozen(space, task.number, task.config.config_id, whole(space, task.config.knobs))
+            for task in tasks.values()
+        ]
         self.view.open(self.handed_out, [*(trials[number] for number in seen), *running])
         if self.journal is not None:
             self.journal.add(trials[number] for number in sorted(unwritten))
@@ -85,13 +88,17 @@ class Proposer:
         if lost:
             for trial in self.journal.trials():
                 if trial.number in lost:
-                    task = self._task_of(trial.number, suggest(self.space, Recorder(trial.params)))
+                    task = self._lost(trial)
                     task.save(self.store)
                     tasks[trial.number] = task
                     self.notes.append(f"the row of {task.trial_id} is lost; the trial runs again")
         if held is None or set(range(held)) - rows.keys():
             self.journal.begin()
         return lost
+
+    def _lost(self, trial: FrozenTrial) -> Task:
+        """What a trial of the journal was to run."""
+        return self._task_of(trial.number, suggest(self.space, Recorder(trial.params)))
 
     def _seen(self, rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
         """The ended trials that a driver that was never interrupted would see now."""
@@ -112,25 +119,30 @@ class Proposer:
         import pyarrow.compute as pc
 
         ids = [rows[number]["trial_id"] for number in numbers]
-        mine, metric = pc.field("trial_id").isin(ids), self.space.objective[0]
         if not ids:
             return {}
+        mine = pc.field("trial_id").isin(ids)
         configs = self.store.read("trials", ["number", "config_id", "config"], where=mine).to_pylist()
-        epochs: dict[str, dict[int, float]] = {}
-        for row in self.store.read("epochs", ["trial_id", "epoch", metric], where=mine).to_pylist():
-            if row[metric] is not None:
-                epochs.setdefault(row["trial_id"], {})[row["epoch"]] = row[metric]
+        epochs = self._heard(mine, [rows[number] for number in numbers])
         return {
             row["number"]: frozen(
                 self.space,
                 row["number"],
                 row["config_id"],
-                json.loads(row["config"])["knobs"],
+                whole(self.space, json.loads(row["config"])["knobs"]),
                 rows[row["number"]],
                 dict(sorted(epochs.get(rows[row["number"]]["trial_id"], {}).items())),
             )
             for row in configs
         }
+
+    def _heard(self, mine: Any, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+        """The values that Optuna hears while trials run, by epoch, of ended trials by their ids."""
+        metric, found = self.space.objective[0], dict[str, dict[int, float]]()
+        for row in self.store.read("epochs", ["trial_id", "epoch", metric], where=mine).to_pylist():
+            if row[metric] is not None:
+                found.setdefault(row["trial_id"], {})[row["epoch"]] = row[metric]
+        return found
 
     def _task(self, trial_id: str) -> Task | None:
         return Task.load(self.store, trial_id)
@@ -171,14 +183,18 @@ class Proposer:
         point = self.priors[number] if number < len(self.priors) else None
         if self.space.sampler.name == "sobol" and point is None:
             point = active_part(self.space, sobol_point(self.space, number))
-        trial = self.view.ask(number, make_sampler(self.space, number), point)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            values = suggest(self.space, cast(Suggester, trial))
+        trial, values = self._propose(number, point)
         task = self._task_of(number, values)
         trial.set_user_attr("config_id", task.config.config_id)
         task.save(self.store)
         return task
+
+    def _propose(self, number: int, point: Mapping[str, Scalar] | None) -> tuple[optuna.Trial, dict[str, Scalar]]:
+        """A trial of Optuna and its values: those of `point`, and the sampler's."""
+        trial = self.view.ask(number, make_sampler(self.space, number), point)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return trial, suggest(self.space, cast(Suggester, trial))
 
     def _task_of(self, number: int, values: dict[str, Scalar]) -> Task:
         seeds = self.space.seeds
@@ -215,12 +231,16 @@ class Proposer:
         if row is None:
             return None
         if task.number in self.view:
-            heard, single = self.view[task.number].intermediate_values, len(self.space.objective) == 1
-            if single and len(heard) < (row["epochs_run"] or 0):
-                for epoch in self.store.epoch_rows(task.trial_id):  # some were heard by an earlier driver
-                    self.report(task.number, epoch["epoch"], epoch.get(self.space.objective[0]))
+            self._catch_up(task, row)
             trial = self.view.tell(task.number, row)
             if self.journal is not None:
                 self.journal.add([trial])
         task.close(self.store)
         return row
+
+    def _catch_up(self, task: Task, row: Mapping[str, Any]) -> None:
+        """Let Optuna hear the epochs of a trial that an earlier driver heard."""
+        heard, single = self.view[task.number].intermediate_values, len(self.space.objective) == 1
+        if single and len(heard) < (row["epochs_run"] or 0):
+            for epoch in self.store.epoch_rows(task.trial_id):
+                self.report(task.number, epoch["epoch"], epoch.get(self.space.objective[0]))

@@ -32,6 +32,9 @@ class PerMethodASHA(FIFOScheduler):
         for row in epochs:
             self._goes_on(row["trial_id"], row["method"], row)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune's snapshots; a study continues with a fresh scheduler
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         trial_id = trial.config["trial_id"]
         if self._goes_on(trial_id, trial.config["method"], result) or self.spares(trial_id):

@@ -141,6 +141,7 @@ def frozen(
     steps = dict(epochs or {}) if len(space.objective) == 1 else {}
     if state == TrialState.PRUNED and steps:
         values = [steps[max(steps)]]
+    halved = {name: row[name] for name in ("rung", "candidate") if row and row.get(name) is not None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.trial.create_trial(
@@ -149,7 +150,7 @@ def frozen(
             params=recorder.params,
             distributions=recorder.distributions,
             intermediate_values=steps,
-            user_attrs={"number": number, "config_id": config_id},
+            user_attrs={"number": number, "config_id": config_id} | halved,
         )
 
 

@@ -50,7 +50,7 @@ def journal(space) -> list[optuna.trial.FrozenTrial]:
 
 
 def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
-    asha = "scheduler={name: asha, reduction: 2}"
+    asha = "scheduler={name: asha, protect: 1}"
     words = ("priors=published", asha, "--json", "resources.concurrent=2")
     status, out, errors = finish(search(cluster, space, "--trials", "8", *words))
     assert (status, errors) == (0, "")
@@ -67,7 +67,12 @@ def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
     states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
     assert [trial.state.name for trial in journal(space)] == [states[s] for s in trials.sort_values("number").state]
     for trial, row in zip(journal(space), trials.sort_values("number").itertuples(), strict=True):
-        assert len(trial.intermediate_values) == row.epochs_run
+        assert trial.intermediate_values == {row.epochs_total: row.val_top1}  # the end of a schedule, not its middle
+    kinds = set(zip(trials.rung, trials.epochs_total, trials.state, strict=True))
+    assert kinds == {(0, 2, "pruned"), (1, 6, "complete")}
+    assert set(complete.method) == {"vanilla", "mixup", "cutmix", "resizemix"}
+    short = trials.set_index("trial_id").loc[complete.candidate]
+    assert [*short.seed, *short["knob.loss"]] == [*complete.seed, *complete["knob.loss"]]
     assert (
         trials[["code_version", "data_fingerprint", "split_id", "config_id"]].dropna(how="any").shape[0]
         == len(complete)
@@ -97,6 +102,26 @@ def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
     again = json.loads(out)
     assert again["test"]["top1"] == best.iloc[0].test_top1
     assert again["last"]["val_loss"] == pytest.approx(best.iloc[0].val_loss, rel=1e-6)
+
+
+def test_trials_are_stopped_at_their_cool_downs(cluster, space):
+    asha = "scheduler={name: asha, rungs: cooldown, reduction: 2}"
+    words = ("--trials", "5", "epochs=8", "method=mixup", "schedule=trapezoid", "lr=[0.0001, 0.1]")
+    status, _, errors = finish(search(cluster, space, asha, *words, "resources.concurrent=2"))
+    assert status == 0, errors
+    trials = check_ledger(space, 5)
+    epochs = pd.read_parquet(space.parent / "results" / "tiny" / "epochs")
+    assert {"complete", "pruned"} == set(trials.state)
+    cooled = epochs[epochs.rung.notna()].sort_values(["trial_id", "epoch"])
+    assert cooled["val_top1.cooled"].notna().all()
+    assert set(zip(cooled.rung, cooled.epoch, strict=True)) == {(0, 2), (1, 4)}
+    stopped = trials[trials.state == "pruned"].set_index("trial_id")
+    assert set(stopped.epochs_run) <= {2, 4}
+    assert stopped.test_top1.isna().all()
+    heard = {trial.user_attrs["number"]: trial.intermediate_values for trial in journal(space)}
+    for row in stopped.itertuples():
+        mine = cooled[cooled.trial_id == row.Index]
+        assert heard[row.number] == dict(zip(mine.epoch, mine["val_top1.cooled"], strict=True))
 
 
 def test_a_trial_that_fails_is_recorded_with_its_cause_and_the_search_goes_on(cluster, space):
