@@ -29,7 +29,7 @@ quickstart: runtime ## install, then search for the best policy on the embedded 
 	@.venv/bin/automixsearch search quickstart
 
 test: lint ## install with the developers' tools, then all checks and all tests: what CI runs
-	@$(python) -m pytest -n logical --maxprocesses 8 --dist loadgroup
+	@$(python) -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 lint: tools ## ruff check, ruff format --check, pyright
 	@$(python) -m ruff check .

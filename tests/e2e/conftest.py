@@ -72,13 +72,6 @@ def start(*words: str, **more) -> subprocess.Popen:
 STARTED: list[subprocess.Popen] = []
 
 
-def pytest_collection_modifyitems(items):
-    """Keep these tests in one process, where tests run in several: they share the cluster."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(autouse=True)
 def no_leftovers():
     """End what a failed test left running, and close its pipes."""
