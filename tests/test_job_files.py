@@ -17,7 +17,7 @@ from automixsearch.reading import load_space
 from automixsearch.results.study import open_study
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "search").glob("*.yaml"))
-TINY = ["trials=2", "epochs=2", "width=4"]
+TINY = ["trials=2", "epochs=2", "width=4", "scheduler=fifo"]
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_the_anchors_of_a_search_that_halves_are_its_first_candidates(tmp_path) 
             knobs = {"method": "mixup", "epochs": epochs, "warmup_epochs": 0}
             place = {"rung": rung, "candidate": f"t{2 * i:05d}", "state": "complete" if rung else "pruned"}
             rows.append({"knobs": knobs, "score": score, "purpose": "search"} | place)
-    study = write_study(tmp_path, "h", rows, space={"sampler": {"name": "tpe"}, "fidelity": {"anchors": 6}})
+    study = write_study(tmp_path, "h", rows, space={"scheduler": {"rungs": "schedules"}, "fidelity": {"anchors": 6}})
     (found,) = fidelity(study)
     assert (found.n, found.rho.value) == (6, pytest.approx(1))
 

@@ -311,7 +311,7 @@ def test_images_that_do_not_fit_the_patches_are_refused(tmp_path):
         check_sides("deit_s", 32, 64)
     check_sides("resnet18", 31, 64)
     with pytest.raises(SpecError, match=r"backbone swin_t takes .* not 8 x 8"):  # before any trial starts
-        _prepare(SearchSpace(knobs={"backbone": ["resnet18", "swin_t"]}), Store(tmp_path, "s"))
+        _prepare(SearchSpace(knobs={"backbone": ["resnet18", "swin_t"]}), Store(tmp_path, "s"), None)
     assert not any(tmp_path.iterdir())
     with pytest.raises(TrainingError, match="built for images of 32 x 32 pixels, not 32 x 48"):
         small("deit_s")(torch.zeros(1, 3, 32, 48))
