@@ -40,7 +40,8 @@ def check_ledger(space, total: int) -> pd.DataFrame:
         assert run == list(range(1, trial.epochs_run + 1))
         assert trial.state != "complete" or trial.epochs_run == trial.epochs_total
     assert os.listdir(study / "pending") == []
-    assert not (study / "checkpoints").exists() or os.listdir(study / "checkpoints") == []
+    # A hidden file is what a killed writer left; it is swept when it is an hour old.
+    assert not (study / "checkpoints").exists() or [n for n in os.listdir(study / "checkpoints") if n[0] != "."] == []
     return trials
 
 
