@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +16,35 @@ from pathlib import Path
 import pytest
 
 CLUSTER = """
-import sys
+import pathlib, sys
 from automixsearch.search.environment import set_switches
 set_switches(None)
 import ray
-context = ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=128 * 2**20)
+context = ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=128 * 2**20,
+                   _temp_dir=sys.argv[1])
+# Ray's job server looks here for its own cluster before it takes any that runs on the machine.
+pathlib.Path(sys.argv[1], "ray_current_cluster").write_text(context.address_info["gcs_address"])
 print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
 sys.stdin.read()
+"""
+
+
+NODES = """
+import os, sys
+from automixsearch.search.environment import set_switches
+set_switches("nodes")  # with a token where there is one: searches will have it
+# A node that is killed refuses connections and is missed after 2 seconds; one that is only slow has longer.
+os.environ |= {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "500",
+               "RAY_health_check_timeout_ms": "10000", "RAY_health_check_failure_threshold": "4",
+               "RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+from ray.cluster_utils import Cluster
+size = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "memory": 19 * 10**8}
+cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": True, "dashboard_port": 0})
+cluster.add_node(**size)
+print(cluster.address, cluster.head_node.webui_url, flush=True)
+for line in sys.stdin:
+    cluster.add_node(**size)
+    print("added", flush=True)
 """
 
 
@@ -83,7 +107,7 @@ def no_leftovers():
     STARTED.clear()
 
 
-def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen, timeout: float = 600) -> tuple[int, str, str]:
     """Wait for a command: (exit status, output, errors)."""
     try:
         out, errors = process.communicate(timeout=timeout)
@@ -94,7 +118,7 @@ def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str, s
     return process.returncode, out, errors
 
 
-def wait_for(condition: Callable[[], object], timeout: float = 120) -> object:
+def wait_for(condition: Callable[[], object], timeout: float = 400) -> object:
     """Wait until `condition` gives something true, and return that."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -104,10 +128,55 @@ def wait_for(condition: Callable[[], object], timeout: float = 120) -> object:
     return pytest.fail(f"did not happen within {timeout} s")
 
 
+class Nodes:
+    """Two nodes of 2 CPUs and 1.9 GB each, in processes below one of ours; the first is the head."""
+
+    def __init__(self) -> None:
+        for _ in range(3):  # a machine with much else to do can miss Ray's deadlines
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", NODES], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+            )
+            address, _, dashboard = self._line().partition(" ")
+            if address:
+                break
+            self.end()
+        assert address, "the nodes did not start"
+        self.cluster = Cluster(address, f"http://{dashboard}", self.process.pid)
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill(self) -> bool:
+        """Kill the second node as a machine without power; whether there was one."""
+        raylets = [pid for pid in self.cluster.workers("raylet/raylet") if "--head" not in command_line(pid)]
+        for pid in raylets:
+            os.kill(pid, signal.SIGKILL)
+        return bool(raylets)
+
+    def add(self) -> None:
+        """Start another second node."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("add\n")
+        self.process.stdin.flush()
+        assert self._line() == "added"
+
+    def end(self) -> None:
+        """Kill everything."""
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.communicate()
+
+
 @pytest.fixture(scope="session")
 def cluster():
+    place = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets lie in it
     process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
+        [sys.executable, "-c", CLUSTER, place],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -118,6 +187,7 @@ def cluster():
     assert address, "the cluster did not start"
     yield Cluster(address, f"http://{dashboard}", process.pid)
     process.communicate(timeout=60)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 SPACE = """
