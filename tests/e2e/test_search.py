@@ -232,6 +232,7 @@ def test_a_cluster_that_does_not_answer_is_named(space):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow  # Ray's job agent does not always come up on a busy machine
 def test_a_job_runs_on_the_cluster_goes_on_is_stopped_and_keeps_what_it_has(cluster, space, tmp_path):
     """Sent from another directory, with a token if the cluster wants one; the checkout is what runs there."""
     job, place = tmp_path / "tiny.yaml", ["--address", cluster.dashboard]
