@@ -397,7 +397,7 @@ def _fit(
     from ray import tune
 
     from automixsearch.search.executors import InlineTrial, distributed_trial, held
-    from automixsearch.search.forgetting import Forgetting
+    from automixsearch.search.forgetting import Forgetting, Silence
     from automixsearch.search.halving import Halving
     from automixsearch.search.scheduler import PerMethodASHA
     from automixsearch.search.searcher import Errors, StudySearcher
@@ -439,7 +439,7 @@ def _fit(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
-            callbacks=[Errors(searcher)],
+            callbacks=[Errors(searcher), Silence()],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,

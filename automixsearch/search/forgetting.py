@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 EVERY = 100
@@ -69,3 +70,16 @@ class Forgetting(FIFOScheduler):
         states = getattr(controller, "_trial_metadata", {})
         for one in gone:
             states.pop(one.trial_id, None)
+
+
+class Silence(TrialProgressCallback):
+    """Stands in for Tune's own progress lines, which keep every trial to print nothing."""
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        """Says nothing."""
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Says nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Says nothing."""
