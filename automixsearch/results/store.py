@@ -481,6 +481,15 @@ class Store:
             finally:
                 self._held -= 1
 
+    @contextmanager
+    def held_by_parent(self) -> Iterator[None]:
+        """Act under the lock of the process that started this one, which must not let go of it meanwhile."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
     def _document(self, name: str) -> str:
         for part in name.split("/"):
             check_name("document", part)

@@ -1,15 +1,19 @@
-"""Tune forgets trials that have ended, and no other."""
+"""Tune forgets trials that have ended, and no other; the ledger is merged while a search runs."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import FIFOScheduler
 
-from automixsearch.search import forgetting
+from automixsearch.results.store import Store
+from automixsearch.search import forgetting, tidying
 from automixsearch.search.forgetting import Forgetting, Silence
+from automixsearch.search.tidying import Tidying
 
 
 class Trial:
@@ -88,3 +92,44 @@ def test_silence_keeps_no_trial() -> None:
     silence.on_trial_complete(1, [], Trial(0))
     silence.on_trial_error(1, [], Trial(0))
     assert str(vars(silence)) == before
+
+
+def test_files_are_merged_by_another_process_while_the_study_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(tidying, "EVERY", 6)
+    store = Store(tmp_path, "s")
+    with store.lock():
+        merger = Tidying(store)
+        for number in range(7):
+            store.write_trial({"trial_id": f"t{number:05d}", "number": number, "state": "complete"})
+            merger.count()
+        merger.close()
+        assert not store.write_trial({"trial_id": "t00002", "number": 2, "state": "failed"})
+    names = sorted(path.name for path in (tmp_path / "s" / "trials").glob("*.parquet"))
+    assert names[0].startswith("merged-")
+    assert len(names) <= 3  # one or two came too late
+    assert [row["number"] for row in store.trial_rows()] == list(range(7))
+
+
+def test_a_merger_that_fails_is_told_in_the_log_and_ends_nothing(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(tidying, "EVERY", 1)
+    monkeypatch.setattr(tidying.log, "warning", lambda text, *values: told.append(text % values))
+    store = Store(tmp_path, "s")
+    for number in range(2):
+        store.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1})
+    (tmp_path / "s" / ".merged-epochs").write_bytes(b"a file where a folder should be")
+    merger = Tidying(store)
+    merger.count()
+    merger.close()
+    (line,) = told
+    assert line.startswith("the ledger was not merged: ")
+    assert ".merged-epochs" in line
+
+
+def test_a_merger_whose_driver_is_killed_ends_at_once(tmp_path):
+    store = Store(tmp_path, "s")
+    slow = "import time; from automixsearch.results.store import Store; Store.compact = lambda *_: time.sleep(60)"
+    code = f"{slow}; import sys; from automixsearch.search.tidying import main; main(sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, store.results, "s"], stdin=subprocess.PIPE)
+    process.stdin.close()
+    assert process.wait(timeout=30) == 1
