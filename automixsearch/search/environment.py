@@ -9,6 +9,8 @@ SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # A study never goes on from Tune's snapshots, and what they write of each trial is kept in memory for good.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
