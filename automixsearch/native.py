@@ -1,10 +1,16 @@
-"""Functions that Numba compiles to machine code."""
+"""Functions that Numba compiles to machine code, and the threads that run them."""
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
 from numba import njit
 
 
@@ -22,3 +28,44 @@ def compiled(signature: str, **options: Any) -> Callable[[Callable], Any]:
             return njit(signature, **chosen)(function)
 
     return compile_
+
+
+def in_threads(count: int, function: Callable[[int], object]) -> None:
+    """Call `function(0)`, ... `function(count - 1)` side by side, each of which has to let go of the interpreter.
+
+    torch's own threads do it where they can be had: after each of its operations they wait for the next one for some
+    milliseconds without rest, and would keep the cores from any others.
+    """
+    turns, failed = itertools.count(), []
+
+    def take_turns(_: object) -> None:
+        try:
+            for turn in turns:
+                if turn >= count:
+                    return
+                function(turn)
+        except BaseException as error:  # which must not pass through the threads' own code
+            failed.append(error)
+
+    team = _torch_team()
+    if team is None:
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(take_turns, range(count)))
+    else:
+        team(_IN_TEAM(take_turns), None, count, 0)
+    if failed:
+        raise failed[0]
+
+
+_IN_TEAM = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def _torch_team() -> Callable[..., None] | None:
+    """GNU OpenMP's `GOMP_parallel` of the library whose threads torch runs in, where torch is built with it."""
+    for path in Path(torch.__file__).parent.joinpath("lib").glob("libtorch_cpu.so"):
+        team = getattr(ctypes.CDLL(str(path)), "GOMP_parallel", None)
+        if team is not None:
+            team.argtypes, team.restype = [_IN_TEAM, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+            return team
+    return None

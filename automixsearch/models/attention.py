@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from automixsearch.native import compiled
+from automixsearch.native import compiled, in_threads
 
 KEYS, QUERIES = 8, 512
 GAP = 16
@@ -163,6 +162,4 @@ class TiledAttention(torch.autograd.Function):
 
 def _in_threads(function: Callable[..., None], *tensors: Tensor) -> None:
     arrays, count = [tensor.detach().numpy() for tensor in tensors], torch.get_num_threads()
-    with ThreadPoolExecutor(count) as threads:
-        for _ in threads.map(lambda start: function(*arrays, start, count), range(count)):
-            pass
+    in_threads(count, lambda start: function(*arrays, start, count))

@@ -334,14 +334,21 @@ class TrainingRun:
     def _momentum_step(self, momentum: Momentum, x: Tensor, y: Tensor, mixing: Generator, step: int) -> Tensor:
         """One step of student, Mix Block and teacher on a global batch; returns this worker's loss."""
         progress = step / (self.recipe.epochs * self.steps_per_epoch)
-        with self._autocast():
-            loss, parts = self.forward(x, y, *momentum.plan(x, mixing, step, progress), self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total, told = torch.zeros((), device=self.device), {}
+        with self._autocast():
+            given: Any = (x, y, *momentum.plan(x, mixing, step, progress), self.recipe.label_smoothing)
+            # Term by term unless something must see the whole: compiled code and the exchange of gradients must.
+            for loss, values in momentum.terms(*given) if self.forward is momentum else [self.forward(*given)]:
+                with torch.autocast(self.device.type, enabled=False):
+                    loss.backward()
+                total += loss.detach()
+                told |= values
         self._update()
         momentum.follow(progress)
-        self.parts.append(parts)
-        return loss.detach()
+        nan = torch.full((), math.nan, device=self.device)
+        self.parts.append(torch.stack([told.get(name, nan).float() for name in momentum.TERMS]))
+        return total
 
     def _loss(self, mixed: Mixed, y: Tensor) -> Tensor:
         """The loss of this worker's share of a mixed batch."""

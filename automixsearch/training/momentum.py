@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -102,7 +102,13 @@ class Momentum(nn.Module):
         """The teacher's features of the global batch `x`, [B, C, h, w]; each worker computes its share."""
         return self.world.gather(self.teacher.backbone.features(self.world.share(x), self.stage))
 
-    def forward(
+    def forward(self, *given: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the `terms`, and all the values that they tell."""
+        terms = list(self.terms(*given))
+        told = {name: value for _, values in terms for name, value in values.items()}
+        return torch.stack([term for term, _ in terms]).sum(), told
+
+    def terms(
         self,
         x: Tensor,
         y: Tensor,
@@ -111,38 +117,40 @@ class Momentum(nn.Module):
         gamma: float,
         generate: bool,
         label_smoothing: float,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of this worker's share of the global batch.
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The terms of the loss of this worker's share of the global batch, one by one, weighted.
+
+        They have no activations in common: a backward pass from each before the next needs half of the memory that
+        one from their sum does.
 
         Args:
             x, y: the global batch. features: of the global batch, [B, C, h, w], without gradient.
             draws: for the Mix Block, and for the student.
             gamma: weight of the mask loss now. generate: whether the Mix Block is trained.
 
-        Returns:
-            The loss, and the detached values that TERMS names, NaN where the Mix Block is not trained.
+        Yields:
+            A term, and some of the values that TERMS names, detached.
         """
-        settings, share = self.settings, self.world.share
+        settings, share, student = self.settings, self.world.share, self.student
         for_block, for_student = draws
         with torch.no_grad():
             mixed, labels, shares = self.mixed(x, y, features, for_student)
         own, own_y = share(x), share(y)
-        clean_logits = None
+
+        def clean_loss(logits: Tensor) -> Tensor:
+            return functional.cross_entropy(logits.float(), own_y, label_smoothing=label_smoothing)
+
         if settings.shared_forward:
-            pooled = self.student.backbone.embedded(torch.cat([own, mixed]))
-            clean_logits = self.student.backbone.head(pooled[: len(own)])
-            mix_logits = self.student.mix_head(pooled[len(own) :])
+            pooled = student.backbone.embedded(torch.cat([own, mixed]))
+            clean = clean_loss(student.backbone.head(pooled[: len(own)]))
+            mix = self.loss(student.mix_head(pooled[len(own) :]), labels, shares, label_smoothing)
+            yield mix + settings.clean_lam * clean, {"clean_loss": clean.detach(), "mix_loss": mix.detach()}
         else:
             if settings.clean_lam:
-                clean_logits = self.student.clean(own)
-            mix_logits = self.student.mix(mixed)
-        mix = self.loss(mix_logits, labels, shares, label_smoothing)
-        total, clean = mix, mix.new_zeros(())
-        if clean_logits is not None:
-            clean = functional.cross_entropy(clean_logits.float(), own_y, label_smoothing=label_smoothing)
-            total = total + settings.clean_lam * clean
-        nan = mix.new_full((), math.nan)
-        gen = penalty = error = variance = nan
+                clean = clean_loss(student.clean(own))
+                yield settings.clean_lam * clean, {"clean_loss": clean.detach()}
+            mix = self.loss(student.mix(mixed), labels, shares, label_smoothing)
+            yield mix, {"mix_loss": mix.detach()}
         if generate:
             mask = self.mask(features, for_block, x.shape[2:])
             partner = for_block.partner.to(x.device)
@@ -152,14 +160,18 @@ class Momentum(nn.Module):
             gen = mce(self.teacher.mix(pictures), *pair, label_smoothing).mean()
             mean = self.world.mean_with_gradient(mask.mean()) if settings.mask_mean == "batch" else None
             penalty = mask_loss(mask, lam, settings.mask_loss, settings.epsilon, settings.mask_mean, mean)
-            total = total + settings.gen_lam * gen + gamma * penalty
             with torch.no_grad():
                 error = (1 - mask.mean((1, 2, 3)) - lam).abs().mean()
                 variance = mask.var((1, 2, 3)).mean()
-        elif self.learns and self.world.size > 1:
-            for parameter in self.block.parameters():  # the other workers expect a gradient of each
-                total = total + 0 * parameter.sum()
-        return total, torch.stack([term.detach().float() for term in (clean, mix, gen, penalty, error, variance)])
+            told = {
+                "gen_loss": gen.detach(),
+                "mask_loss": penalty.detach(),
+                "mask_error": error,
+                "mask_variance": variance,
+            }
+            yield settings.gen_lam * gen + gamma * penalty, told
+        elif self.learns and self.world.size > 1:  # the other workers expect a gradient of each parameter
+            yield torch.stack([0 * parameter.sum() for parameter in self.block.parameters()]).sum(), {}
 
     def mask(self, features: Tensor, draw: AutoMixDraw, size: Any) -> Tensor:
         """The Mix Block's masks of the partners for this worker's share, [b, 1, H, W]."""
