@@ -215,8 +215,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", metavar="FILE", help="its weights, as train --out saves them")
     sub.add_argument("--out", required=True, metavar="FILE", help="the picture, e.g. mixes.png")
 
-    from automixsearch.commands import analysis, reproduce
+    from automixsearch.commands import analysis, data, reproduce
 
+    data.add(commands)
     reproduce.add(commands)
     analysis.add(commands)
 

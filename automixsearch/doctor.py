@@ -39,6 +39,7 @@ def checks(results: str, ray: bool = True) -> Iterator[Check]:
     yield _cores()
     yield _safely("GPU", _gpu)
     yield _safely("disk", lambda: _disk(results))
+    yield _safely("cache", _cache)
     yield _safely("write access", lambda: _write(results))
     if ray:
         yield _safely("Ray start", _ray)
@@ -100,6 +101,24 @@ def _disk(results: str) -> Check:
     place = next(path for path in [Path(results).absolute(), *Path(results).absolute().parents] if path.exists())
     free = shutil.disk_usage(place).free / 2**30
     return Check("disk", f"{free:.0f} GiB free at {place}", free >= FREE_GIB, "free some, or use --results elsewhere")
+
+
+def _cache() -> Check:
+    from automixsearch.data import cache
+    from automixsearch.errors import DataError
+
+    place = cache.folder()
+    if place is None:
+        return Check("cache", f"off ({cache.VARIABLE}=off): every process decodes its images into its own memory")
+    try:
+        limit, found = cache.limit(place), cache.entries(place)
+    except DataError as error:
+        return Check("cache", str(error), False, f"unset {cache.LIMIT}")
+    there = next(path for path in (place, *place.parents) if path.exists())
+    size = sum(entry.size for entry in found) / 1e9
+    text = f"{len(found)} sets of images, {size:,.1f} of {limit / 1e9:,.1f} GB, at {place}"
+    remedy = f"set {cache.VARIABLE} to a directory that you can write to"
+    return Check("cache", text, os.access(there, os.W_OK), remedy, needed=False)
 
 
 def _write(results: str) -> Check:

@@ -199,8 +199,11 @@ Source = Literal[
     "digits", "parquet", "folder", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "cub200", "aircraft", "cars",
     "inat2017", "inat2018", "places205",
 ]  # fmt: skip
+Pipeline = Literal["auto", "cache", "stream"]
 UNEQUAL = ("imagenet", "cub200", "aircraft", "cars", "inat2017", "inat2018")
 """Sources whose images differ in size."""
+ARRAYS = ("digits", "cifar10", "cifar100")
+"""Sources that are no image files."""
 
 
 class Data(Frozen):
@@ -224,6 +227,9 @@ class Data(Frozen):
     """Which images a share or a number takes."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """What to do about an image that is missing or cannot be decoded; skip leaves it out and counts it."""
+    pipeline: Pipeline = "auto"
+    """cache: images are decoded once, into memory or the cache. stream: anew for every epoch, by processes beside the
+    training. auto: cache where it has room, else stream."""
     download: bool = False
     """Let torchvision download (cifar only)."""
     val_fraction: float = Field(default=0.1, gt=0, le=0.5)
@@ -264,9 +270,15 @@ class Data(Frozen):
             raise ValueError(f"size is missing; the images of source {self.source} differ in size; e.g. data.size=256")
         if self.size is None and self.resize == "squash":
             raise ValueError("resize = squash has no effect without size; give one, e.g. data.size=256")
-        if self.trim and (self.source == "digits" or self.source.startswith("cifar")):
+        if self.pipeline == "stream" and self.source in (*ARRAYS, "parquet"):
+            raise ValueError(f"pipeline = stream reads image files, and source {self.source} has none; drop it")
+        if self.trim and self.source in ARRAYS:
             raise ValueError(f"trim works for image files, and source {self.source} has none; drop it")
         return self
+
+
+ELSEWHERE = ("path", "download", "pipeline")
+"""What may differ from machine to machine: where data lie and how they are read, not what they are."""
 
 
 class TrialConfig(Frozen):
@@ -295,7 +307,8 @@ class TrialConfig(Frozen):
     def config_id(self) -> str:
         """Hash of everything but the place of the data: 16 hexadecimal digits."""
         content = self.model_dump()
-        del content["data"]["path"], content["data"]["download"]
+        for name in ELSEWHERE:
+            del content["data"][name]
         if isinstance(self.data.labels, str):
             content["data"]["labels"] = os.path.basename(self.data.labels)
         return hash_json(content)
@@ -591,7 +604,8 @@ class SearchSpace(Frozen):
         content = self.model_dump(
             mode="json", exclude={"about": True, "name": True, "recipe": True, "resources": True, "budget": {"trials"}}
         )
-        del content["data"]["path"], content["data"]["download"]
+        for name in ELSEWHERE:
+            del content["data"][name]
         if isinstance(self.data.labels, str):
             content["data"]["labels"] = os.path.basename(self.data.labels)
         content["knobs"] = sorted(repr((d.name, d.choices, d.low, d.high, d.log, d.when)) for d in self.dimensions)

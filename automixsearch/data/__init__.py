@@ -42,7 +42,7 @@ FORMAT = 1
 """Of the cache, and of how images are decoded: higher when either changes."""
 
 _lock = threading.Lock()
-_latest: tuple[str, ImageSet] | None = None
+_latest: tuple[tuple[str, str], ImageSet] | None = None
 
 
 def load(data: Data) -> ImageSet:
@@ -61,14 +61,14 @@ def load(data: Data) -> ImageSet:
     with _lock:
         try:
             key = _stamp(data, source.files(data))
-            if _latest is None or _latest[0] != key:
+            if _latest is None or _latest[0] != (key, data.pipeline):
                 _latest = None  # let go of the old set before the new one takes memory
                 if data.download and not source.files(data):
                     image_set: ImageSet = source.load(data)
                     key = _stamp(data, source.files(data))  # the files are new
                 else:
-                    image_set = cache.through(f"{data.source}-{key[:24]}", lambda: source.load(data))
-                _latest = key, image_set
+                    image_set = cache.through(f"{data.source}-{key[:24]}", lambda: source.load(data), data.pipeline)
+                _latest = (key, data.pipeline), image_set
         except OSError as error:
             raise DataError(f"{error.filename or data.path}: cannot be read: {error.strerror or error}") from None
         return _latest[1]
@@ -77,7 +77,7 @@ def load(data: Data) -> ImageSet:
 def _stamp(data: Data, files: Iterable[Path]) -> str:
     from PIL import __version__ as pillow  # another version may decode otherwise
 
-    settings = data.model_dump_json(exclude={"val_fraction", "download"})
+    settings = data.model_dump_json(exclude={"val_fraction", "download", "pipeline"})
     digest = hashlib.sha256(f"{FORMAT} {pillow} {settings}\n".encode())
     listed = [Path(data.labels)] if isinstance(data.labels, str) else []
     for file in (*files, *listed):

@@ -8,33 +8,37 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from automixsearch.errors import DataError
+
+if TYPE_CHECKING:
+    from automixsearch.data.stream import Streamed
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """Images with their labels; shared between trials, so never edited in place.
 
-    images: uint8 [N, H, W, C], C-contiguous. labels: int64 [N].
+    images: uint8 [N, H, W, C], a C-contiguous array, or decoded when asked for. labels: int64 [N].
     """
 
-    images: np.ndarray
+    images: np.ndarray | Streamed
     labels: np.ndarray
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise DataError(f"images must be uint8 [N, H, W, 1 or 3]; got {images.dtype} {list(images.shape)}")
-        if not images.flags.c_contiguous:
+        if isinstance(images, np.ndarray) and not images.flags.c_contiguous:
             raise DataError("images must be C-contiguous; use numpy.ascontiguousarray")
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise DataError(f"labels must be int64 [{len(images)}]; got {labels.dtype} {list(labels.shape)}")
@@ -83,16 +87,22 @@ class ImageSet:
         """
         digest = hashlib.sha256()
         for part in (self.train, self.test):
-            digest.update(json.dumps([*part.images.shape, len(self.classes)]).encode())
+            assert isinstance(part.images, np.ndarray)  # what is streamed comes with its fingerprint
+            digest.update(header(part.images.shape, self.classes))
             digest.update(part.images.ravel().data)
             digest.update(part.labels.astype("<i8").data)
         return digest.hexdigest()[:16]
 
 
-def channel_statistics(images: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def header(shape: tuple[int, ...], classes: Sequence[str]) -> bytes:
+    """What precedes the pixels of a part in the fingerprint."""
+    return json.dumps([*shape, len(classes)]).encode()
+
+
+def channel_statistics(images: np.ndarray | Streamed, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over `images[indices]`, in units of 0 to 1.
 
-    Exact: integer sums over the histogram of each channel. A standard deviation below one grey level (as of a
+    Exact: integer sums over the values of each channel. A standard deviation below one grey level (as of a
     constant channel) is raised to 1/255, so that dividing by it is safe.
 
     Args:
@@ -102,18 +112,24 @@ def channel_statistics(images: np.ndarray, indices: np.ndarray) -> tuple[np.ndar
     Returns:
         float64 [C] each.
     """
-    channels, block = images.shape[3], 512
-    counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(indices), block):
-        chosen = images[indices[start : start + block]]
-        for channel in range(channels):
-            counts[channel] += np.bincount(chosen[..., channel].ravel(), minlength=256)
-    mean, std = np.empty(channels), np.empty(channels)
-    for channel, histogram in enumerate(counts):
-        n, first, second = (int((histogram * np.arange(256) ** power).sum()) for power in (0, 1, 2))
+    if isinstance(images, np.ndarray):
+        blocks = (images[indices[start : start + 512]] for start in range(0, len(indices), 512))
+        sums = sum(moments(block) for block in blocks)
+    else:
+        sums = images.moments[indices].sum(0)
+    n = len(indices) * math.prod(images.shape[1:3])
+    mean, std = np.empty(images.shape[3]), np.empty(images.shape[3])
+    for channel, (first, second) in enumerate(np.asarray(sums).T.tolist()):
         mean[channel] = first / n / 255
         std[channel] = max((n * second - first**2) ** 0.5 / n, 1) / 255
     return mean, std
+
+
+def moments(images: np.ndarray) -> np.ndarray:
+    """The sum of the values of each channel, and of their squares: int64 [2, C] of uint8 [..., C]."""
+    values = np.arange(256)
+    histograms = (np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1]))
+    return np.stack([(histogram @ values, histogram @ values**2) for histogram in histograms], axis=1)
 
 
 # Splits -----------------------------------------------------------------------------------------------------

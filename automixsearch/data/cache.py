@@ -5,25 +5,33 @@ The cache is a directory, `AUTOMIXSEARCH_CACHE` or ~/.cache/automixsearch, with 
     <source>-<stamp>/images.npy   uint8 [N, H, W, C], the training part and then the test part
     <source>-<stamp>/labels.npy   int64 [N]
     <source>-<stamp>/set.json     names, notes, sizes, fingerprint
+    <source>-<stamp>.stream/      the same without images, of a set that is streamed: see `stream`
 
 The stamp is that of the files and of the settings, so that an entry is never out of date; it may be deleted at any
 time. All processes of a node share the pages of `images.npy`, and a set larger than the memory can be opened.
-One process builds an entry under a lock, the others wait for it; a directory is named when it is complete.
 `AUTOMIXSEARCH_CACHE=off` decodes into memory, each process for itself.
+
+One process builds an entry under a lock, the others wait for it; a directory is named when it is complete. Whoever has
+an entry open holds a shared lock on its set.json. The cache takes `AUTOMIXSEARCH_CACHE_GB` at most: where a new set
+needs room, those sets go that were used longest ago and that nobody has open.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Callable
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,11 +41,23 @@ from automixsearch.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VARIABLE = "AUTOMIXSEARCH_CACHE"
+    from automixsearch.spec import Pipeline
+
+VARIABLE, LIMIT = "AUTOMIXSEARCH_CACHE", "AUTOMIXSEARCH_CACHE_GB"
 SMALL = 64 * 2**20
 """Bytes of decoded images below which a set is faster decoded again than looked after."""
+SHARE = 0.5
+"""Of the disk that is free or already the cache's: what the cache may take where `LIMIT` does not say it."""
+STREAM, PART = ".stream", ".part"
+"""Endings of the names of entries without images, and of what is being built."""
+_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{24}(\.stream|\.part)?")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _REMEDY = f"set {VARIABLE} to a directory on another disk, or to off to decode into memory"
+
+
+class NoRoom(DataError):
+    """Decoded images fit neither the cache nor the memory."""
 
 
 def folder() -> Path | None:
@@ -46,7 +66,7 @@ def folder() -> Path | None:
     return None if named == "off" else Path(os.path.abspath(os.path.expanduser(named)))
 
 
-def through(name: str, build: Callable[[], ImageSet]) -> ImageSet:
+def through(name: str, build: Callable[[], ImageSet], pipeline: Pipeline = "auto") -> ImageSet:
     """The set of that `name` from the cache; else what `build` gives, kept in the cache if it is large.
 
     Raises:
@@ -55,25 +75,23 @@ def through(name: str, build: Callable[[], ImageSet]) -> ImageSet:
     place = folder()
     if place is None:
         return build()
-    entry = place / name
-    if entry.is_dir():
-        return _opened(entry)
-    building = _Building(entry)
-    token = _building.set(building)
-    try:
-        return building.keep(build())
-    except _Built:
-        return _opened(entry)
-    finally:
-        _building.reset(token)
-        building.close()
+    while True:
+        building = _Building(place / name, pipeline)
+        token = _building.set(building)
+        try:
+            return building.found() or building.keep(build())
+        except _Built:
+            continue
+        finally:
+            _building.reset(token)
+            building.close()
 
 
 def empty(shape: tuple[int, ...], where: str) -> np.ndarray:
     """An uninitialised uint8 array [N, H, W, C]: in the entry that is being built if it is large, else in memory.
 
     Raises:
-        DataError: it does not fit; `where` is named.
+        NoRoom: it does not fit; `where` is named.
     """
     building = _building.get()
     if building is not None and math.prod(shape) >= SMALL:
@@ -82,13 +100,134 @@ def empty(shape: tuple[int, ...], where: str) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
+def streamed() -> ImageSet | None:
+    """The set that is being built, if someone has looked through its images before; else this process is to do it."""
+    building = _building.get()
+    if building is None:
+        return None
+    with suppress(NoRoom):  # then nobody will know what this process finds out
+        building.begin()
+    return _opened(building.stream)
+
+
 def copy(source: np.ndarray, target: np.ndarray) -> None:
     """Copy images [N, ...] in blocks, so that little of a mapped file has to be in memory at once."""
     for start in range(0, len(source), 512):
         target[start : start + 512] = source[start : start + 512]
 
 
-# Building ---------------------------------------------------------------------------------------------------
+# What there is, and what goes ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A set in the cache, or the part of one that is being built.
+
+    size: bytes. used_at: when it was opened last, in seconds since 1970. busy: someone has it open or builds it.
+    """
+
+    path: Path
+    size: int
+    used_at: float
+    busy: bool
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def entries(place: Path) -> list[Entry]:
+    """What lies in a cache; what was used longest ago comes first."""
+    found = []
+    for path in place.iterdir() if place.is_dir() else ():
+        with suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
+            if _NAME.fullmatch(path.name):
+                size = sum(file.stat().st_size for file in path.iterdir())
+                with _alone(path) as alone:
+                    found.append(Entry(path, size, path.stat().st_mtime, not alone))
+    return sorted(found, key=lambda entry: entry.used_at)
+
+
+def limit(place: Path) -> int:
+    """The most bytes that a cache may take.
+
+    Raises:
+        DataError: `AUTOMIXSEARCH_CACHE_GB` is no number of GB.
+    """
+    written = os.environ.get(LIMIT)
+    if not written:
+        return int(SHARE * (free(place) + _sum(entries(place))))
+    try:
+        gigabytes = float(written)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 <= gigabytes < math.inf:
+        raise DataError(f"{LIMIT} = {written!r} must be a number of GB, 0 or more; correct or unset it")
+    return int(gigabytes * 1e9)
+
+
+def free(place: Path) -> int:
+    """Bytes that are free on the disk of a directory, which need not exist yet."""
+    return shutil.disk_usage(next(path for path in (place, *place.parents) if path.exists())).free
+
+
+def clear(place: Path) -> tuple[list[Entry], list[Entry]]:
+    """Remove what nobody has open or builds; what went, and what stays."""
+    gone, kept = [], []
+    for entry in entries(place):
+        (gone if _remove(entry.path) else kept).append(entry)
+    return gone, kept
+
+
+def _sum(some: Sequence[Entry]) -> int:
+    return sum(entry.size for entry in some)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether nobody has an entry open or builds it; nobody will while the block runs."""
+    try:
+        lock = (path.with_suffix(".lock") if path.suffix == PART else path / "set.json").open("rb")
+    except FileNotFoundError:  # what a process that was killed left
+        yield True
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _remove(path: Path) -> bool:
+    """Remove an entry unless someone has it open or builds it; whether it went."""
+    with suppress(OSError), _alone(path) as alone:
+        if alone:
+            (path / "set.json").unlink(missing_ok=True)  # half an entry is none
+            shutil.rmtree(path)
+            return True
+    return False
+
+
+def _room(place: Path, kept: Sequence[Entry], there: Sequence[Entry]) -> int:
+    """Bytes of room for more if of all that is `there` only some is kept."""
+    return max(0, min(limit(place) - _sum(kept), free(place) + _sum(there) - _sum(kept)))
+
+
+def _make_room(place: Path, need: int) -> int:
+    """Remove what was used longest ago until `need` bytes fit, or nothing if they never will; the room then."""
+    kept = entries(place)
+    if need <= _room(place, [entry for entry in kept if entry.busy], kept):
+        for entry in [entry for entry in kept if not entry.busy]:
+            if need <= _room(place, kept, kept):
+                break
+            if _remove(entry.path):
+                kept.remove(entry)
+    return _room(place, kept, kept)
+
+
+# Building -----------------------------------------------------------------------------------------------------
 
 
 class _Built(Exception):
@@ -98,53 +237,93 @@ class _Built(Exception):
 class _Building:
     """An entry that may come to be: nothing is written, and no lock taken, before a large array is asked for."""
 
-    def __init__(self, entry: Path) -> None:
-        self._entry, self._part = entry, entry.with_name(f"{entry.name}.part")
-        self._lock: IO[str] | None = None
+    def __init__(self, entry: Path, pipeline: Pipeline) -> None:
+        self._place, self._entry, self._pipeline = entry.parent, entry, pipeline
+        self.stream, self._part = (entry.with_name(f"{entry.name}{ending}") for ending in (STREAM, PART))
+        self._lock: IO[bytes] | None = None
         self._images: np.ndarray | None = None
+
+    def found(self) -> ImageSet | None:
+        """The set if it is there in the way that is wanted."""
+        made = _opened(self._entry) if self._pipeline != "stream" else None
+        if made is not None or self._pipeline == "cache":
+            return made
+        made = _opened(self.stream)
+        if made is None or self._pipeline == "stream":
+            return made
+        there = entries(self._place)  # what had no room may have some by now
+        need = sum(math.prod(part.images.shape) for part in (made.train, made.test))
+        return None if need <= _room(self._place, [entry for entry in there if entry.busy], there) else made
 
     def array(self, shape: tuple[int, ...], where: str) -> np.ndarray:
         """A new images.npy of that shape, mapped; one that was made before stays usable until it is let go."""
-        self._begin()
-        need, have = math.prod(shape), shutil.disk_usage(self._part).free
+        self.begin()
+        need, have = math.prod(shape), 0
         file = self._part / "images.npy"
         try:
-            if need > have:
-                raise OSError
             file.unlink(missing_ok=True)
-            mapped = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
-            with file.open("r+b") as opened:  # without the blocks, a disk that fills up would end the process
-                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+            with (self._place / "room.lock").open("w") as alone:  # two that make room at once would count the same room
+                fcntl.flock(alone, fcntl.LOCK_EX)
+                have = _make_room(self._place, need)
+                if need > have:
+                    raise OSError
+                mapped = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+                with file.open("r+b") as opened:  # without the blocks, a disk that fills up would end the process
+                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         except OSError:
-            raise DataError(
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+            raise NoRoom(
                 f"{where}: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:,.1f} GB decoded, and "
-                f"the cache {self._entry.parent} has room for {have / 1e9:,.1f} GB; {_REMEDY}, or use a smaller "
-                "data.size"
+                f"the cache {self._place} has room for {have / 1e9:,.1f} GB, of {limit(self._place) / 1e9:,.1f} GB in "
+                f"all; {_REMEDY}, allow it more with {LIMIT}, or use a smaller data.size"
             ) from None
         self._images = mapped
         return mapped
 
     def keep(self, made: ImageSet) -> ImageSet:
-        """The set from its new entry, or as it was `made` if it is small."""
-        parts = (made.train, made.test)
-        n, m = map(len, parts)
-        if sum(part.images.nbytes for part in parts) < SMALL:
+        """The set from its new entry, or as it was `made` if it is small; so too if there is no room for it."""
+        arrays = [part.images for part in (made.train, made.test) if isinstance(part.images, np.ndarray)]
+        if arrays and sum(images.nbytes for images in arrays) < SMALL:
             return made
-        self._begin()
-        if not self._holds(made):
-            whole = self.array((n + m, *made.train.images.shape[1:]), made.name)
-            copy(made.train.images, whole[:n])
-            copy(made.test.images, whole[n:])
-        assert isinstance(self._images, np.memmap)
-        self._images.flush()
-        content = {"name": made.name, "train": n, "test": m, "classes": made.classes, "notes": made.notes}
+        if not arrays and made.train.images.kept:  # type: ignore[union-attr]
+            return made
+        try:
+            self.begin()
+            entry = self._write(made, arrays)
+        except NoRoom:
+            if self._pipeline == "cache":
+                raise
+            return made  # what is mapped stays so, and its blocks are free when this process ends
+        return _opened(entry) or made  # which others may have removed by now
+
+    def _write(self, made: ImageSet, arrays: Sequence[np.ndarray]) -> Path:
+        """Write all files of a set and name its directory, which is returned."""
+        n, m = map(len, (made.train, made.test))
+        content: dict[str, Any] = {
+            "name": made.name,
+            "train": n,
+            "test": m,
+            "classes": made.classes,
+            "notes": made.notes,
+        }
         content |= {"skipped": made.skipped, "fingerprint": made.fingerprint}
-        with _synced(self._part / "labels.npy") as file:
-            np.save(file, np.concatenate([part.labels for part in parts]))
-        with _synced(self._part / "set.json") as file:
-            file.write(json.dumps(content).encode())
-        self._part.rename(self._entry)
-        return _opened(self._entry)
+        if not arrays:
+            from automixsearch.data.stream import save as save_stream
+
+            with _writing(self._place):
+                content |= save_stream(self._part, made)
+        elif not self._holds(arrays):
+            whole = self.array((n + m, *made.train.images.shape[1:]), made.name)
+            copy(arrays[0], whole[:n])
+            copy(arrays[1], whole[n:])
+        if isinstance(self._images, np.memmap):
+            self._images.flush()
+        with _writing(self._place):
+            save(self._part / "labels.npy", np.concatenate([part.labels for part in (made.train, made.test)]))
+            with _synced(self._part / "set.json") as file:
+                file.write(json.dumps(content).encode())
+            return self._part.rename(self._entry if arrays else self.stream)
 
     def close(self) -> None:
         """Remove what was not finished and let the next process build."""
@@ -152,52 +331,100 @@ class _Building:
             shutil.rmtree(self._part, ignore_errors=True)
             self._lock.close()
 
-    def _begin(self) -> None:
-        """Become the only builder of the entry."""
+    def begin(self) -> None:
+        """Become the only builder of the entry.
+
+        Raises:
+            NoRoom: the disk is full. DataError: the cache cannot be written.
+        """
         if self._lock is not None:
             return
-        try:
-            self._entry.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._entry.with_name(f"{self._entry.name}.lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)  # given back by the system if the process dies
-            if self._entry.is_dir():
+        with _writing(self._place):
+            self._place.mkdir(parents=True, exist_ok=True)
+            lock = self._entry.with_name(f"{self._entry.name}.lock").open("wb")
+            fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system if the process dies
+            self._lock = lock
+            if self.found() is not None:
                 raise _Built
-            shutil.rmtree(self._part, ignore_errors=True)  # of a builder that died
+            for left in (self._part, self._entry, self.stream):  # by a builder or a remover that died
+                if not (left / "set.json").exists() or left == self._part:
+                    shutil.rmtree(left, ignore_errors=True)
             self._part.mkdir()
-        except OSError as error:
-            raise DataError(f"{self._entry.parent}: the cache cannot be written: {error.strerror}; {_REMEDY}") from None
 
-    def _holds(self, made: ImageSet) -> bool:
+    def _holds(self, arrays: Sequence[np.ndarray]) -> bool:
         """Whether both parts already lie in images.npy, one after the other."""
         if self._images is None:
             return False
-        start, train, test = (array.ctypes.data for array in (self._images, made.train.images, made.test.images))
-        return start == train and test == train + made.train.images.nbytes
+        start, train, test = (array.ctypes.data for array in (self._images, *arrays))
+        return start == train and test == train + arrays[0].nbytes
 
 
 _building: ContextVar[_Building | None] = ContextVar("building", default=None)
 
 
 @contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turn failures to write the cache into errors that say what to do; a full disk is a `NoRoom`."""
+    try:
+        yield
+    except OSError as error:
+        kind = NoRoom if error.errno in (*FULL, None) else DataError  # numpy gives no number where a disk is full
+        raise kind(f"{place}: the cache cannot be written: {error.strerror or error}; {_REMEDY}") from None
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    """Write an array, on disk when this returns."""
+    with _synced(path) as file:
+        np.save(file, values)
+
+
+@contextmanager
 def _synced(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, on disk when the block ends."""
     with path.open("wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
 
 
-def _opened(entry: Path) -> ImageSet:
-    """The set of a complete entry."""
+def _opened(entry: Path) -> ImageSet | None:
+    """The set of a complete entry, which stays where it is while the set is in use; None where there is none."""
     try:
-        content = json.loads((entry / "set.json").read_text())
+        lock = (entry / "set.json").open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    if not os.fstat(lock.fileno()).st_nlink:  # removed before we had the lock
+        lock.close()
+        return None
+    with suppress(OSError):  # a cache that others may only read
+        os.utime(entry)
+    try:
+        content = json.load(lock)
         labels, n, m = np.load(entry / "labels.npy"), content["train"], content["test"]
-        whole = np.load(entry / "images.npy", mmap_mode="r")
-        parts = (Part(np.asarray(whole[:n]), labels[:n]), Part(np.asarray(whole[n : n + m]), labels[n:]))
+        train, test = _images(entry, content, lock)
+        parts = (Part(train, labels[:n]), Part(test, labels[n : n + m]))
         made = ImageSet(content["name"], *parts, tuple(content["classes"]), tuple(content["notes"]), content["skipped"])
         vars(made)["fingerprint"] = content["fingerprint"]  # where cached_property keeps it
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        lock.close()
         raise DataError(f"{entry}: damaged entry of the cache: {error}; delete it") from None
     return made
+
+
+def _images(entry: Path, content: dict[str, Any], lock: IO[bytes]) -> tuple[Any, Any]:
+    """The images of both parts; the lock is given back when the last of them is let go."""
+    n, m = content["train"], content["test"]
+    if entry.suffix == STREAM:
+        from automixsearch.data.stream import opened
+
+        whole = opened(entry, content)
+        weakref.finalize(whole.loaders, lock.close)
+        return whole.part(0, n), whole.part(n, n + m)
+    mapped = np.load(entry / "images.npy", mmap_mode="r")
+    weakref.finalize(mapped._mmap, lock.close)
+    return np.asarray(mapped[:n]), np.asarray(mapped[n : n + m])
 
 
 # Memory -----------------------------------------------------------------------------------------------------
@@ -207,11 +434,11 @@ def check_memory(shape: tuple[int, ...], where: str) -> None:
     """Refuse a uint8 array [N, H, W, C] that takes more than half of the available memory.
 
     Raises:
-        DataError: with the size, and what to do.
+        NoRoom: with the size, and what to do.
     """
     need, have = math.prod(shape), available_bytes()
     if need > have / 2:
-        raise DataError(
+        raise NoRoom(
             f"{where}: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:,.1f} GB decoded, "
             f"more than half of the {have / 1e9:,.1f} GB of free memory; use e.g. data.size=32"
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -25,6 +25,17 @@ Encoded = bytes | str | Path | np.ndarray
 """The content of an image file, its path, or pixels uint8 [H, W] or [H, W, 3]."""
 
 
+class Fit(Protocol):
+    """How images are fitted to one size: what `Data` says of it."""
+
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def resize(self) -> str: ...
+    @property
+    def trim(self) -> int: ...
+
+
 def decoded(
     name: str, train: Listing, test: Listing, classes: tuple[str, ...], data: Data, notes: tuple[str, ...] = ()
 ) -> ImageSet:
@@ -36,8 +47,18 @@ def decoded(
     chosen = kept(train.labels, classes, data, name, train.paths)
     paths = [*(train.paths[i] for i in chosen), *test.paths]
     labels = np.concatenate([train.labels[chosen], test.labels])
-    decoder = Decoder(len(paths), data)
-    decoder.add(paths, lambda i: str(paths[i]))
+    try:
+        if data.pipeline == "stream":
+            raise cache.NoRoom("data.pipeline=stream")
+        decoder = Decoder(len(paths), data)
+        decoder.add(paths, lambda i: str(paths[i]))
+    except cache.NoRoom as error:
+        if data.pipeline == "cache":
+            raise DataError(f"{error}, or let images be decoded for every epoch with data.pipeline=auto") from None
+        from automixsearch.data.stream import surveyed
+
+        why = str(error).partition("; ")[0]
+        return surveyed(name, paths, labels, len(chosen), classes, data, notes, why)
     good = ~decoder.bad
     parts = cut(decoder.result(), labels[good], int(good[: len(chosen)].sum()))
     return ImageSet(name, *parts, classes, notes + decoder.notes, decoder.skipped)
@@ -52,14 +73,16 @@ class Decoder:
     Palettes are resolved, alpha is dropped, EXIF rotation is not applied, an animation gives its first frame. The
     result has one channel if every image is grayscale (modes L and 1), else three.
 
-    bad: bool [total], which images were left out; all False unless `data.on_bad_image` is skip.
+    bad: bool [total], which images were left out; all False unless `data.on_bad_image` is skip. gray: whether all those
+    so far were grayscale.
     """
 
     def __init__(self, total: int, data: Data) -> None:
         self._data = data
         self._images: np.ndarray | None = None
-        self._first, self._done, self._gray = "", 0, True
-        self._first_bad = ""
+        self._first, self._first_bad, self._done = "", "", 0
+        self._fitted: tuple[int, int] | None = None
+        self.gray = True
         self.bad = np.zeros(total, bool)
 
     def add(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> None:
@@ -68,17 +91,38 @@ class Decoder:
         Raises:
             DataError: an image is missing, corrupt or of another size, or the set fits neither memory nor cache.
         """
-        images = self._images = self._array(encoded, where) if self._images is None else self._images
+        if self._images is None:
+            size = self._size(encoded, where)
+            self._images = None if size is None else cache.empty((len(self.bad), *size, 3), self._first)
+        self._decode(encoded, where, self._images, self._done)
+
+    def windows(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> Iterator[np.ndarray]:
+        """Decode all images, some at a time: uint8 [n, H, W, 3] of those that are not `bad`, in order.
+
+        Raises:
+            DataError: as `add`.
+        """
+        size, step = self._size(encoded, where) or (0, 0), 256
+        for start in range(0, len(encoded), step):
+            some, first = encoded[start : start + step], self._done
+            images = np.empty((len(some), *size, 3), np.uint8)
+            self._decode(some, lambda i, start=start: where(start + i), images, 0)
+            yield images[~self.bad[first : self._done]]
+
+    def _decode(
+        self, encoded: Sequence[Encoded], where: Callable[[int], str], images: np.ndarray | None, first: int
+    ) -> None:
+        """Decode the next images into `images`, from the place `first` on."""
 
         def decode(block: range) -> list[tuple[bool, DataError | None]]:
-            return [self._into(images, encoded[i], where, i) for i in block]
+            return [self._into(images, first + i, encoded[i], where(i)) for i in block]
 
         step = 64  # a task for each image would cost as much as decoding a small one
         blocks = [range(i, min(i + step, len(encoded))) for i in range(0, len(encoded), step)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = [each for block in pool.map(decode, blocks) for each in block]
         for i, (gray, error) in enumerate(done):
-            self._gray &= gray
+            self.gray &= gray
             if error is not None:
                 self.bad[self._done + i] = True
                 self._first_bad = self._first_bad or str(error).partition("; ")[0]
@@ -93,7 +137,7 @@ class Decoder:
             if place != i:
                 self._images[place] = self._images[i]
         images = self._images[: len(good)]
-        if not self._gray:
+        if not self.gray:
             return images
         single = cache.empty((*images.shape[:3], 1), self._first)
         cache.copy(images[..., :1], single)
@@ -109,25 +153,25 @@ class Decoder:
         """What was left out, if anything was."""
         return (f"bad images left out: {self.skipped}, the first {self._first_bad}",) if self.skipped else ()
 
-    def _array(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> np.ndarray | None:
-        """Room for all images in the size of the first good one; None: there is none among `encoded`."""
-        for i, content in enumerate(encoded):
+    def _size(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> tuple[int, int] | None:
+        """Height and width of the first good image of the set; None: there is none yet."""
+        for i, content in enumerate(encoded if self._fitted is None else ()):
             try:
-                width, height = self._open(content, where, i)[0].size
+                width, height = opened(content, self._data, where(i))[0].size
             except DataError:
                 if self._data.on_bad_image == "fail":
                     raise
             else:
-                self._first = where(i)
-                return cache.empty((len(self.bad), height, width, 3), self._first)
-        return None
+                self._first, self._fitted = where(i), (height, width)
+                break
+        return self._fitted
 
     def _into(
-        self, images: np.ndarray | None, encoded: Encoded, where: Callable[[int], str], i: int
+        self, images: np.ndarray | None, place: int, encoded: Encoded, where: str
     ) -> tuple[bool, DataError | None]:
         """Whether the image, now in its place, was grayscale; or why it was skipped."""
         try:
-            image, gray = self._open(encoded, where, i)
+            image, gray = opened(encoded, self._data, where)
         except DataError as error:
             if self._data.on_bad_image == "fail":
                 raise
@@ -136,28 +180,33 @@ class Decoder:
         height, width = images.shape[1:3]
         if image.size != (width, height):
             raise DataError(
-                f"{where(i)}: is {image.width}x{image.height} pixels, but {self._first} is {width}x{height}; "
+                f"{where}: is {image.width}x{image.height} pixels, but {self._first} is {width}x{height}; "
                 "images of one set must have the same size; resize them with e.g. data.size=32"
             )
-        images[self._done + i] = np.asarray(image)
+        images[place] = np.asarray(image)
         return gray, None
 
-    def _open(self, encoded: Encoded, where: Callable[[int], str], i: int) -> tuple[Image, bool]:
-        try:
-            return _pixels(encoded, self._data)
-        except FileNotFoundError:
-            rule, remedy = "no such file, though the data set lists it", "fetch it again"
-        except Exception as error:  # on damaged files Pillow raises anything from OSError to IndexError
-            if type(error).__name__ == "UnidentifiedImageError":
-                reason = "no image format that Pillow knows"
-            else:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            rule, remedy = f"cannot be decoded: {reason}", "replace or remove it"
-        raise DataError(f"{where(i)}: {rule}; {remedy}, or leave out such images with data.on_bad_image=skip")
+
+def opened(encoded: Encoded, data: Fit, where: str) -> tuple[Image, bool]:
+    """The image in RGB, fitted as `Decoder` says, and whether it was grayscale.
+
+    Raises:
+        DataError: it is missing or cannot be decoded; `where` is named.
+    """
+    try:
+        return _pixels(encoded, data)
+    except FileNotFoundError:
+        rule, remedy = "no such file, though the data set lists it", "fetch it again"
+    except Exception as error:  # on damaged files Pillow raises anything from OSError to IndexError
+        if type(error).__name__ == "UnidentifiedImageError":
+            reason = "no image format that Pillow knows"
+        else:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        rule, remedy = f"cannot be decoded: {reason}", "replace or remove it"
+    raise DataError(f"{where}: {rule}; {remedy}, or leave out such images with data.on_bad_image=skip")
 
 
-def _pixels(encoded: Encoded, data: Data) -> tuple[Image, bool]:
-    """The image in RGB, fitted as `Decoder` says, and whether it was grayscale."""
+def _pixels(encoded: Encoded, data: Fit) -> tuple[Image, bool]:
     from PIL import Image
 
     if isinstance(encoded, np.ndarray):

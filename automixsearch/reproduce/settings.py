@@ -19,7 +19,7 @@ from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.reading import RecipeFile, build, parse_knobs, read_text, read_yaml, space_folder
 from automixsearch.reproduce.registry import Cell
-from automixsearch.spec import TrialConfig, catalogue, hash_json, is_active
+from automixsearch.spec import ELSEWHERE, TrialConfig, catalogue, hash_json, is_active
 
 SCALES = {
     "tiny": "the embedded digits, a narrow network of the same family, a few epochs",
@@ -432,7 +432,7 @@ def plan(cell: Cell, scale: str = "paper", changes: Changes | None = None, share
     )
 
 
-_PLACE = ("path", "download", "on_bad_image", "image_column", "label_column")
+_PLACE = (*ELSEWHERE, "on_bad_image", "image_column", "label_column")
 """Keys of `data` that do not change what is measured."""
 
 

@@ -23,7 +23,7 @@ from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
 from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES
-from automixsearch.spec import SearchSpace, hash_json
+from automixsearch.spec import ELSEWHERE, SearchSpace, hash_json
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
@@ -226,7 +226,8 @@ def _environments(before: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in sorted(old.keys() | new.keys()):
         here, there = old.get(key), new.get(key)
-        if prefix + key in ("about", "name", "recipe", "resources", "budget.trials", "data.path", "data.download"):
+        elsewhere = (f"data.{name}" for name in ELSEWHERE)
+        if prefix + key in ("about", "name", "recipe", "resources", "budget.trials", *elsewhere):
             continue
         if isinstance(here, dict) and isinstance(there, dict):
             yield from _differences(here, there, f"{prefix}{key}.")

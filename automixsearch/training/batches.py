@@ -1,11 +1,13 @@
-"""Batches from a data set in memory or in a mapped file: shuffled, augmented and normalised on the device."""
+"""Batches from a data set, wherever its images lie: shuffled, augmented and normalised on the device."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +16,10 @@ from torch import Generator, Tensor
 from automixsearch.recipe import Recipe
 from automixsearch.spec import derive_seed
 from automixsearch.training.augment import augmented
+from automixsearch.training.world import World
+
+if TYPE_CHECKING:
+    from automixsearch.data.stream import Streamed
 
 AHEAD = 2
 """Batches that are read before they are needed."""
@@ -25,7 +31,9 @@ class Batches:
     """A part of a data set as uint8, with all that turns it into training batches.
 
     Nothing is copied on a CPU: images stay where they are, in memory or in a mapped file, which may be larger than
-    memory. On a GPU they are resident if they fit, else each batch is fetched while the one before is trained on.
+    memory. On a GPU they are resident if they fit, else each batch is fetched while the one before is trained on. What
+    is streamed is decoded by as many processes as torch has threads here; each of several workers decodes its share of
+    a training batch and gets the others'.
 
     Args:
         images: uint8 [N, H, W, C], labels: int64 [N], of the whole set. indices: int64 [n], which of them are the
@@ -34,22 +42,28 @@ class Batches:
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: np.ndarray | Streamed,
         labels: np.ndarray,
         mean: np.ndarray,
         std: np.ndarray,
         device: torch.device,
         indices: np.ndarray | None = None,
+        world: World | None = None,
     ) -> None:
         indices = np.arange(len(labels)) if indices is None else indices
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-            self.images = torch.from_numpy(images)  # a mapped file cannot be written, and nobody does
+        self.shape = images.shape[1:]
         self.indices = torch.from_numpy(indices)
-        self.fetched = device.type != "cpu" or not images.flags.writeable
-        if device.type == "cuda":
+        self.world = world or World()
+        if isinstance(images, np.ndarray):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+                self.images = torch.from_numpy(images)  # a mapped file cannot be written, and nobody does
+            self.fetched = device.type != "cpu" or not images.flags.writeable
+        else:
+            self.images, self.fetched = images, True
+        if device.type == "cuda" and isinstance(self.images, Tensor):
             room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-            if len(indices) * images[0].nbytes <= room:
+            if len(indices) * math.prod(self.shape) <= room:
                 self.images = self.images[self.indices].to(device)
                 self.indices, self.fetched = torch.arange(len(indices), device=device), False
         self.labels = torch.from_numpy(labels[indices]).to(device)
@@ -77,25 +91,40 @@ class Batches:
         augment = _generator(seed, "augment", epoch)
         starts = range(0, len(self) - recipe.batch_size + 1, recipe.batch_size)
         chosen = [order[start : start + recipe.batch_size] for start in starts]
-        for batch, (images, places) in zip(chosen, self._fetch(chosen), strict=True):
+        for batch, (images, places) in zip(chosen, self._fetch(chosen, common=True), strict=True):
             yield augmented(images, places, recipe, augment), self.labels[batch.to(self.device)]
 
-    def _fetch(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each batch, int64 [B] places in this part: images uint8 [M, H, W, C] there, and which of those."""
+    def _fetch(self, batches: Sequence[Tensor], common: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each batch, int64 [B] places in this part: images uint8 [M, H, W, C] there, and which of those.
+
+        common: all workers want the same batches, so each needs to decode a share of them only.
+        """
         if not self.fetched:
+            assert isinstance(self.images, Tensor)
             for batch in batches:
                 yield self.images, self.indices[batch.to(self.indices.device)]
             return
+        shared = common and not isinstance(self.images, Tensor)
+        own = [self.world.share(batch) if shared else batch for batch in batches]
         with ThreadPoolExecutor(1) as ahead:
-            coming = deque(ahead.submit(self._read, batch) for batch in batches[:AHEAD])
+            coming = deque(ahead.submit(self._begin(batch)) for batch in own[:AHEAD])
             for number in range(len(batches)):
                 pixels = coming.popleft().result()
                 if number + AHEAD < len(batches):
-                    coming.append(ahead.submit(self._read, batches[number + AHEAD]))
-                yield pixels.to(self.device, non_blocking=True), torch.arange(len(pixels), device=self.device)
+                    coming.append(ahead.submit(self._begin(own[number + AHEAD])))
+                pixels = pixels.to(self.device, non_blocking=True)
+                pixels = self.world.gather(pixels) if shared else pixels
+                yield pixels, torch.arange(len(pixels), device=self.device)
 
-    def _read(self, batch: Tensor) -> Tensor:
-        pixels = self.images[self.indices[batch]]
+    def _begin(self, batch: Tensor) -> Callable[[], Tensor]:
+        """Start to fetch a batch; what is returned waits for its pixels uint8 [B, H, W, C]."""
+        images, places = self.images, self.indices[batch]
+        if isinstance(images, Tensor):
+            return lambda: self._pinned(images[places])
+        begun = images.begin(places.numpy(), torch.get_num_threads())
+        return lambda: self._pinned(torch.from_numpy(begun.result()))
+
+    def _pinned(self, pixels: Tensor) -> Tensor:
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
     def in_order(self, batch_size: int, rank: int = 0, size: int = 1, side: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,8 +133,8 @@ class Batches:
         Args:
             side: of the square in the middle that is kept; 0: all of the image.
         """
-        top, left = ((have - side) // 2 if side else 0 for have in self.images.shape[1:3])
-        height, width = (side, side) if side else self.images.shape[1:3]
+        top, left = ((have - side) // 2 if side else 0 for have in self.shape[:2])
+        height, width = (side, side) if side else self.shape[:2]
         rows = torch.arange(top, top + height, device=self.device)[:, None]
         columns = torch.arange(left, left + width, device=self.device)
         starts = range(rank, len(self), batch_size * size)

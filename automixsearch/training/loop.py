@@ -148,7 +148,7 @@ class TrainingRun:
         mean, std = self._normalisation(image_set, train)
         self.train_side = max(self.recipe.sides(*image_set.train.images.shape[1:3])[0])
         source = image_set.train
-        self.train = Batches(source.images, source.labels, mean, std, self.device, train)
+        self.train = Batches(source.images, source.labels, mean, std, self.device, train, self.world)
         self.val = Batches(source.images, source.labels, mean, std, self.device, val)
         self.test = Batches(test.images, test.labels, mean, std, self.device)
         check_batches(self.recipe.batch_size, len(train), self.world.size)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 import automixsearch.data as data_module
+from automixsearch.cli import main
 from automixsearch.data import ImageSet, cache, decode, load
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
@@ -47,7 +49,7 @@ def tree(root: Path, side: int = 12, mode: str = "RGB", parts: tuple[str, ...] =
 
 
 def entries(place: Path) -> list[str]:
-    return sorted(path.name for path in place.iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in place.iterdir() if path.suffix != ".lock") if place.exists() else []
 
 
 def uncached(data: Data, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
@@ -222,17 +224,166 @@ def test_a_process_that_is_killed_hands_the_building_over(
     assert [Path(name).suffix for name in entries(place)] == [""]
 
 
+# Room ---------------------------------------------------------------------------------------------------------
+
+SET = 4 * N * 12 * 12 * 3
+"""Bytes of the images of a tree."""
+
+
+def other(data: Data, resize: str) -> Data:
+    """The same images, resized to the size they have: a set of its own."""
+    return data.model_copy(update={"size": 12, "resize": resize})
+
+
+def hold(data: Data) -> subprocess.Popen[str]:
+    """A process that has a set open until its standard input is closed."""
+    code = (
+        "import sys; from automixsearch.data import cache, load; from automixsearch.spec import Data\n"
+        "cache.SMALL = 1000; data = load(Data.model_validate_json(sys.argv[1]))\n"
+        "print(len(data.train), flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, data.model_dump_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == str(2 * N)
+    return process
+
+
+def test_what_was_opened_longest_ago_goes_when_another_set_needs_room(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.LIMIT, str(2.5 * SET / 1e9))
+    first = tree(tmp_path / "set")
+    second, third = other(first, "crop"), other(first, "squash")
+    names = []
+    for number, one in enumerate((first, second)):
+        load(one)
+        names += set(entries(place)) - set(names)
+        os.utime(place / names[-1], (number, number))
+    load(first)  # opened again, and so younger than the second
+    load(third)
+    assert len(entries(place)) == 2
+    assert names[0] in entries(place)
+    assert names[1] not in entries(place)
+    assert sum(entry.size for entry in cache.entries(place)) <= 2.5 * SET
+    assert len({load(one).fingerprint for one in (first, second, third)}) == 1, "a set that went is built again"
+
+
+def test_a_set_that_another_process_has_open_stays_and_goes_afterwards(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.LIMIT, str(1.5 * SET / 1e9))
+    held = tree(tmp_path / "set")
+    wanted = other(held, "crop").model_copy(update={"pipeline": "cache"})
+    process = hold(held)
+    (name,) = entries(place)
+    os.utime(place / name, (0, 0))
+    with pytest.raises(DataError, match="allow it more with AUTOMIXSEARCH_CACHE_GB"):
+        load(wanted)
+    assert entries(place) == [name]
+    process.communicate()
+    assert len(load(wanted).train) == 2 * N
+    assert len(entries(place)) == 1
+    assert name not in entries(place)
+
+
+def test_no_set_goes_where_that_would_not_make_room(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.LIMIT, str(1.5 * SET / 1e9))
+    load(tree(tmp_path / "set"))
+    forget()
+    big = tree(tmp_path / "big", side=24).model_copy(update={"pipeline": "cache"})
+    with pytest.raises(DataError, match=r"the cache .* has room for"):
+        load(big)
+    assert len(entries(place)) == 1
+
+
+def test_the_limit_is_half_of_the_disk_unless_it_is_set(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    assert cache.limit(place) == 500
+    monkeypatch.setenv(cache.LIMIT, "12.5")
+    assert cache.limit(place) == 12_500_000_000
+    for wrong in ("much", "-1", "nan", "inf"):
+        monkeypatch.setenv(cache.LIMIT, wrong)
+        with pytest.raises(DataError, match=rf"AUTOMIXSEARCH_CACHE_GB = '{wrong}' must be a number of GB, 0 or more"):
+            cache.limit(place)
+
+
+def test_a_disk_that_is_full_when_the_last_files_are_written_leaves_no_half_and_the_set_in_use(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    data = tree(tmp_path / "set")
+    expected = uncached(data, monkeypatch).fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "save", full)
+        made = load(data)
+        assert entries(place) == []
+        assert ImageSet("x", made.train, made.test, made.classes).fingerprint == expected
+        with pytest.raises(DataError, match="the cache cannot be written: No space left on device; set AUTOMIXSEARCH"):
+            load(data.model_copy(update={"pipeline": "cache"}))
+    forget()
+    assert load(data).fingerprint == expected
+    assert len(entries(place)) == 1
+
+
+def test_the_cache_is_shown_and_cleared_but_for_what_is_in_use(
+    tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tree(tmp_path / "set")
+    load(data)
+    forget()
+    process = hold(other(data, "crop"))
+    (place / "folder-000000000000000000000000.part").mkdir()  # of a builder that was killed
+    (place / "mine").mkdir()
+    assert main(["cache", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert sorted(one["in_use"] for one in shown["sets"]) == [False, False, True]
+    assert shown["place"] == str(place)
+    assert 2 * SET < shown["bytes"] < shown["limit_bytes"]
+    assert main(["cache"]) == 0
+    assert re.search(r"folder-\w{24} .* yes *\n", capsys.readouterr().out)
+    assert main(["cache", "--clear"]) == 0
+    assert "removed 2 sets" in capsys.readouterr().out
+    assert [entry.busy for entry in cache.entries(place)] == [True]
+    process.communicate()
+    assert main(["cache", "--clear"]) == 0
+    assert entries(place) == ["mine"], "what is not the cache's is left alone"
+
+
+def test_the_doctor_says_where_the_cache_lies_and_how_large_it_may_be(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from automixsearch.doctor import _cache
+
+    def said() -> tuple[bool, str]:
+        check = _cache()
+        return check.ok, check.found
+
+    monkeypatch.setenv(cache.LIMIT, "12")
+    assert said() == (True, f"0 sets of images, 0.0 of 12.0 GB, at {place}")
+    monkeypatch.setenv(cache.LIMIT, "all")
+    assert said() == (False, "AUTOMIXSEARCH_CACHE_GB = 'all' must be a number of GB, 0 or more; correct or unset it")
+    monkeypatch.setenv(cache.VARIABLE, "off")
+    assert said()[1].startswith("off (AUTOMIXSEARCH_CACHE=off)")
+
+
 # Refusals -----------------------------------------------------------------------------------------------------
 
 
 def test_a_disk_without_room_is_refused_before_decoding(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tree(tmp_path / "set")
+    data = tree(tmp_path / "set").model_copy(update={"pipeline": "cache"})
     usage = type("usage", (), {"free": 4 * N * 12 * 12 * 3 - 1})
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
     message = (
-        rf"train/a/0\.png: 32 images of 12x12 .* the cache {place} has room for 0\.0 GB; set AUTOMIXSEARCH_CACHE to"
+        rf"train/a/0\.png: 32 images of 12x12 .* the cache {place} has room for 0\.0 GB, of .* GB in all; "
+        "set AUTOMIXSEARCH_CACHE to .*, or let images be decoded for every epoch with data.pipeline=auto"
     )
     with pytest.raises(DataError, match=message):
         load(data)
@@ -244,8 +395,8 @@ def test_a_disk_that_fills_up_meanwhile_is_refused_as_well(tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache.os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"has room for .* GB; set AUTOMIXSEARCH_CACHE to a directory on another disk"):
-        load(tree(tmp_path / "set"))
+    with pytest.raises(DataError, match=r"GB in all; set AUTOMIXSEARCH_CACHE to a directory on another disk"):
+        load(tree(tmp_path / "set").model_copy(update={"pipeline": "cache"}))
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, place: Path) -> None:
