@@ -352,21 +352,23 @@ def status_command(args: argparse.Namespace) -> int:
 
 
 def _progress(about: Mapping[str, str]) -> str:
-    """How many trials have ended, as far as the results can be read from here."""
+    """How many trials have ended and what they took, as far as the results can be read from here."""
     from automixsearch.results.store import Store
+    from automixsearch.show import spent
 
     total, place = about.get("trials", "?"), about.get("results", "")
     try:
         store = Store(place, about["job"])
         if not store.exists():
             return f"; no results of {about['job']} in {place} yet, as seen from here"
-        states = [row["state"] for row in store.trial_rows(["state"])]
+        rows = store.trial_rows(["state", "device_s", "energy_j"])
     except (AutoMixError, OSError):
         return f"; results in {place}, which cannot be read from here"
+    states = [row["state"] for row in rows]
     counts = ", ".join(
         f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states
     )
-    return f"; {len(states)} of {total} trials" + (f" ({counts})" if counts else "")
+    return f"; {len(states)} of {total} trials" + (f" ({counts}), {spent(rows)}" if counts else "")
 
 
 def _moment(milliseconds: int | None) -> str | None:
@@ -422,17 +424,19 @@ def stop_command(args: argparse.Namespace) -> int:
 def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     """Print how a search ended; see `main` for the exit status."""
     from automixsearch.results.study import open_study
-    from automixsearch.show import failures
+    from automixsearch.show import failures, spent
 
     study = open_study(result.place)
     best = study.best_rows(5)
     counts = watch.counts()
     status = 130 if result.interrupted else 0 if counts["complete"] else 1
     if as_json:
+        seconds, joules = watch.costs()
         summary = {
             "study": result.study, "place": result.place, "trials": result.finished, "total": result.total,
             "interrupted": result.interrupted, "states": {k: v for k, v in counts.items() if k != "running"},
-            "notes": watch.notes, "best": best, "gate": gate_sentence(study),
+            "device_s": seconds, "energy_j": joules, "notes": watch.notes, "best": best,
+            "gate": gate_sentence(study),
         }  # fmt: skip
         print(dump_json(summary))
         return status
@@ -445,7 +449,8 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
         out.print(f"{count} failed with {name}: {first}" + (f"\n  -> {hint}" if hint else ""), style="red")
     ended = f"{result.finished} of {result.total} trials"
     states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
-    print(f"{ended} ({states or 'none yet'}) in {result.place}")
+    taken = f"; {spent(watch.rows)}" if counts["complete"] or counts["pruned"] else ""
+    print(f"{ended} ({states or 'none yet'}) in {result.place}{taken}")
     if result.interrupted:
         print(f"Stopped early; nothing is lost. To go on: {again}")
         return status

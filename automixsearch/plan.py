@@ -7,19 +7,22 @@ from what the number of validation images leaves at best.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.designs import Design, enumerate_runs, known_setting, space_of
+from automixsearch.mixers import MIXERS
 from automixsearch.spec import Data, SearchSpace, TrialConfig
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
     from automixsearch.results.study import Study
+    from automixsearch.space import Dimension
     from automixsearch.studyfile import StudyFile
 
 PROBE_STEPS, PROBE_PARTS = 20, 4
@@ -74,15 +77,29 @@ class Resolved:
 
 
 @dataclass(frozen=True)
+class Length:
+    """Runs of a stratum that are expected to train for so many epochs, cool-downs that branch off included."""
+
+    stratum: str
+    runs: float
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A plan: runs by purpose, epochs, costs of each stratum, disk, what can be resolved, and what to think about."""
+    """A plan: runs by purpose, epochs, costs of each stratum, disk, what can be resolved, and what to think about.
+
+    full_epochs: of a run in full. lengths: which runs there are; in a search with rungs, as many at each as are
+    expected there. unstopped: the same if no run were short or stopped.
+    """
 
     name: str
     question: str
     runs: Mapping[str, int]
-    epochs: int
+    full_epochs: int
+    lengths: tuple[Length, ...]
+    unstopped: tuple[Length, ...]
     costs: tuple[Cost, ...]
-    run_counts: Mapping[str, int]
     disk_mb: float
     checkpoint_mb: float | None
     val_images: int | None
@@ -91,31 +108,83 @@ class Plan:
     resolved: tuple[Resolved, ...]
     aliases: Mapping[str, Sequence[str]]
     warnings: tuple[str, ...]
+    sampled: bool = False
+    """Whether a sampler says how many runs a method gets."""
+
+    @property
+    def epochs(self) -> int:
+        """Of all runs, as expected."""
+        return round(sum(one.runs * one.epochs for one in self.lengths))
+
+    @property
+    def most_epochs(self) -> int:
+        """Of all runs, if none were short or stopped."""
+        return round(sum(one.runs * one.epochs for one in self.unstopped))
 
     @property
     def device_h(self) -> tuple[float, float, float] | None:
         """Device-hours, and their band; None where no times are known."""
+        return self._hours(self.lengths)
+
+    @property
+    def most_device_h(self) -> tuple[float, float, float] | None:
+        """Device-hours if no run were short or stopped."""
+        return self._hours(self.unstopped)
+
+    @property
+    def settles(self) -> tuple[tuple[str, float], tuple[str, float]] | None:
+        """The method that would take least and the one that would take most if all runs were of it, with device-hours;
+        None where the design says how many runs a method gets."""
+        if not self.sampled or len(self.costs) < 2:
+            return None
+        whole = sum(self._whole(self.lengths, cost.stratum) for cost in self.costs)
+        hours = sorted((whole * cost.device_s / 3600, cost.stratum) for cost in self.costs)
+        return (hours[0][1], hours[0][0]), (hours[-1][1], hours[-1][0])
+
+    def _hours(self, lengths: Sequence[Length]) -> tuple[float, float, float] | None:
         if not self.costs:
             return None
-        parts = [(self.run_counts.get(cost.stratum, 0), cost) for cost in self.costs]
+        parts = [(self._whole(lengths, cost.stratum), cost) for cost in self.costs]
         middle = sum(count * cost.device_s for count, cost in parts)
         # Errors of the methods' times are independent of one another; within a method they are the same error.
         down = math.hypot(*(count * (cost.device_s - cost.low) for count, cost in parts))
         up = math.hypot(*(count * (cost.high - cost.device_s) for count, cost in parts))
         return middle / 3600, (middle - down) / 3600, (middle + up) / 3600
 
+    def _whole(self, lengths: Sequence[Length], stratum: str) -> float:
+        """The runs of a stratum, counted in full schedules."""
+        return sum(one.runs * one.epochs for one in lengths if one.stratum == stratum) / self.full_epochs
+
     def rows(self) -> list[dict[str, Any]]:
-        """One row per stratum: runs and costs."""
+        """One row per stratum: runs, what one in full takes, and what all of them do."""
         by_stratum = {cost.stratum: dataclasses.asdict(cost) for cost in self.costs}
-        return [{"stratum": name, "runs": count} | by_stratum.get(name, {}) for name, count in self.run_counts.items()]
+        found = []
+        for name in dict.fromkeys(one.stratum for one in self.lengths):
+            cost = by_stratum.get(name, {})
+            total = {"all_s": self._whole(self.lengths, name) * cost["device_s"]} if cost else {}
+            runs = sum(one.runs for one in self.lengths if one.stratum == name)
+            found.append({"stratum": name, "runs": runs, **cost, **total})
+        return found
+
+    def by_length(self) -> dict[int, float]:
+        """Runs by their epochs, short ones first."""
+        found: dict[int, float] = {}
+        for one in sorted(self.lengths, key=lambda one: one.epochs):
+            found[one.epochs] = found.get(one.epochs, 0.0) + one.runs
+        return found
 
     def content(self) -> dict[str, Any]:
         """All of it as plain values."""
-        names = ("name", "question", "epochs", "disk_mb", "checkpoint_mb", "val_images", "metric")
-        hours = dict(zip(("device_h", "device_h_low", "device_h_high"), self.device_h or (None,) * 3, strict=True))
+        names = ("name", "question", "epochs", "most_epochs", "disk_mb", "checkpoint_mb", "val_images", "metric")
+        hours: dict[str, Any] = dict(
+            zip(("device_h", "device_h_low", "device_h_high"), self.device_h or (None,) * 3, strict=True)
+        )
+        hours["most_device_h"] = None if self.most_device_h is None else self.most_device_h[0]
+        hours["settles"] = None if self.settles is None else dict(self.settles)
+        lengths = [{"epochs": epochs, "runs": runs} for epochs, runs in self.by_length().items()]
         noise = None if self.noise is None else dataclasses.asdict(self.noise)
         made = {name: getattr(self, name) for name in names} | hours | {"runs": dict(self.runs), "noise": noise}
-        made |= {"strata": self.rows(), "resolved": [one.row() for one in self.resolved]}
+        made |= {"lengths": lengths, "strata": self.rows(), "resolved": [one.row() for one in self.resolved]}
         return made | {"aliases": dict(self.aliases), "warnings": list(self.warnings)}
 
 
@@ -130,6 +199,7 @@ def plan_study(study: StudyFile, costs: Sequence[Cost], noise: Noise | None, ima
     for run in design.runs:
         if not run.stratum:  # winners of the whole study: any of the strata
             counts[design.strata[0]] += 1
+    lengths = tuple(Length(stratum, count, study.budget.epochs) for stratum, count in counts.items())
     val_images = None if images is None else round(images * study.data.val_fraction)
     resolved = tuple(_resolved(study, design, noise)) if noise else ()
     space = space_of(study, design)
@@ -137,10 +207,11 @@ def plan_study(study: StudyFile, costs: Sequence[Cost], noise: Noise | None, ima
         name=study.name,
         question=study.question,
         runs=Counter(run.purpose for run in design.runs),
-        epochs=len(design.runs) * study.budget.epochs,
+        full_epochs=study.budget.epochs,
+        lengths=lengths,
+        unstopped=lengths,
         costs=tuple(costs),
-        run_counts=dict(counts),
-        disk_mb=_rows_mb(config_of(study.data, design.runs[0].values), len(design.runs), study.budget.epochs),
+        disk_mb=_rows_mb(config_of(study.data, design.runs[0].values), lengths),
         checkpoint_mb=_largest(costs),
         val_images=val_images,
         noise=noise,
@@ -152,36 +223,93 @@ def plan_study(study: StudyFile, costs: Sequence[Cost], noise: Noise | None, ima
 
 
 def plan_search(space: SearchSpace, costs: Sequence[Cost], noise: Noise | None, images: int | None) -> Plan:
-    """The plan of a search: at most so many epochs, spread evenly over the methods."""
-    strata = method_settings(space)
-    trials, share = space.budget.trials, space.budget.trials / len(strata)
+    """The plan of a search, its trials spread evenly over the methods.
+
+    A search with rungs is rehearsed with scores by chance: how many trials are short or stopped hardly depends on what
+    they score.
+    """
+    settings = method_settings(space)
+    lengths, unstopped = expected_lengths(space, next(iter(settings.values())))
     val_images = None if images is None else round(images * space.data.val_fraction)
+    full = sum(one.runs for one in lengths if one.epochs == max(other.epochs for other in lengths))
     resolved = ()
     if noise is not None:
         from automixsearch.analysis.power import detectable_at
 
-        pairs = trials - 1
+        pairs = round(full) - 1
         alone, after = (detectable_at(noise.sd * math.sqrt(2), 1e6, level=0.05 / n) for n in (1, max(pairs, 1)))
         resolved = (Resolved("the best trial against another", pairs, 1, alone, after),)
-    early = [] if space.scheduler.name == "fifo" else [
-        f"scheduler {space.scheduler.name} stops trials early: epochs and times are the most that it can take"
-    ]  # fmt: skip
-    one = ["each trial has one seed, and the best of many is lucky: confirm it with a study (design: sobol, confirm)"]
     return Plan(
         name=space.name,
         question=space.about,
-        runs={space.purpose: trials},
-        epochs=trials * space.budget.epochs,
+        runs={space.purpose: space.budget.trials},
+        full_epochs=space.budget.epochs,
+        lengths=lengths,
+        unstopped=unstopped,
         costs=tuple(costs),
-        run_counts={name: share for name in strata},  # type: ignore[dict-item]
-        disk_mb=_rows_mb(config_of(space.data, next(iter(strata.values()))), trials, space.budget.epochs),
+        disk_mb=_rows_mb(config_of(space.data, next(iter(settings.values()))), lengths),
         checkpoint_mb=_largest(costs),
         val_images=val_images,
         noise=noise,
         metric=space.objective[0],
         resolved=resolved,
         aliases={},
-        warnings=(*early, *one, *_few(space.objective[0], val_images)),
+        warnings=(*_of_search(space, full), *_ranges(space, space.dimensions), *_few(space.objective[0], val_images)),
+        sampled=True,
+    )
+
+
+def expected_lengths(space: SearchSpace, values: Mapping[str, Any]) -> tuple[tuple[Length, ...], tuple[Length, ...]]:
+    """The trials of a search by method and epochs: as expected, and if none were short or stopped.
+
+    Args:
+        values: a setting of the space, which says how long cool-downs are.
+    """
+    methods, trials, rungs = space.methods, space.budget.trials, space.rungs
+    anchors = 0 if space.fidelity is None else space.fidelity.anchors
+    even = {method: trials // len(methods) + (place < trials % len(methods)) for place, method in enumerate(methods)}
+    if space.branches:
+        cooldown = config_of(space.data, values).recipe.cooldown
+        trained = [end + sum(_cooled(cooldown, branch) for branch in space.branches if branch <= end) for end in rungs]
+        lengths = []
+        for method, count in even.items():
+            there = [float(count)]
+            for _ in space.branches:
+                there.append(_go_on(there[-1], space.scheduler.reduction, anchors // len(methods)))
+            ended = [a - b for a, b in zip(there, [*there[1:], 0.0], strict=True)]
+            lengths += [Length(method, runs, epochs) for runs, epochs in zip(ended, trained, strict=True)]
+        return tuple(lengths), tuple(Length(method, count, trained[-1]) for method, count in even.items())
+    unstopped = tuple(Length(method, count, rungs[-1]) for method, count in even.items())
+    if len(rungs) == 1:
+        return unstopped, unstopped
+    from automixsearch.search.promotion import Promotion, rehearsed
+
+    found: dict[tuple[str, int], float] = {}
+    rehearsals = REHEARSALS if trials <= MANY else 1
+    for seed in range(rehearsals):
+        made = Promotion(methods, len(rungs), space.scheduler.reduction, trials, space.scheduler.protect, anchors)
+        for key, count in rehearsed(made, seed).items():
+            found[key] = found.get(key, 0.0) + count / rehearsals
+    return tuple(Length(method, found[method, rung], rungs[rung]) for method, rung in sorted(found)), unstopped
+
+
+REHEARSALS, MANY = 4, 1000
+"""Searches with scores by chance whose mean is planned with, as they differ by a few trials; one of many trials."""
+
+
+def _cooled(share: float, epochs: int) -> int:
+    """Epochs of the cool-down that branches off after so many, as `TrainingRun` trains it."""
+    return max(1, round(share * epochs))
+
+
+def _go_on(arrived: float, reduction: int, spared: int) -> float:
+    """How many of so many that arrive at a rung one after the other go on, if their scores are by chance.
+
+    The n-th goes on where it is among the best max(1, n // reduction) so far; those that are spared always do.
+    """
+    return sum(
+        min(1.0, arrived - place + 1) * (1.0 if place <= spared else max(1, place // reduction) / place)
+        for place in range(1, math.ceil(arrived) + 1)
     )
 
 
@@ -209,7 +337,7 @@ def _largest(costs: Sequence[Cost]) -> float | None:
     return max((cost.checkpoint_mb for cost in costs if cost.checkpoint_mb is not None), default=None)
 
 
-def _rows_mb(config: TrialConfig, runs: int, epochs: int) -> float:
+def _rows_mb(config: TrialConfig, lengths: Sequence[Length]) -> float:
     """What the rows take before they are merged: a file for each trial and each epoch."""
     from datetime import UTC, datetime
 
@@ -222,7 +350,7 @@ def _rows_mb(config: TrialConfig, runs: int, epochs: int) -> float:
     epoch = {name: trial[name] for name in ("schema_version", "study", "trial_id", "method")}
     epoch |= {"epoch": 1, "ended_at": now}
     trial_size, epoch_size = len(encode(to_arrow("trials", [trial]))), len(encode(to_arrow("epochs", [epoch])))
-    return runs * (trial_size + epochs * epoch_size) / 1e6
+    return sum(one.runs * (trial_size + one.epochs * epoch_size) for one in lengths) / 1e6
 
 
 # Times -----------------------------------------------------------------------------------------------------------
@@ -280,32 +408,62 @@ def _part(images: ImageSet, count: int) -> ImageSet:
     return dataclasses.replace(images, train=train)
 
 
-def costs_of(study: Study, settings: Mapping[str, Mapping[str, Any]], epochs: int) -> tuple[list[Cost], list[str]]:
+def costs_of(
+    study: Study, settings: Mapping[str, Mapping[str, Any]], epochs: int, data: Data | None = None
+) -> tuple[list[Cost], list[str]]:
     """The costs of runs like those of a ledger: of each method, from its seconds per epoch; and what does not fit.
 
-    The band holds 95 % of its runs.
+    The band holds 95 % of its runs. data: those of the plan; the ledger should be of the same.
     """
     from automixsearch.spec import column_of
 
     frame: Any = study.trials()
-    frame = frame[(frame["state"] == "complete") & (frame["epochs_run"] > 0)]
-    found, odd = [], []
+    frame = frame[frame["state"].isin(["complete", "pruned"]) & (frame["epochs_run"] > 0)]
+    frame = frame.assign(trained=frame["epochs_run"] + _cooled_epochs(study, frame))
+    found, odd = [], _other_data(study, data, frame) if data is not None else []
     for stratum, values in settings.items():
         own = frame[frame["method"] == values["method"]]
         if own.empty:
-            odd.append(f"study {study.name} has no complete run of {values['method']}: its time is left out")
+            odd.append(f"study {study.name} has no run of {values['method']}: its time is left out")
             continue
         for knob in ("backbone", "width", "batch_size", "train_size"):
             here, there = TrialConfig(knobs=dict(values), data=Data()).knobs[knob], set(own[column_of(knob)])
             note = f"times of study {study.name} are of {knob} {', '.join(map(str, there))}, not {here}"
             if there != {here} and note not in odd:
                 odd.append(note)
-        seconds = (own["device_s"] / own["epochs_run"] * epochs).sort_values()
+        seconds = (own["device_s"] / own["trained"] * epochs).sort_values()
         low, middle, high = (float(seconds.quantile(share)) for share in (0.025, 0.5, 0.975))
         found.append(
             Cost(stratum, float(seconds.mean()), min(low, middle), high, None, f"{len(own)} runs of {study.name}")
         )
     return found, odd
+
+
+def _other_data(study: Study, data: Data, frame: Any) -> list[str]:
+    """What a ledger is about, where that is not what is planned with."""
+    configs = [json.loads(text)["data"] for text in frame.drop_duplicates("data_fingerprint")["config"].dropna()]
+    here, names = data.model_dump(mode="json"), ("source", "path", "size", "labels", "val_fraction")
+    for there in configs:
+        differ = [name for name in names if there.get(name) != here[name]]
+        if differ:
+            was, now = (
+                ", ".join(f"{name} {of[name]}" for name in differ if of.get(name) is not None) for of in (there, here)
+            )
+            return [f"times and noise of study {study.name} are of data with {was}, not {now}"]
+    return []
+
+
+def _cooled_epochs(study: Study, frame: Any) -> Any:
+    """The epochs of the cool-downs that branched off each trial; 0 where there are no such rungs."""
+    scheduler = (study.info.get("space") or {}).get("scheduler") or {}
+    if scheduler.get("name") != "asha" or scheduler.get("rungs") != "cooldown":
+        return 0
+    share = dict(zip(frame["trial_id"], frame["knob.cooldown"], strict=True))
+    found = dict.fromkeys(share, 0)
+    for row in study.store.epoch_rows():
+        if row["rung"] is not None and row["trial_id"] in found:
+            found[row["trial_id"]] += _cooled(share[row["trial_id"]], row["epoch"])
+    return frame["trial_id"].map(found)
 
 
 # Noise and power -------------------------------------------------------------------------------------------------
@@ -387,6 +545,81 @@ def _resolved(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
 # Warnings --------------------------------------------------------------------------------------------------------
 
 
+def _of_search(space: SearchSpace, full: float) -> list[str]:
+    """What to think about before a search; `full`: the trials that are expected to be trained in full."""
+    said, methods = [], len(space.methods)
+    sampler, trials = space.sampler, space.budget.trials
+    if sampler.name in ("tpe", "gp") and trials <= sampler.startup_trials:
+        said.append(
+            f"the first {sampler.startup_trials} trials are random, and there are {trials}: {sampler.name} never "
+            "learns from one; raise the trials, or lower sampler.startup_trials"
+        )
+    if full < 2 * methods:
+        said.append(
+            f"about {full:.0f} trials in full for {methods} methods: a method is judged by a config or two, and which "
+            "is best is mostly chance; raise the trials, or name fewer methods"
+        )
+    if space.scheduler.name == "asha":
+        said += _of_rungs(space)
+    lucky = "each trial has one seed, and the best of many is lucky: confirm it with a study (design: sobol, confirm)"
+    return [*said, lucky]
+
+
+def _of_rungs(space: SearchSpace) -> list[str]:
+    rungs, needed = space.rungs, len(space.methods) * len(space.rungs)
+    if len(rungs) == 1:
+        return [f"scheduler asha has no rung below {rungs[0]} epochs, so every trial is trained in full; raise epochs"]
+    said = []
+    protected = math.ceil(space.scheduler.protect * space.budget.trials)
+    if not space.branches and 0 < protected < needed:
+        said.append(
+            f"{len(space.methods)} methods at {len(rungs)} rungs take {needed} trials, more than the {protected} in "
+            "which each should reach the full schedule; raise the trials"
+        )
+    if space.fidelity is None:
+        short = ", ".join(map(str, rungs[:-1]))
+        said.append(
+            f"that {short} epochs rank configs as {rungs[-1]} do is taken on trust; add fidelity: "
+            "{min_lower_bound: 0.3} to have it measured first"
+        )
+    return said
+
+
+NARROW, WIDE = 1.25, 100.0
+"""Ratios of the ends of a range: below the first it hardly varies, above the second it needs a log scale."""
+
+
+def _ranges(space: SearchSpace, dimensions: Iterable[Dimension], centred: bool = False) -> list[str]:
+    """Ranges within which little can happen, or from which what is published is left out.
+
+    centred: the published setting is tried anyway.
+    """
+    said = []
+    for one in dimensions:
+        name, knob = one.name, one.entry.knob
+        values = [v for v in one.choices or (one.low, one.high) if isinstance(v, int | float) and v is not True]
+        if one.fixed or knob.kind not in (int, float) or not values:
+            continue
+        low, high = min(values), max(values)
+        if low > 0 and high / low < NARROW:
+            said.append(
+                f"{name} goes from {low:g} to {high:g} only: what it does there is hardly more than noise; widen it"
+            )
+        if one.choices is None and not one.log and low > 0 and high / low > WIDE:
+            said.append(
+                f"{name} goes from {low:g} to {high:g} without log: nine in ten draws lie above "
+                f"{low + (high - low) / 10:g}; add log: true"
+            )
+        published = MIXERS[one.entry.method].published.get(space.family, {}) if one.entry.method in MIXERS else {}
+        known = published.get(name.rpartition(".")[2])
+        if known is not None and not centred and not low <= float(known) <= high:
+            said.append(
+                f"{name} goes from {low:g} to {high:g}, and {float(known):g} is published: the published setting is "
+                "left out; widen the range"
+            )
+    return said
+
+
 def _few(metric: str, val_images: int | None) -> list[str]:
     if val_images is None or val_images >= FEW_IMAGES or not metric.startswith("val_top"):
         return []
@@ -415,7 +648,26 @@ def _warnings(
             said.append(f"{one.comparison}: nothing is repeated, so nothing can be told from noise; use replicates: 3")
     if resolved and noise is not None:
         said += _margin(study, resolved[0], noise)
+    if design.name in ("curve", "grid"):
+        said += _of_curves(design)
     said += _unequal(space, set(study.varied))
+    said += _ranges(space, [d for d in space.dimensions if d.name in study.varied], centred=design.name == "curve")
+    block, freedom = study.replicate_block, 0
+    if block is not None and (freedom := block.configs * block.seeds) < 8:
+        said.append(
+            f"replicate_block has {freedom} further runs: the noise of seeds is known to a factor of two at best; use "
+            "configs: 12"
+        )
+    if study.confirm is not None and study.confirm.seeds < 3:
+        said.append(
+            f"confirm.seeds = {study.confirm.seeds}: what a winner is worth has an interval from 3 seeds on that says "
+            "something; use 5"
+        )
+    if not sobol and study.splits > study.replicates:
+        said.append(
+            f"splits = {study.splits}, and replicates = {study.replicates} take turns on them: "
+            f"{study.splits - study.replicates} are never used; raise replicates"
+        )
     if sobol:
         said += _of_sobol(study, design)
     if study.splits == 1 and study.vary:
@@ -447,6 +699,17 @@ def _unequal(space: SearchSpace, varied: set[str]) -> list[str]:
         for short, own in ranges.items()
         if len(set(own.values())) > 1
     ]
+
+
+def _of_curves(design: Design) -> list[str]:
+    alone = [
+        stratum
+        for stratum in design.strata
+        if len({run.arm for run in design.runs if run.stratum == stratum and run.purpose == "study"}) == 1
+    ]
+    if len(alone) == len(design.strata):
+        return ["nothing varies: a value of vary that is alone is fixed; give two or more"]
+    return [f"{', '.join(alone)}: nothing varies there, so it is only something to compare with"] if alone else []
 
 
 def _of_sobol(study: StudyFile, design: Design) -> list[str]:

@@ -90,6 +90,26 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d} h"
 
 
+def energy(joules: float) -> str:
+    """`850 J`, `12.3 Wh`, `3.4 kWh`."""
+    if joules < 3600:
+        return f"{joules:.3g} J"
+    return f"{joules / 3600:.3g} Wh" if joules < 3.6e6 else f"{joules / 3.6e6:.4g} kWh"
+
+
+def costs(rows: Iterable[Mapping[str, Any]]) -> tuple[float, float | None]:
+    """Device-seconds of trials, and joules as far as their devices tell; None where none does."""
+    rows = list(rows)
+    told = [row["energy_j"] for row in rows if row.get("energy_j") is not None]
+    return sum(row.get("device_s") or 0.0 for row in rows), sum(told) if told else None
+
+
+def spent(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What trials took: `1:02:03 h of device time, 3.4 kWh`."""
+    seconds, joules = costs(rows)
+    return f"{duration(seconds)} of device time" + (f", {energy(joules)}" if joules is not None else "")
+
+
 def varied(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The `knob.` columns that are worth a column of a table: they differ between rows that all have them, or between
     rows of one method; what only tells one method from another is left out."""

@@ -296,6 +296,10 @@ def load_study_file(path: str | Path, overrides: Iterable[str] = ()) -> StudyFil
     if "design" not in content and ("knobs" in content or "search" in content):
         command = "submit" if "search" in content else "search"
         raise SpecError(f"{where}: has no design, so it is no study; use automixsearch {command}")
+    if content.get("vary") == {} and not content.get("factors"):  # methods chosen by an override have dropped its knobs
+        raise SpecError(
+            f"{where}: vary has no knob of the chosen methods; choose others, or vary a knob that they have"
+        )
     return parse_study_file(content, where)
 
 

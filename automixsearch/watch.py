@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.search.driver import Watcher
-from automixsearch.show import duration, failures, policy_of, score
+from automixsearch.show import costs, duration, failures, policy_of, score, spent
 from automixsearch.spec import METRICS, SearchSpace
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from automixsearch.search.task import Task
 
 
-SHOWN = ("state", "epochs_run", "error_class", "error_message")
+SHOWN = ("state", "epochs_run", "device_s", "energy_j", "error_class", "error_message")
 
 
 class Watch(Watcher):
@@ -107,12 +107,19 @@ class Watch(Watcher):
         left = (self.space.budget.trials - len(self.rows)) * expected - under_way
         return max(left, 0) * (time.monotonic() - self.training_since) / trained
 
+    def costs(self) -> tuple[float, float | None]:
+        """Device-seconds of all trials so far, of earlier drivers too, and joules where the devices tell."""
+        return costs(self._spent())
+
+    def _spent(self) -> list[dict[str, Any]]:
+        return [*self.rows, *(values for _, values in self.running.values())]
+
     def best(self) -> dict[str, Any] | None:
         """The best complete trial so far, by the first objective."""
         return self.top
 
     def render(self) -> RenderableType:
-        """The block: five lines, one for each running trial, one for each cause of failure."""
+        """The block: six lines, one for each running trial, one for each cause of failure."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -140,6 +147,7 @@ class Watch(Watcher):
             now = f" {metric} {score(metric, values.get(metric))}" if metric in values else ""
             lines.append(Text(f"  {trial_id} {policy}: epoch {epoch}/{task.config.knobs['epochs']}{now}", style="cyan"))
         lines.append(Text(f"  last: {self.last}", style="dim"))
+        lines.append(Text(f"  spent: {spent(self._spent())}", style="dim"))
         for count, name, first, hint in failures(self.rows):
             lines.append(Text(f"  {count} x {name}: {first}" + (f" -> {hint}" if hint else ""), style="red"))
         return Group(*lines)

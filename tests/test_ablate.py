@@ -75,8 +75,57 @@ def test_a_study_under_way_says_what_is_missing(tmp_path, capsys):
     assert "Shapley" not in out
 
 
-def test_a_curve_is_no_ablation(tmp_path, capsys):
-    design = {"name": "curve", "vary": ["mixup.alpha"], "factors": {}, "runs": []}
+def test_a_grid_is_no_ablation(tmp_path, capsys):
+    design = {"name": "grid", "vary": ["mixup.alpha"], "factors": {}, "runs": []}
     write_study(tmp_path, "alpha", [{"knobs": {"method": "mixup"}, "score": 70.0}], design)
     assert main(["ablate", "report", "alpha", "--results", str(tmp_path)]) == 2
     assert "use automixsearch sensitivity alpha --knob alpha" in capsys.readouterr().err
+
+
+LAYERS = """
+question: From which stage?
+name: layers
+knobs: {method: [mixup, automix], width: 4}
+vary: {layer: [l1, l2, l3]}
+design: curve
+replicates: REPLICATES
+splits: 2
+"""
+
+
+def layers(folder: Path, replicates: int) -> None:
+    """Stage l1 costs two points; splits differ by five, seeds by 0.2."""
+    text = LAYERS.replace("REPLICATES", str(replicates))
+    design, rng = enumerate_runs(parse_study_file(read_yaml(text, "test"), "layers.yaml")), np.random.default_rng(1)
+    rows = [
+        {"knobs": dict(run.values), "seed": run.seed, "split_seed": run.split_seed,
+         "score": 70 - 2 * (run.values.get("automix.layer") == "l1") + 5 * run.split_seed + rng.normal(0, 0.2)}
+        for run in design.runs
+    ]  # fmt: skip
+    write_study(folder, "layers", rows, design.content)
+
+
+def test_the_values_of_a_curve_are_set_against_its_centre_within_seeds_and_splits(tmp_path, capsys):
+    layers(tmp_path, 4)
+    assert main(["ablate", "report", "layers", "--results", str(tmp_path), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    found = {row["factor"]: row for row in made["effects"]}
+    assert found.keys() == {"layer=l1", "layer=l2"}
+    assert found["layer=l1"]["effect"] == pytest.approx(-2, abs=0.4)
+    assert (found["layer=l1"]["verdict"], found["layer=l1"]["against"]) == ("hurts", "layer=l1 - incumbent")
+    assert found["layer=l2"]["verdict"] in ("unresolved", "equivalent")
+    arms = [(row["stratum"], row["arm"]) for row in made["path"]]
+    assert arms == [
+        ("mixup", "(centre)"), ("automix", "layer=l3 (centre)"), ("automix", "layer=l1"), ("automix", "layer=l2")
+    ]  # fmt: skip
+    assert main(["ablate", "report", "layers", "--results", str(tmp_path)]) == 0
+    assert "against the centre" in capsys.readouterr().out
+
+
+def test_a_curve_whose_values_ran_once_has_no_error(tmp_path, capsys):
+    layers(tmp_path, 1)
+    assert main(["ablate", "report", "layers", "--results", str(tmp_path), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert {row["verdict"] for row in made["effects"]} == {"unresolved"}
+    assert {row["effect_low"] for row in made["effects"]} == {None}
+    assert "no run was repeated, so nothing can be told from noise" in made["notes"][-1]

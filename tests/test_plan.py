@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import sys
 from pathlib import Path
@@ -14,8 +15,11 @@ from scipy import stats
 from automixsearch import plan
 from automixsearch.cli import main
 from automixsearch.data import load
-from automixsearch.reading import load_space, read_yaml
-from automixsearch.spec import Data, TrialConfig
+from automixsearch.errors import SpecError
+from automixsearch.reading import parse_space, read_yaml
+from automixsearch.search.promotion import Promotion
+from automixsearch.search.scheduler import PerMethodASHA
+from automixsearch.spec import Data, SearchSpace, TrialConfig
 from automixsearch.studyfile import load_study_file, parse_study_file
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -85,6 +89,9 @@ def test_the_last_step_of_the_published_path_cannot_be_resolved():
             {"data": {"source": "digits", "val_fraction": 0.01}},
             "measured on 500 validation images: one of them is 0.20",
         ),
+        ({"confirm": {"top": 1, "seeds": 2}}, "confirm.seeds = 2: what a winner is worth"),
+        ({"splits": 6}, "splits = 6, and replicates = 4 take turns on them: 2 are never used"),
+        ({"replicate_block": {"configs": 2, "seeds": 2}}, "replicate_block has 4 further runs"),
         (
             {"margin": 0.1},
             r"equivalence within margin = 0.1 points takes about 155 runs on each side, and there are 16",
@@ -106,6 +113,24 @@ def test_ranges_that_differ_between_methods_are_named():
     said = " ".join(sobol.warnings)
     for words in ("vanilla has none of the varied knobs", "add replicate_block", "add confirm", "use points: 64"):
         assert words in said
+
+
+def test_a_curve_without_values_is_named():
+    def said(*overrides) -> str:
+        study = load_study_file(JOBS / "ablation/layer.yaml", ["data.path=.", *overrides])
+        return " ".join(plan.plan_study(study, [], None, 100_000).warnings)
+
+    assert "mixup: nothing varies there, so it is only something to compare with" in said()
+    assert "nothing varies: a value of vary that is alone is fixed" in said("vary.layer=[l2]")
+    with pytest.raises(SpecError, match="vary has no knob of the chosen methods; choose others"):
+        said("method=mixup")
+
+
+def test_a_ledger_of_other_data_is_named(tmp_path):
+    study = write_study(tmp_path, "known", [{"knobs": {"method": "mixup"}, "score": 70.0}])
+    _, odd = plan.costs_of(study, {"mixup": {"method": "mixup"}}, 10, Data(source="cifar10", path="."))
+    assert odd[0].startswith("times and noise of study known are of data with source digits, not source cifar10, path ")
+    assert plan.costs_of(study, {"mixup": {"method": "mixup"}}, 10, Data())[1] == []
 
 
 def test_aliases_are_part_of_the_plan():
@@ -144,7 +169,7 @@ def test_a_ledger_gives_times_and_the_noise_of_seeds(tmp_path):
     by_name = {cost.stratum: cost for cost in costs}
     assert by_name["automix"].device_s == pytest.approx(60, rel=0.03)
     assert by_name["vanilla"].low == pytest.approx(18.1, abs=0.5)
-    assert odd == ["study known has no complete run of mixup: its time is left out"]
+    assert odd == ["study known has no run of mixup: its time is left out"]
 
 
 def test_the_command_says_all_of_it(tmp_path, capsys):
@@ -170,11 +195,92 @@ def test_the_command_says_all_of_it(tmp_path, capsys):
     assert "the best trial against another" in out
 
 
-def test_a_search_is_planned_too():
-    space = load_space("quickstart", ["trials=10"])
+def searched(**more) -> tuple[plan.Plan, SearchSpace]:
+    """The plan of a search in which a run in full takes 36 s, and its space."""
+    content = {
+        "knobs": {"method": ["vanilla", "mixup", "cutmix"], "alpha": "auto"},
+        "budget": {"trials": 60, "epochs": 40},
+    }
+    more = {key: {**content.get(key, {}), **value} if isinstance(value, dict) else value for key, value in more.items()}
+    space = parse_space(content | more, "a.yaml")
     costs = [plan.Cost(method, 36.0, 30.0, 42.0, 1.0, "given") for method in plan.method_settings(space)]
-    made = plan.plan_search(space, costs, None, 1438)
-    assert made.epochs == 120
-    assert made.device_h[0] == pytest.approx(0.1)
-    assert made.device_h[1] < 0.1 < made.device_h[2]
-    assert any("stops trials early" in text for text in made.warnings)
+    return plan.plan_search(space, costs, plan.Noise(0.3, "given"), 1438), space
+
+
+def test_a_search_without_rungs_trains_everything_in_full():
+    made, _ = searched()
+    assert made.epochs == made.most_epochs == 2400
+    assert made.device_h == made.most_device_h
+    assert made.device_h[0] == pytest.approx(0.6)
+    assert made.device_h[1] < 0.6 < made.device_h[2]
+
+
+@pytest.mark.parametrize("concurrent", [1, 4])
+@pytest.mark.parametrize("scheduler", [{"name": "asha"}, {"name": "asha", "first": 0.1, "protect": 0.2}])
+def test_a_search_with_rungs_is_planned_as_long_as_its_trials_turn_out(scheduler, concurrent):
+    made, space = searched(scheduler=scheduler, budget={"trials": 120, "epochs": 40})
+    halving = Promotion(space.methods, len(space.rungs), space.scheduler.reduction, 120, space.scheduler.protect)
+    chance, going, epochs = random.Random(5), [], 0
+    for spent in range(120):
+        while len(going) == concurrent or (move := halving.next(spent)) is None:
+            halving.end(*going.pop(chance.randrange(len(going))), chance.random())
+        name = move.candidate or f"c{spent}"
+        halving.begin(name, spent, move.method or chance.choice(space.methods), move.rung)
+        going.append((name, move.rung))
+        epochs += space.rungs[move.rung]
+    assert made.epochs == pytest.approx(epochs, rel=0.1)
+    assert made.most_epochs == 120 * 40
+    assert sum(made.by_length().values()) == pytest.approx(120)
+    assert made.device_h[0] == pytest.approx(made.epochs / 40 * 36 / 3600, rel=0.01)
+    assert made.most_device_h[0] == pytest.approx(1.2)
+
+
+def test_a_search_with_cool_downs_is_planned_as_long_as_its_trials_turn_out():
+    scheduler = {"name": "asha", "rungs": "cooldown", "first": 0.1}
+    knobs = {"method": ["vanilla", "mixup"], "schedule": "trapezoid"}
+    made, space = searched(scheduler=scheduler, knobs=knobs, budget={"trials": 200, "epochs": 40})
+    assert space.branches == (4, 13)
+    chance, stopping, epochs = random.Random(7), PerMethodASHA(space), 0
+    for number in range(200):
+        row = {"trial_id": str(number), "method": space.methods[number % 2]}
+        epochs += 4 + 1
+        for rung, length in enumerate((13 - 4 + 3, 40 - 13)):  # a cool-down takes 0.2 of the epochs before it
+            if not stopping._goes_on(
+                row["trial_id"], row["method"], row | {"rung": rung, stopping.column: chance.random()}
+            ):
+                break
+            epochs += length
+    assert made.epochs == pytest.approx(epochs, rel=0.1)
+    assert list(made.by_length()) == [5, 17, 44]
+    assert made.most_epochs == 200 * 44
+
+
+@pytest.mark.parametrize(
+    ("more", "warning"),
+    [
+        ({"budget": {"trials": 8}}, "the first 10 trials are random, and there are 8: tpe never learns"),
+        ({"budget": {"trials": 4}}, "about 4 trials in full for 3 methods"),
+        ({"scheduler": "asha", "budget": {"trials": 8}}, "3 methods at 2 rungs take 6 trials, more than the 4"),
+        ({"scheduler": "asha", "budget": {"epochs": 1}}, "has no rung below 1 epochs"),
+        ({"scheduler": "asha"}, "that 10 epochs rank configs as 40 do is taken on trust"),
+        ({"knobs": {"lr": {"low": 0.1, "high": 0.11}}}, "lr goes from 0.1 to 0.11 only"),
+        ({"knobs": {"lr": {"low": 0.001, "high": 0.5}}}, "without log: nine in ten draws lie above 0.05"),
+        (
+            {"knobs": {"method": ["cutmix"], "alpha": {"low": 0.5, "high": 4.0}}},
+            "cutmix.alpha goes from 0.5 to 4, and 0.2 is published",
+        ),
+    ],
+)
+def test_what_makes_a_search_worthless_is_said(more, warning):
+    said = searched(**more)[0].warnings
+    assert any(warning in text for text in said), said
+
+
+def test_a_plan_says_what_short_schedules_save(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "probe", lambda name, *_: plan.Cost(name, 36.0 + len(name), 30.0, 48.0, 1.0, "given"))
+    assert main(["plan", "quickstart", "trials=60", "knobs.method=[vanilla, mixup]"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"60 runs \(60 search\), about 3\d\d epochs", out)
+    assert re.search(r"expected: 4\d of 3 epochs, 1\d of 12 epochs; 720 epochs if none were short or stopped", out)
+    assert re.search(r"device-hours: 0.3\d* \(.*\), 19:\d\d min; 0.7\d* if none were short or stopped", out)
+    assert re.search(r"if all were mixup, 0.3\d* if all were vanilla", out)

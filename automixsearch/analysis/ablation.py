@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_SHAPLEY = 5
 """Factors up to which all orders are looked at."""
+CENTRE = "incumbent"
+"""The arm of a curve from which one knob at a time is moved away."""
 WORDS = {Verdict.BETTER: "helps", Verdict.WORSE: "hurts"}
 
 
@@ -95,7 +97,8 @@ class Ablation:
     """The parts of a method.
 
     effects: of the single factors. interactions: of pairs, in factorials. shapley: the credit of each factor averaged
-    over all orders in which they can be added, in full factorials. path: the declared order.
+    over all orders in which they can be added, in full factorials. path: the declared order. Of curves, effects are
+    those of values against the centre, and the path is all arms, each against it.
     """
 
     design: str
@@ -147,14 +150,13 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
         StudyError: as `take_sample`; the study is no ablation.
     """
     design = study.info.get("design") or {}
-    factors = list(design.get("factors") or {})
-    if not factors:
+    factors, name = list(design.get("factors") or {}), str(design.get("name"))
+    if not factors and name != "curve":
         raise StudyError(
             f"study {study.name}: is no ablation: its study.json has no factors; see automixsearch compare"
         )
     sample = take_sample(study, metric)
     margin = margin_of(study, margin)
-    name = str(design.get("name"))
     strata = list(dict.fromkeys(sample.frame["stratum"]))
     effects, interactions, shapley, path, notes = [], [], [], [], []
     for stratum in strata:
@@ -166,7 +168,13 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
             arm: frozenset(f for f in factors if part["levels"].iloc[0].get(f)) for arm, part in frame.groupby("arm")
         }
         judged = _Judge(fit, stratum, sample.sign, margin)
-        if name == "factorial":
+        if name == "curve":
+            if CENTRE in fit.arms:
+                others = [arm for arm in fit.arms if arm != CENTRE]
+                effects += [judged(arm, {arm: 1.0, CENTRE: -1.0}, f"{arm} - {CENTRE}") for arm in others]
+                steps = [_step(fit, arm, CENTRE, stratum) for arm in (CENTRE, *others)]
+                path += [replace(steps[0], arm=_centre(frame, design.get("vary") or ())), *steps[1:]]
+        elif name == "factorial":
             needs = _needs(design)
             full = not design.get("aliases")
             alias = {key: tuple(found) for key, found in (design.get("aliases") or {}).items()}
@@ -268,6 +276,8 @@ def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
 
 
 def _higher_order(frame: Frame, factors: Sequence[str]) -> tuple[float, int]:
+    if not factors:
+        return nan, 0
     signs = np.array([[1.0 if levels.get(f) else -1.0 for f in factors] for levels in frame["levels"]])
     products = [signs[:, i] * signs[:, j] for i, j in combinations(range(len(factors)), 2)]
     x = np.column_stack([np.ones(len(signs)), signs, *products])
@@ -350,8 +360,23 @@ def _path(fit: _Fit, levels: Levels, order: Sequence[str], stratum: str) -> list
         arm = arm_of.get(frozenset(order[:count]))
         if arm is None:
             continue
-        score = _tests(*fit.contrast({arm: 1.0}), fit.freedom, 0.0)[0]
-        step = _tests(*fit.contrast({arm: 1.0, before: -1.0}), fit.freedom, 0.0)[0] if before else Estimate(nan)
-        steps.append(Step(arm, stratum, score, step))
+        steps.append(_step(fit, arm, before, stratum))
         before = arm
     return steps
+
+
+def _centre(frame: Frame, vary: Sequence[str]) -> str:
+    """The centre by its values: `layer=l3 (centre)`."""
+    from automixsearch.show import brief
+    from automixsearch.spec import column_of
+
+    row = frame[frame["arm"] == CENTRE].iloc[0]
+    known = {name.rpartition(".")[2]: row.get(column_of(name) or "") for name in vary}
+    return " ".join([*(f"{name}={brief(v)}" for name, v in known.items() if v is not None and v == v), "(centre)"])
+
+
+def _step(fit: _Fit, arm: str, before: str | None, stratum: str) -> Step:
+    score = _tests(*fit.contrast({arm: 1.0}), fit.freedom, 0.0)[0]
+    if before in (None, arm):
+        return Step(arm, stratum, score, Estimate(nan))
+    return Step(arm, stratum, score, _tests(*fit.contrast({arm: 1.0, before: -1.0}), fit.freedom, 0.0)[0])

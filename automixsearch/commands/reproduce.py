@@ -232,24 +232,17 @@ def cell_row(cell: Cell) -> dict[str, Any]:
 def _print_tables(out: Console, rows: Sequence[dict[str, Any]]) -> None:
     from automixsearch.show import make_table
 
-    table = make_table(
-        "Published tables", ("table", "what", "cells", "can be measured", "published", "what is missing")
-    )
+    table = make_table("Published tables")
+    table.add_column("table", no_wrap=True)  # to be copied
+    table.add_column("what", overflow="fold")
+    table.add_column("measurable", justify="right", no_wrap=True)
+    table.add_column("missing", overflow="fold")
     for row in rows:
-        low, high = next(iter(row["published"].values()))
         lacking = "; ".join(f"{count} x {reason}" for reason, count in row["missing"].items())
-        metric = next(iter(row["published"]))
-        table.add_row(
-            row["table"],
-            row["title"],
-            str(row["cells"]),
-            str(row["runnable"]),
-            f"{metric} {low:.2f} to {high:.2f}",
-            lacking or "-",
-        )
+        table.add_row(row["table"], row["title"], f"{row['runnable']} of {row['cells']}", lacking or "-")
     out.print(table)
     total, runnable = sum(row["cells"] for row in rows), sum(row["runnable"] for row in rows)
-    out.print(f"{total} figures, {runnable} of which can be measured here. The cells of one: --list TABLE")
+    out.print(f"{total} figures, {runnable} of which can be measured here. The cells of a table: --list TABLE")
 
 
 def _print_cells(out: Console, cells: Sequence[Cell], rows: Sequence[dict[str, Any]]) -> None:

@@ -75,7 +75,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     if args.ledger:
         place = args.ledger if "/" in args.ledger else f"{args.results}/{args.ledger}"
         args.study_opened = ledger = open_study(place)
-        costs, said = plan.costs_of(ledger, settings, what.budget.epochs)
+        costs, said = plan.costs_of(ledger, settings, what.budget.epochs, what.data)
         noise = plan.noise_of(ledger, metric)
         images = plan.train_images(what.data, None)
     else:
@@ -126,21 +126,35 @@ def _load_data(what: SearchSpace | StudyFile, said: list[str]) -> ImageSet | Non
 
 def _print_plan(plan: Plan) -> None:
     from automixsearch.cli import console
-    from automixsearch.show import duration, make_table
+    from automixsearch.show import make_table
 
     out = console()
     out.print(f"{plan.name}: {plan.question}" if plan.question else plan.name, style="bold", highlight=False)
     runs = ", ".join(f"{count} {purpose}" for purpose, count in plan.runs.items())
-    print(f"{sum(plan.runs.values())} runs ({runs}), {plan.epochs} epochs")
+    halved = plan.most_epochs > plan.epochs
+    print(f"{sum(plan.runs.values())} runs ({runs}), {'about ' if halved else ''}{plan.epochs} epochs")
+    if halved:
+        lengths = ", ".join(
+            f"{count:.0f} of {epochs} epoch{'s' if epochs > 1 else ''}" for epochs, count in plan.by_length().items()
+        )
+        print(f"expected: {lengths}; {plan.most_epochs} epochs if none were short or stopped")
     if plan.device_h is not None:
-        table = make_table("", ("method", "runs", "one run", "95 %", "from"))
+        names = ("method", "runs", "one in full" if halved else "one run", "95 %", "all", "from")
+        table = make_table("", names)
         for row in plan.rows():
             if "device_s" in row:
-                band = f"{duration(row['low'])} to {duration(row['high'])}"
-                table.add_row(row["stratum"], f"{row['runs']:g}", duration(row["device_s"]), band, row["source"])
+                one, low, high, every = (_time(row[name]) for name in ("device_s", "low", "high", "all_s"))
+                table.add_row(row["stratum"], f"{row['runs']:.0f}", one, f"{low} to {high}", every, row["source"])
         out.print(table, highlight=False)
         hours, low, high = plan.device_h
-        print(f"device-hours: {hours:.3g} ({low:.3g} to {high:.3g})")
+        most = f"; {plan.most_device_h[0]:.3g} if none were short or stopped" if halved and plan.most_device_h else ""
+        short = f", {_time(3600 * hours)}" if hours < 1 else ""
+        print(f"device-hours: {hours:.3g} ({low:.3g} to {high:.3g}){short}{most}")
+        if plan.settles is not None:
+            (cheap, least), (dear, longest) = plan.settles
+            print(
+                f"  with as many runs of each method; {least:.3g} if all were {cheap}, {longest:.3g} if all were {dear}"
+            )
     disk = f"disk: rows {plan.disk_mb:.3g} MB until they are merged"
     if plan.checkpoint_mb is not None:
         disk += f", checkpoints {plan.checkpoint_mb:.3g} MB for each run under way"
@@ -149,13 +163,20 @@ def _print_plan(plan: Plan) -> None:
         print(f"noise of a seed: {plan.noise.sd:.2g} ({plan.noise.source})")
     for one in plan.resolved:
         family = f", {one.mde_holm:.2g} after Holm over {one.comparisons}" if one.comparisons > 1 else ""
-        print(f"can find, at 80 % power: {one.mde:.2g}{family} ({one.comparison}, {one.runs} runs on each side)")
+        sides = "one run" if one.runs == 1 else f"{one.runs} runs"
+        print(f"can find, at 80 % power: {one.mde:.2g}{family} ({one.comparison}, {sides} on each side)")
     if plan.aliases:
         print(
             "cannot be told apart: " + "; ".join(f"{name} = {' = '.join(same)}" for name, same in plan.aliases.items())
         )
     for warning in plan.warnings:
         out.print(f"warning: {warning}", style="yellow", highlight=False)
+
+
+def _time(seconds: float) -> str:
+    from automixsearch.show import duration
+
+    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
 def ablate_report_command(args: argparse.Namespace) -> int:
@@ -166,10 +187,10 @@ def ablate_report_command(args: argparse.Namespace) -> int:
 
     args.study_opened = study = open_study(_place(args))
     design = study.info.get("design") or {}
-    if design.get("vary"):
+    if design.get("vary") and design["name"] != "curve":
         knob = str(design["vary"][0]).rpartition(".")[2]
         raise StudyError(
-            f"study {study.name} varies {', '.join(design['vary'])} and switches no parts on or off; use "
+            f"study {study.name} varies {', '.join(design['vary'])} together and switches no parts on or off; use "
             f"automixsearch sensitivity {study.name} --knob {knob}"
         )
     found = ablation(study, args.metric, args.margin)
@@ -202,8 +223,10 @@ def _print_ablation(found: Ablation, question: str) -> None:
     from automixsearch.show import make_table
 
     out = console()
-    many = len({effect.stratum for effect in found.effects}) > 1
-    columns = ("factor", "effect", "95 %", "p (Holm)", "can find", "runs", "device-h", "verdict")
+    many = len({one.stratum for one in (*found.effects, *found.path)}) > 1
+    curve = found.design == "curve"
+    what = "value, against the centre" if curve else "factor"
+    columns = (what, "effect", "95 %", "p (Holm)", "can find", "runs", "device-h", "verdict")
     for title, effects in (
         (question or "Effects", found.effects), ("Interactions", found.interactions),
         ("Shapley: credit over all orders", found.shapley),
@@ -216,7 +239,8 @@ def _print_ablation(found: Ablation, question: str) -> None:
                 table.add_row(*((one.stratum,) if many else ()), *row)
             out.print(table, highlight=False)
     if found.path:
-        table = make_table("The path", (*(("stratum",) if many else ()), "arm", found.metric, "step", "95 %"))
+        title, change = ("The values", "against the centre") if curve else ("The path", "step")
+        table = make_table(title, (*(("stratum",) if many else ()), "arm", found.metric, change, "95 %"))
         for one in found.path:
             table.add_row(*((one.stratum,) if many else ()), one.arm, f"{one.score.value:.2f}", *_estimate(one.step))
         out.print(table, highlight=False)

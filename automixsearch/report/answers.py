@@ -69,9 +69,9 @@ def _of_study(
     sections.append(
         sensitivity(study) if design not in ABLATIONS else Section("sensitivity", SENSITIVITY, missing=[NO_KNOB])
     )
+    sections += [ablation(study, found)] if design == "curve" else []
     sections.append(Section("importance", IMPORTANCE, missing=[NO_DRAWS]) if by_hand else importances(study, found))
-    if design not in ABLATIONS:
-        sections.append(ablation(study, found))
+    sections += [ablation(study, found)] if design != "curve" and design not in ABLATIONS else []
     sections.append(fidelities(study, found))
     return sections
 
@@ -622,18 +622,21 @@ def importances(study: Study, found: list[Verdict]) -> Section:
 
 
 def ablation(study: Study, found: list[Verdict]) -> Section:
-    """What each part contributes, with interactions, Shapley credit, the declared path and aliases."""
+    """What each part contributes, with interactions, Shapley credit, the declared path and aliases; of a curve, its
+    values against its centre."""
     from automixsearch.analysis.ablation import ablation as ask_ablation
 
-    title = "Ablation"
     answer, refused = ask(lambda: ask_ablation(study))
     if answer is None:
-        return Section("ablation", title, missing=[refused])
-    several = len({effect.stratum for effect in answer.effects}) > 1
+        return Section("ablation", "Ablation", missing=[refused])
+    curve = answer.design == "curve"
+    title, part = ("Values against the centre", "value") if curve else ("Ablation", "part")
+    several = len({one.stratum for one in (*answer.effects, *answer.path)}) > 1
     for effect in answer.effects:
-        found.append(Verdict(effect.word, _effect_sentence(effect, answer, several)))
+        if not curve or effect.word != "unresolved":  # a curve has many values, and a verdict of its own
+            found.append(Verdict(effect.word, _effect_sentence(effect, answer, several)))
     figures, tables = [], []
-    axis = charts.Axis(f"{answer.metric}, with minus without")
+    axis = charts.Axis(f"{answer.metric}, {'minus the centre' if curve else 'with minus without'}")
     for kind, effects, name in (("Effects", answer.effects, "effects"), ("Shapley credit", answer.shapley, "shapley")):
         for stratum in dict.fromkeys(effect.stratum for effect in effects):
             own = [effect for effect in effects if effect.stratum == stratum]
@@ -656,7 +659,7 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
                 else "What each part adds, averaged over all orders in which the parts can be added."
             )
             figures.append(Figure(f"{name}-{file_name(stratum)}", label, svg, caption))
-    for stratum in dict.fromkeys(step.stratum for step in answer.path):
+    for stratum in () if curve else dict.fromkeys(step.stratum for step in answer.path):
         own = [step for step in answer.path if step.stratum == stratum]
         names = [own[0].arm, *(_added(before.arm, step.arm) for before, step in pairwise(own))]
         bars = [
@@ -675,7 +678,7 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
             Figure(f"path-{file_name(stratum)}", label, svg, "One order of many: the order decides the credit.")
         )
     columns = [
-        Column("part", plain("factor")),
+        Column(part, plain("factor")),
         *([Column("of", plain("stratum"))] if several else []),
         Column("verdict", plain("verdict"), kind="verdict"),
         Column("effect", estimate("effect"), True),
@@ -687,7 +690,7 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
     against = Column("arms", lambda row: str(row["against"] or "-"))
     aliased = Column("cannot be told from", lambda row: str(row["aliases"] or "-"))
     for name, label, effects in (
-        ("ablation", "Effects of the parts", answer.effects),
+        ("ablation", f"Effects of the {part}s", answer.effects),
         ("interactions", "What one part adds to another's effect, halved", answer.interactions),
         ("shapley", "Shapley credit", answer.shapley),
     ):
@@ -700,25 +703,26 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
             Column("arm", plain("arm")),
             *([Column("of", plain("stratum"))] if several else []),
             Column("score", estimate("score"), True),
-            Column("step", estimate("step"), True),
+            Column("against the centre" if curve else "step", estimate("step"), True),
         ]
-        tables.append(Table("path", "Path", answer.path_rows(), steps))
+        tables.append(Table("path", "All values" if curve else "Path", answer.path_rows(), steps))
     if answer.aliases:
         rows = [{"effect": effect, "aliases": " ".join(others)} for effect, others in answer.aliases.items()]
         columns = [Column("effect", plain("effect")), Column("cannot be told from", plain("aliases"))]
         tables.append(Table("aliases", "Aliases of the fraction that was run", rows, columns))
+    difference = "Score of a value minus that of the centre" if curve else "Score with a part minus score without it"
     about = (
-        f"Score with a part minus score without it, in {answer.metric}; runs of all arms share seeds and splits; "
+        f"{difference}, in {answer.metric}; runs of all arms share seeds and splits; "
         f"p-values are Holm's over the family; equivalent: within ±{brief(answer.margin)}. The other knobs stay as in "
-        "the base config: a claim about a part is one under them."
+        f"the base config: a claim about a {part} is one under them."
     )
     words = [effect.word for effect in answer.effects]
     says = [
-        f"Of {len(words)} parts, {words.count('helps')} help, {words.count('hurts')} hurt, {words.count('equivalent')} "
-        f"make no difference that matters, {words.count('unresolved')} are unresolved."
+        f"Of {len(words)} {part}s, {words.count('helps')} help, {words.count('hurts')} hurt, "
+        f"{words.count('equivalent')} make no difference that matters, {words.count('unresolved')} are unresolved."
     ]
     missing = [f"{note[:1].upper()}{note[1:]}." for note in answer.notes]
-    if not answer.shapley:
+    if not answer.shapley and not curve:
         missing.append("Shapley credit: it needs a full factorial of at most 5 factors (design: factorial).")
     return Section("ablation", title, says, about, figures, tables, missing=missing)
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from automixsearch.knobs import Scalar
     from automixsearch.results.study import Study
 
-KEPT = ("trial_id", "purpose", "config_id", "seed", "split_seed", "test_top1", "device_s", "error_class")
+KEPT = (
+    *("trial_id", "purpose", "config_id", "seed", "split_seed", "epochs_total", "rung", "candidate"),
+    *("test_top1", "device_s", "energy_j", "error_class"),
+)
 """Columns of the ledger that become user attributes of an Optuna trial."""
 
 
@@ -80,7 +83,8 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
     """Make an Optuna study of the ledger: params, distributions, states, values, intermediate values.
 
     A search has the distributions of its space; another study has, for every knob that its trials differ in, the
-    range or the list of the values that occur. Failed and pruned trials keep their state.
+    range or the list of the values that occur. Failed and pruned trials keep their state. Intermediate values are what
+    may be compared, by epochs: see `_intermediate`.
 
     Args:
         storage: a file (an Optuna journal; SQLite where it ends in .db or .sqlite), or a storage of Optuna's; None:
@@ -106,26 +110,24 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
         text = (study.info.get("design") or {}).get(name)
         if text:
             made.set_user_attr(name, text)
-    metric = study.objective[0]
-    reported: dict[str, dict[int, float]] = {}
-    if len(study.objective) == 1:  # studies with several objectives have no intermediate values
-        for epoch in study.store.epoch_rows():
-            if epoch.get(metric) is not None:
-                reported.setdefault(epoch["trial_id"], {})[epoch["epoch"]] = epoch[metric]
     rows = study.store.trial_rows()
+    reported = _intermediate(study, rows)
     trials = []
     for row, (params, distributions) in zip(rows, _parameters(study, rows), strict=True):
         values = [row[name] for name in study.objective if row.get(name) is not None]
         state = states[row["state"]]
         if state is TrialState.COMPLETE and len(values) < len(study.objective):
             state = TrialState.FAIL
+        steps = reported.get(row["trial_id"], {})
+        if state is TrialState.PRUNED:  # its value is the last one that it reported, as Optuna has it
+            values = [steps[max(steps)]] if steps else []
         trial = create_trial(
             state=state,
-            values=values if state is TrialState.COMPLETE else None,
+            values=values if values and state is not TrialState.FAIL else None,
             params=params,
             distributions=distributions,
             user_attrs={name: row[name] for name in KEPT if row.get(name) is not None},
-            intermediate_values=reported.get(row["trial_id"], {}),
+            intermediate_values=steps,
         )
         for name, column in (("datetime_start", "started_at"), ("datetime_complete", "ended_at")):
             if row.get(column) is not None:  # Optuna's times are local and name no zone
@@ -133,6 +135,39 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
         trials.append(trial)
     made.add_trials(trials)
     return made
+
+
+def _intermediate(study: Study, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """The first objective of each trial on its way, by epochs; nothing where there are several objectives.
+
+    Where configs are halved, these are the scores of its rungs, as only they may be compared: at the end of each
+    shorter schedule that the config was trained on so far, or after each cool-down. Elsewhere those of every epoch.
+    """
+    if len(study.objective) > 1:
+        return {}
+    metric, rows = study.objective[0], list(rows)
+    found: dict[str, dict[int, float]] = {}
+    if any(row.get("rung") is not None for row in rows):
+        ended = [row for row in rows if row["state"] != "failed" and row.get(metric) is not None]
+        for row in ended:
+            found.setdefault(row["candidate"], {})[row["epochs_total"]] = row[metric]
+        return {
+            row["trial_id"]: {at: value for at, value in found[row["candidate"]].items() if at <= row["epochs_total"]}
+            for row in ended
+        }
+    epochs = study.store.epoch_rows()
+    if any(row["rung"] is not None for row in epochs):
+        for row in epochs:
+            if row["rung"] is not None and row[f"{metric}.cooled"] is not None:
+                found.setdefault(row["trial_id"], {})[row["epoch"]] = row[f"{metric}.cooled"]
+        for row in rows:
+            if row["state"] == "complete" and row.get(metric) is not None:
+                found.setdefault(row["trial_id"], {})[row["epochs_run"]] = row[metric]
+        return found
+    for row in epochs:
+        if row.get(metric) is not None:
+            found.setdefault(row["trial_id"], {})[row["epoch"]] = row[metric]
+    return found
 
 
 def _storage(place: str | Path | BaseStorage | None) -> Any:

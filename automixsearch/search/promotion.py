@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
@@ -180,6 +181,25 @@ class Promotion:
     def _fewest(self, one: Candidate) -> tuple[int, int]:
         """Methods are not compared by their scores: the one with the fewest at the next rung comes first."""
         return self._begun.get((one.method, one.rung + 1), 0), one.number
+
+
+def rehearsed(made: Promotion, seed: int = 0, stopped: bool = False) -> dict[tuple[str, int], int]:
+    """How many trials of each method there are at each rung once all are handed out, with scores by chance.
+
+    The trials run one after the other; where the sampler says which method is next, it is the one with the fewest
+    configs. stopped: whether the anchors end the halving.
+    """
+    chance = random.Random(seed)
+    for spent in range(made.trials):
+        if not made.judged and made.anchored() is not None:
+            made.judged, made.stopped = True, "rehearsed" if stopped else ""
+        move = made.next(spent) or Move(0)
+        name = move.candidate or f"c{spent}"
+        known = made.candidates.get(name)
+        method = known.method if known else move.method or min(made.methods, key=made.count)
+        made.begin(name, spent, method, move.rung)
+        made.end(name, move.rung, chance.random())
+    return dict(made._begun)
 
 
 def _up(one: Candidate) -> Move:

@@ -64,6 +64,51 @@ def test_states_intermediate_values_and_times_are_kept(search):
     assert made.best_trial.user_attrs["trial_id"] == search.best_rows(1)[0]["trial_id"]
 
 
+def test_of_halved_configs_the_rungs_are_intermediate_values(tmp_path):
+    from ledgers import write_study
+
+    short, full = {"epochs": 3, "warmup_epochs": 0.0}, {"epochs": 12, "warmup_epochs": 0.0}
+    rows = [
+        {"knobs": {"method": "mixup", **knobs}, "score": score, "state": state, "rung": rung, "candidate": first}
+        for knobs, score, state, rung, first in (
+            (short, 50.0, "pruned", 0, "t00000"),
+            (short, 40.0, "pruned", 0, "t00001"),
+            (full, 70.0, "complete", 1, "t00000"),
+            (short, None, "failed", 0, "t00003"),
+        )
+    ]
+    epochs = [{"number": 2, "method": "mixup", "epoch": epoch, "val_top1": 5.0 * epoch} for epoch in range(1, 13)]
+    study = write_study(tmp_path, "halved", rows, epochs=epochs)
+    optuna_study(study, tmp_path / "halved.journal")
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "halved.journal"))
+    )
+    trials = optuna.load_study(study_name="halved", storage=storage).trials
+    assert [trial.intermediate_values for trial in trials] == [{3: 50.0}, {3: 40.0}, {3: 50.0, 12: 70.0}, {}]
+    assert [trial.value for trial in trials] == [50.0, 40.0, 70.0, None]
+    assert trials[2].user_attrs["candidate"] == "t00000"
+
+
+def test_of_cool_downs_their_scores_are_intermediate_values(tmp_path):
+    from ledgers import write_study
+
+    rows = [
+        {"knobs": {"method": "mixup", "epochs": 8}, "score": 70.0},
+        {"knobs": {"method": "mixup", "epochs": 8}, "score": 31.0, "state": "pruned", "epochs_run": 2},
+    ]
+    epochs = [
+        {"number": 0, "method": "mixup", "epoch": 1, "val_top1": 20.0},
+        {"number": 0, "method": "mixup", "epoch": 2, "val_top1": 30.0, "rung": 0, "val_top1.cooled": 55.0},
+        {"number": 0, "method": "mixup", "epoch": 8, "val_top1": 70.0},
+        {"number": 1, "method": "mixup", "epoch": 2, "val_top1": 31.0, "rung": 0, "val_top1.cooled": 45.0},
+    ]
+    keys = dict.fromkeys(("rung", "val_top1.cooled"))
+    study = write_study(tmp_path, "cooled", rows, epochs=[keys | row for row in epochs])
+    whole, stopped = optuna_study(study).trials
+    assert (whole.intermediate_values, whole.value) == ({2: 55.0, 8: 70.0}, 70.0)
+    assert (stopped.intermediate_values, stopped.value) == ({2: 45.0}, 45.0)
+
+
 def test_a_search_keeps_the_ranges_of_its_space(tmp_path):
     from ledgers import write_study
 
