@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from automixsearch.commands.terminal import add_json, add_study, console, declare, dump_json, open_named
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -32,13 +34,10 @@ def add(commands: Any) -> None:
 
 
 def _command(commands: Any, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    name = run.__name__.removesuffix("_command")
-    sub = commands.add_parser(name, help=text, description=text)
-    sub.set_defaults(run=run)
-    sub.add_argument("study", metavar="STUDY", help="a study's name, directory or URI")
+    sub = declare(commands, run, text)
+    add_study(sub)
     sub.add_argument("--metric", metavar="M", help="column to look at (the study's objective)")
-    sub.add_argument("--results", default="results", metavar="DIR_OR_URI", help="where studies lie (results)")
-    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(sub, "everything")
     return sub
 
 
@@ -53,7 +52,7 @@ def robustness_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.robustness import BEST_OF, cross_task, scorecards
     from automixsearch.results.study import open_study
 
-    study = _open(args)
+    study = open_named(args)
     cards = scorecards(study, args.metric, args.delta)
     several = len(cards) > 1
     sensitivity = compare_sensitivity(study, args.metric, cards) if several else []
@@ -85,7 +84,7 @@ def compare_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.estimate import p_text
     from automixsearch.analysis.sample import take_sample
 
-    study = _open(args)
+    study = open_named(args)
     family = None
     if args.against is not None:
         frame = take_sample(study, args.metric).frame
@@ -108,7 +107,7 @@ def sensitivity_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.sensitivity import curve, heat, isolation, varies
     from automixsearch.errors import StudyError
 
-    study = _open(args)
+    study = open_named(args)
     if len(args.knob) > 2:
         raise StudyError(f"--knob was given {len(args.knob)} times; one gives a curve, two a heat map")
     methods = [args.method] if args.method else varies(study, args.knob, args.metric)
@@ -146,7 +145,7 @@ def importance_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.estimate import p_text
     from automixsearch.analysis.importance import importance
 
-    study = _open(args)
+    study = open_named(args)
     found = importance(study, args.method, args.during_optimisation, args.permutations, metric=args.metric,
                        evaluator=args.evaluator)  # fmt: skip
     if args.json:
@@ -165,7 +164,7 @@ def importance_command(args: argparse.Namespace) -> int:
 def fidelity_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.fidelity import fidelity
 
-    study = _open(args)
+    study = open_named(args)
     found = fidelity(study, args.metric)
     said = [one.sentence for one in found if one.method is None] or [one.sentence for one in found]
     if args.json:
@@ -178,15 +177,7 @@ def fidelity_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open(args: argparse.Namespace) -> Any:
-    from automixsearch.results.study import open_study
-
-    args.study_opened = open_study(args.study, args.results)
-    return args.study_opened
-
-
 def _json(verdicts: Sequence[str], notes: Sequence[str] = (), **answers: Sequence[Any]) -> int:
-    from automixsearch.cli import dump_json
 
     content: dict[str, Any] = {"verdicts": list(verdicts)} | ({"notes": list(notes)} if notes else {})
     for name, found in answers.items():
@@ -212,7 +203,6 @@ def _few(sentences: Sequence[str]) -> Iterable[str]:
 
 
 def _say(sentences: Iterable[str]) -> None:
-    from automixsearch.cli import console
 
     out = console()
     for sentence in sentences:
@@ -220,7 +210,6 @@ def _say(sentences: Iterable[str]) -> None:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], grey: Sequence[bool] = ()) -> None:
-    from automixsearch.cli import console
     from automixsearch.show import make_table
 
     table = make_table(title, columns)

@@ -6,12 +6,13 @@ import argparse
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.commands.terminal import add_json, console, declare, dump_json
+
 if TYPE_CHECKING:
     from automixsearch.data.cache import Entry
 
 
 def cache_command(args: argparse.Namespace) -> int:
-    from automixsearch.cli import console, dump_json
     from automixsearch.data import cache
     from automixsearch.show import make_table
 
@@ -52,8 +53,6 @@ def _yes(busy: bool) -> str:
 
 def add(commands: Any) -> None:
     """Add the command to a parser."""
-    text = "Show the decoded images that the trials of this machine share."
-    sub = commands.add_parser("cache", help=text, description=text)
-    sub.set_defaults(run=cache_command)
+    sub = declare(commands, cache_command, "Show the decoded images that the trials of this machine share.")
     sub.add_argument("--clear", action="store_true", help="remove what nobody has open")
-    sub.add_argument("--json", action="store_true", help="print it as JSON")
+    add_json(sub, "it")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.commands.terminal import add_study, console, declare, open_named, print_frame, program
 from automixsearch.errors import AutoMixError, StudyError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def report_command(args: argparse.Namespace) -> int:
     from automixsearch.report.page import write_report
     from automixsearch.report.sections import make_report
 
-    study = _open(args)
+    study = open_named(args)
     report = make_report(study)
     page = write_report(report, study, args.out or _place(study))
     _say(report)
@@ -34,8 +35,6 @@ def _say(report: Report) -> None:
     """The question and the verdicts."""
     from rich.padding import Padding
     from rich.table import Table
-
-    from automixsearch.cli import console
 
     out = console()
     out.print(report.question, style="bold", highlight=False)
@@ -64,7 +63,6 @@ ASKED = "SELECT method, count(*) AS trials, round(avg(val_top1), 2) AS mean FROM
 
 
 def demo_command(args: argparse.Namespace) -> int:
-    from automixsearch.cli import console, print_frame, program
     from automixsearch.report.page import write_report
     from automixsearch.report.sections import make_report
     from automixsearch.results.study import open_study
@@ -97,7 +95,7 @@ def demo_command(args: argparse.Namespace) -> int:
 
 
 def dashboard_command(args: argparse.Namespace) -> int:
-    study = _open(args)
+    study = open_named(args)
     try:
         import optuna_dashboard
     except ImportError:
@@ -129,7 +127,7 @@ def export_command(args: argparse.Namespace) -> int:
 
     if not args.csv and not args.optuna:
         raise StudyError("nothing to export: give --csv FILE_OR_DIR, --optuna FILE, or both")
-    study = _open(args)
+    study = open_named(args)
     if args.csv:
         for file in write_csv(study, args.csv):
             print(f"csv: {file}")
@@ -140,39 +138,24 @@ def export_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open(args: argparse.Namespace) -> Any:
-    from automixsearch.results.study import open_study
-
-    args.study_opened = open_study(args.study, args.results)
-    return args.study_opened
-
-
 def add(commands: Any) -> None:
     """Declare the commands."""
-
-    def command(run: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(run.__name__.removesuffix("_command"), help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
-
-    def study(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("study", metavar="STUDY", help="a study's name, directory or URI")
-        sub.add_argument("--results", default="results", metavar="DIR_OR_URI", help="where studies lie (results)")
-
-    sub = command(report_command, "Write the report of a study: one HTML page, Markdown, CSV.")
-    study(sub)
+    sub = declare(commands, report_command, "Write the report of a study: one HTML page, Markdown, CSV.")
+    add_study(sub)
     sub.add_argument("--out", metavar="DIR", help="where it goes (report/ in the study's own folder)")
     sub.add_argument("--open", action="store_true", help="open it in a browser")
 
-    sub = command(demo_command, "Report the example study that comes along, and answer some questions from it.")
+    sub = declare(
+        commands, demo_command, "Report the example study that comes along, and answer some questions from it."
+    )
     sub.add_argument("--out", default="demo-report", metavar="DIR", help="where the report goes (demo-report)")
     sub.add_argument("--open", action="store_true", help="open it in a browser")
 
-    sub = command(dashboard_command, "Open Optuna's dashboard on a study.")
-    study(sub)
+    sub = declare(commands, dashboard_command, "Open Optuna's dashboard on a study.")
+    add_study(sub)
     sub.add_argument("--port", type=int, default=PORT, help=f"on this machine ({PORT})")
 
-    sub = command(export_command, "Write a study for other tools.")
-    study(sub)
+    sub = declare(commands, export_command, "Write a study for other tools.")
+    add_study(sub)
     sub.add_argument("--csv", metavar="FILE_OR_DIR", help="the trials as FILE.csv, or trials.csv and epochs.csv in DIR")
     sub.add_argument("--optuna", metavar="FILE", help="an Optuna study: a journal, or SQLite for FILE.db")

@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.commands.terminal import add_json, add_results, console, declare, dump_json
 from automixsearch.reproduce.settings import MARGIN, SCALES, SHARE, Changes, missing, read_changes
 
 if TYPE_CHECKING:
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    text = "Measure figures of published tables again: list them, run their cells, show both side by side."
-    sub = commands.add_parser("reproduce", help=text, description=text)
-    sub.set_defaults(run=reproduce_command)
+    sub = declare(
+        commands,
+        reproduce_command,
+        "Measure figures of published tables again: list them, run their cells, show both side by side.",
+    )
     sub.add_argument(
         "table",
         metavar="TABLE[:CELLS]",
@@ -38,12 +41,12 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--margin", type=_points, default=MARGIN, metavar="POINTS", help=f"that do not matter ({MARGIN:g})"
     )
-    sub.add_argument("--results", default="results", metavar="DIR_OR_URI", help="where studies lie (results)")
+    add_results(sub)
     sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
     sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
     sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
-    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(sub, "everything")
 
 
 def _number(text: str, least: float, most: float, rule: str) -> float:
@@ -92,7 +95,6 @@ def reproduce_command(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) -> bool:
     """Run what is missing; whether the user stopped it."""
-    from automixsearch.cli import console
     from automixsearch.reproduce.studies import SEEDS, run
     from automixsearch.watch import Watch
 
@@ -107,7 +109,6 @@ def _run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) -> b
 
 
 def _dry_run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) -> int:
-    from automixsearch.cli import console, dump_json
     from automixsearch.reproduce.studies import SEEDS, studies
     from automixsearch.show import make_table
 
@@ -142,7 +143,6 @@ def _dry_run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) 
 
 def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, interrupted: bool) -> int:
     """Print published beside measured; the exit status is that of a search."""
-    from automixsearch.cli import console, dump_json
     from automixsearch.reproduce.outcome import columns, outcomes
     from automixsearch.reproduce.tables import gap_table, order_sentence, outcome_table, remarks
     from automixsearch.reproduce.verdict import Verdict
@@ -171,7 +171,6 @@ def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, i
 
 
 def _list(args: argparse.Namespace, cells: Sequence[Cell]) -> int:
-    from automixsearch.cli import console, dump_json
     from automixsearch.reproduce.registry import TABLES
 
     if not cells:

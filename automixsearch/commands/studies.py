@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.commands.terminal import add_force, add_json, add_results, console, dump_json
+
 if TYPE_CHECKING:
     from automixsearch.analysis.ablation import Ablation
     from automixsearch.analysis.estimate import Estimate
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def study_command(args: argparse.Namespace) -> int:
-    from automixsearch.cli import run_and_report
+    from automixsearch.commands.search import run_and_report
 
     more = {"retry_failed": args.retry_failed, "force": args.force, "debug": args.debug}
     study = _load(args)
@@ -49,7 +51,6 @@ def _load(args: argparse.Namespace) -> StudyFile:
 
 
 def plan_command(args: argparse.Namespace) -> int:
-    from automixsearch.cli import dump_json
 
     plan = _plan(args)
     if args.json:
@@ -125,7 +126,6 @@ def _load_data(what: SearchSpace | StudyFile, said: list[str]) -> ImageSet | Non
 
 
 def _print_plan(plan: Plan) -> None:
-    from automixsearch.cli import console
     from automixsearch.show import make_table
 
     out = console()
@@ -181,7 +181,6 @@ def _time(seconds: float) -> str:
 
 def ablate_report_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.ablation import ablation
-    from automixsearch.cli import dump_json
     from automixsearch.errors import StudyError
     from automixsearch.results.study import open_study
 
@@ -219,7 +218,6 @@ def _place(args: argparse.Namespace) -> str:
 
 
 def _print_ablation(found: Ablation, question: str) -> None:
-    from automixsearch.cli import console
     from automixsearch.show import make_table
 
     out = console()
@@ -288,10 +286,10 @@ def add(commands: Any) -> None:
     _running(sub)
     sub = command(inner, "report", ablate_report_command, "What each part is worth, with what the runs cannot tell.")
     _file(sub, "a study file, or the name, directory or URI of its study")
-    _results(sub)
+    add_results(sub)
     sub.add_argument("--metric", metavar="M", help="column to judge by (the study's)")
     sub.add_argument("--margin", type=float, metavar="POINTS", help="of equivalence (the study's)")
-    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(sub, "everything")
 
 
 def _file(sub: argparse.ArgumentParser, text: str = "a study file, e.g. jobs/sensitivity/alpha.yaml") -> None:
@@ -299,14 +297,8 @@ def _file(sub: argparse.ArgumentParser, text: str = "a study file, e.g. jobs/sen
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. replicates=5 epochs=30 recipe=digits")
 
 
-def _results(sub: argparse.ArgumentParser) -> None:
-    from automixsearch.cli import RESULTS
-
-    sub.add_argument("--results", default=RESULTS, metavar="DIR_OR_URI", help="where studies lie (results)")
-
-
 def _planning(sub: argparse.ArgumentParser) -> None:
-    _results(sub)
+    add_results(sub)
     source = sub.add_mutually_exclusive_group()
     source.add_argument(
         "--probe", action="store_true", help="time 20 steps of each method on this machine (the default)"
@@ -314,15 +306,15 @@ def _planning(sub: argparse.ArgumentParser) -> None:
     source.add_argument("--from", dest="ledger", metavar="STUDY", help="take times and the noise of seeds from a study")
     sub.add_argument("--sd", type=float, metavar="POINTS", help="standard deviation from seed to seed, if you know it")
     sub.add_argument("--error", type=float, metavar="%", help="error rate to guess it from, in %% (by data set)")
-    sub.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(sub, "everything")
 
 
 def _running(sub: argparse.ArgumentParser) -> None:
-    _results(sub)
+    add_results(sub)
     sub.add_argument("--name", metavar="STUDY", help="name of the study (the file's)")
     sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--retry-failed", action="store_true", help="run what failed again")
-    sub.add_argument("--force", action="store_true", help="that too which failed three times of one cause")
+    add_force(sub)
     sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
     sub.add_argument("--lines", action="store_true", help="a line for each run that ends, instead of the live view")
-    sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(sub, "the result")

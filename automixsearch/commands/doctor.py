@@ -1,0 +1,29 @@
+"""`doctor`: what may be amiss on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from automixsearch.commands.terminal import add_results, console, declare
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    from automixsearch.doctor import checks
+
+    out, worst = console(), 0
+    for check in checks(args.results, ray=not args.no_ray):
+        mark, style = ("ok  ", "green") if check.ok else ("FAIL", "red") if check.needed else ("note", "yellow")
+        out.print(mark, style=style, end=" ")
+        out.print(f"{check.name}: {check.found}", highlight=False)
+        if not check.ok:
+            out.print(f"     -> {check.remedy}", highlight=False)
+            worst = max(worst, 1 if check.needed else 0)
+    return worst
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    sub = declare(commands, doctor_command, "Check this machine, with a remedy for everything amiss.")
+    sub.add_argument("--no-ray", action="store_true", help="leave out the start of a Ray cluster (seconds)")
+    add_results(sub)

@@ -1,0 +1,168 @@
+"""`best`, `query`, `show`, `ls`, `compact`: what a ledger holds."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.commands.terminal import (
+    RESULTS,
+    add_json,
+    add_results,
+    add_study,
+    console,
+    declare,
+    dump_json,
+    open_named,
+    positive,
+    print_frame,
+)
+from automixsearch.errors import StudyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def best_command(args: argparse.Namespace) -> int:
+    study = open_named(args)
+    rows = study.best_rows(args.n, per=args.per, metric=args.metric)
+    if args.export:
+        if not rows:
+            raise StudyError(f"study {study.name} has no complete trial to export yet")
+        head = (
+            f"# Trial {rows[0]['trial_id']} of study {study.name}: val_top1 {rows[0]['val_top1']:.2f} %.\n"
+            f"# Train it: automixsearch train {args.export}\n"
+        )
+        Path(args.export).write_text(head + study.config(rows[0]["trial_id"]).to_yaml(), encoding="utf-8")
+    if args.json:
+        print(dump_json(rows))
+    else:
+        out = console()
+        print_best(out, study, rows, args.metric)
+        said = gate_sentence(study, args.metric)
+        if said:
+            out.print(said, highlight=False)
+        if args.export:
+            print(f"{rows[0]['trial_id']} written to {args.export}; train it: automixsearch train {args.export}")
+    return 0
+
+
+def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str | None) -> None:
+    """Print the table of best policies."""
+    from automixsearch.show import best_table, unresolved
+
+    by = metric or str(study.objective[0])
+    if rows:
+        out.print(best_table(rows, by, f"Best of {study.name} by {by}"), highlight=False)
+        close = unresolved(rows, by)
+        if close:
+            print(
+                f"Unresolved: {', '.join(close)} cannot be told from {rows[0]['trial_id']}: ± is the 95 % error of the "
+                "number of images alone,\nand each trial is one seed."
+            )
+    else:
+        out.print(f"{study.name}: no complete trial yet")
+
+
+def gate_sentence(study: Any, metric: str | None = None) -> str:
+    """Whether the winner of a search over methods beats the search-free baseline; empty for other studies."""
+    from automixsearch.analysis.gate import gate
+
+    return "" if study.info.get("design") else gate(study, metric).sentence
+
+
+def query_command(args: argparse.Namespace) -> int:
+    frame = open_named(args).query(args.sql)
+    if args.json:
+        print(dump_json(frame.to_dict("records")))
+        return 0
+    print_frame(console(), frame)
+    return 0
+
+
+def show_command(args: argparse.Namespace) -> int:
+    trial = open_named(args).show(args.trial)
+    if args.json:
+        print(dump_json(trial))
+        return 0
+    from automixsearch.show import brief, make_table, policy_of, score
+
+    out, row = console(), trial["row"]
+    out.print(f"{row['trial_id']} {policy_of(row)}: {row['state']}", style="bold", highlight=False)
+    table = make_table("", ("column", "value"))
+    for name, value in row.items():
+        if value is not None and name != "config":
+            table.add_row(name, brief(value) if isinstance(value, float) else str(value))
+    out.print(table, highlight=False)
+    curve = make_table("Epochs", ("epoch", "lr", "train_loss", "val_loss", "val_top1", "wall_s"))
+    for epoch in trial["epochs"]:
+        names = ("lr", "train_loss", "val_loss", "val_top1", "wall_s")
+        curve.add_row(str(epoch["epoch"]), *(score(name, epoch[name]) for name in names))
+    out.print(curve, highlight=False)
+    return 0
+
+
+def ls_command(args: argparse.Namespace) -> int:
+    from automixsearch.results.study import list_studies
+
+    studies = list_studies(args.results)
+    if args.json:
+        print(dump_json(studies))
+        return 0
+    if not studies and "://" not in args.results and args.results != RESULTS and not os.path.isdir(args.results):
+        raise StudyError(f"{args.results}: there is no such directory; check --results")
+    if not studies:
+        print(f"no studies in {args.results}; start one: automixsearch search quickstart")
+        return 0
+    from automixsearch.show import make_table, score
+
+    table = make_table("", ("study", "trials", "complete", "pruned", "failed", "objective", "best", "policy"))
+    for study in studies:
+        if "error" in study:
+            table.add_row(study["study"], study["error"])
+            continue
+        metric = study["objective"][0]
+        table.add_row(
+            study["study"],
+            f"{study['ended']}/{study['total'] or '?'}",
+            *(str(study[state]) for state in ("complete", "pruned", "failed")),
+            metric,
+            score(metric, study["best"]),
+            f"{study['best_trial']} {study['best_method']}" if study["best_trial"] else "-",
+        )
+    console().print(table, highlight=False)
+    return 0
+
+
+def compact_command(args: argparse.Namespace) -> int:
+    study = open_named(args)
+    with study.store.lock():
+        study.store.compact()
+    print(f"{study.name}: compacted")
+    return 0
+
+
+def add(commands: Any) -> None:
+    """Declare the commands."""
+    sub = declare(commands, best_command, "Print the best trials of a study.")
+    add_study(sub)
+    sub.add_argument("-n", type=positive, default=5, help="how many (5)")
+    sub.add_argument("--per", metavar="COLUMN", help="the best for each value of a column, e.g. method")
+    sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")
+    add_json(sub, "the rows")
+    sub.add_argument("--export", metavar="FILE", help="write the best config as YAML, ready to train")
+    sub = declare(commands, query_command, "Ask a study in SQL: views trials and epochs.")
+    add_study(sub)
+    sub.add_argument("sql", metavar="SQL", help='e.g. "SELECT method, max(val_top1) FROM trials GROUP BY 1"')
+    add_json(sub, "the rows")
+    sub = declare(commands, show_command, "Show one trial: outcome, config, learning curve.")
+    add_study(sub)
+    sub.add_argument("trial", metavar="TRIAL", help="e.g. t00003, or 3")
+    add_json(sub, "everything")
+    sub = declare(commands, ls_command, "List the studies.")
+    add_results(sub)
+    add_json(sub, "the studies")
+    sub = declare(commands, compact_command, "Merge the many small Parquet files of a study into few.")
+    add_study(sub)

@@ -1,0 +1,192 @@
+"""`search`, `train`: run a search, or one config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automixsearch.commands.results import gate_sentence, print_best
+from automixsearch.commands.terminal import (
+    RESULTS,
+    add_force,
+    add_json,
+    add_results,
+    console,
+    declare,
+    dump_json,
+    positive,
+    program,
+    quote,
+)
+
+if TYPE_CHECKING:
+    from automixsearch.spec import SearchSpace
+    from automixsearch.studyfile import StudyFile
+    from automixsearch.training.loop import EpochMetrics
+
+
+def search_command(args: argparse.Namespace) -> int:
+    from automixsearch.reading import load_space
+
+    overrides = list(args.overrides)
+    overrides += [f"budget.trials={args.trials}"] if args.trials is not None else []
+    overrides += [f"seeds.study={args.seed}"] if args.seed is not None else []
+    overrides += [f"name={json.dumps(args.name)}"] if args.name is not None else []
+    space = load_space(args.space, overrides)
+    more = {"retry_failed": args.retry_failed, "force": args.force, "debug": args.debug}
+    return run_and_report(space, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
+
+
+def run_and_report(
+    what: SearchSpace | StudyFile,
+    args: argparse.Namespace,
+    results: str,
+    address: str | None = None,
+    *,
+    lines: bool = False,
+    as_json: bool = False,
+    retry_failed: bool = False,
+    force: bool = False,
+    debug: bool = False,
+) -> int:
+    """Run a search or a study and print how it ended; `args.words` go on with it."""
+    from automixsearch.search.driver import run_search, run_study
+    from automixsearch.spec import SearchSpace
+    from automixsearch.watch import Watch
+
+    watch = Watch(console(stderr=True), lines=lines or debug)  # a live view would swallow a debugger's prompt
+    try:
+        if isinstance(what, SearchSpace):
+            result = run_search(what, results, address, watch, retry_failed=retry_failed, force=force, debug=debug)
+        else:
+            result = run_study(what, results, address, watch, retry_failed=retry_failed, force=force, debug=debug)
+    finally:
+        watch.end()
+    again = " ".join([program(), *map(quote, args.words)])
+    return report_search(result, again, as_json, watch)
+
+
+def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
+    """Print how a search ended; see `main` for the exit status."""
+    from automixsearch.commands.studies import next_steps
+    from automixsearch.results.study import open_study
+    from automixsearch.show import failures, spent
+
+    study = open_study(result.place)
+    best = study.best_rows(5)
+    counts = watch.counts()
+    status = 130 if result.interrupted else 0 if counts["complete"] else 1
+    if as_json:
+        seconds, joules = watch.costs()
+        summary = {
+            "study": result.study, "place": result.place, "trials": result.finished, "total": result.total,
+            "interrupted": result.interrupted, "states": {k: v for k, v in counts.items() if k != "running"},
+            "device_s": seconds, "energy_j": joules, "notes": watch.notes, "best": best,
+            "gate": gate_sentence(study),
+        }  # fmt: skip
+        print(dump_json(summary))
+        return status
+    out = console()
+    print_best(out, study, best, None)
+    said = gate_sentence(study)
+    if said:
+        out.print(said, highlight=False)
+    for count, name, first, hint in failures(watch.rows):
+        out.print(f"{count} failed with {name}: {first}" + (f"\n  -> {hint}" if hint else ""), style="red")
+    ended = f"{result.finished} of {result.total} trials"
+    states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
+    taken = f"; {spent(watch.rows)}" if counts["complete"] or counts["pruned"] else ""
+    print(f"{ended} ({states or 'none yet'}) in {result.place}{taken}")
+    if result.interrupted:
+        print(f"Stopped early; nothing is lost. To go on: {again}")
+        return status
+    ask = f"{program()} {{}} {_study_words(result)}"
+    print("Next:")
+    for command, options, what in next_steps(study.info.get("design") or {}):
+        print(f"  {ask.format(command)}{options}    {what}")
+    print(f"  {ask.format('best')} -n 1 --per method     the best of each method")
+    print(f"  {ask.format('best')} --export best.yaml    the winning config; then: {program()} train best.yaml")
+    print(f'  {ask.format("query")} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"')
+    return status
+
+
+def _study_words(result: Any) -> str:
+    try:
+        near = Path(RESULTS, result.study).absolute() == Path(result.place)
+    except FileNotFoundError:  # the folder in which a job was started can be gone at its end
+        near = False
+    return quote(result.study if near else result.place)
+
+
+def train_command(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from automixsearch.reading import load_config
+
+    config = load_config(args.config, args.overrides)
+    import torch
+
+    from automixsearch.data import load
+    from automixsearch.errors import SpecError
+    from automixsearch.training.loop import TrainingRun, pick_device
+
+    torch.set_num_threads(args.threads)
+    try:
+        device = torch.device(args.device) if args.device else pick_device()
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise SpecError(f"--device {args.device!r} cannot be used here; use cpu, or see automixsearch doctor") from None
+    if args.out:
+        with open(args.out, "ab"):  # now, not after hours of training
+            pass
+    run = TrainingRun(config, load(config.data), device)
+    for epoch in run.epochs():
+        if not args.json:
+            print(epoch_line(epoch, run.recipe.epochs))
+    outcome = run.finish()
+    if args.out:
+        torch.save(run.network.state_dict(), args.out)
+    if args.json:
+        print(dump_json({"config_id": config.config_id, **asdict(outcome)}))
+    else:
+        print(f"test top-1 {outcome.test.top1:.2f} %, top-5 {outcome.test.top5:.2f} %, "
+              f"ECE {outcome.test.ece:.4f}; {outcome.parameters:,} parameters")  # fmt: skip
+        if outcome.test_top1_median is not None:
+            print(f"test top-1, median of the last {len(run.test_top1s)} epochs: {outcome.test_top1_median:.2f} %")
+        if args.out:
+            print(f"weights: {args.out}")
+    return 0
+
+
+def epoch_line(epoch: EpochMetrics, of: int) -> str:
+    """What is said of an epoch."""
+    return (
+        f"epoch {epoch.epoch}/{of}  train_loss {epoch.train_loss:.4f}  val_top1 {epoch.val_top1:.2f} %  "
+        f"{epoch.images_per_s:.0f} images/s"
+    )
+
+
+def add(commands: Any) -> None:
+    """Declare the commands."""
+    sub = declare(commands, search_command, "Run a search, or go on with it.")
+    sub.add_argument("space", metavar="SPACE", help="a YAML file, or the name of a space that comes along")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 data.path=DIR lr=0.1")
+    sub.add_argument("--trials", type=int, help="total number of trials of the study")
+    sub.add_argument("--name", metavar="STUDY", help="name of the study (the space's name)")
+    sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
+    sub.add_argument("--seed", type=int, metavar="S", help="study seed")
+    sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
+    add_force(sub)
+    sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
+    sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
+    add_json(sub, "the result")
+    add_results(sub)
+    sub = declare(commands, train_command, "Train one config from start to end.")
+    sub.add_argument("config", metavar="CONFIG", help="YAML file, as written by best --export")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR seed=3 epochs=300")
+    sub.add_argument("--device", help="cpu, cuda, cuda:1 ... (CUDA where there is one)")
+    sub.add_argument("--threads", type=positive, help="CPU threads (as many as a search gives a trial: 1)", default=1)
+    sub.add_argument("--out", metavar="FILE", help="save the trained weights here (a state_dict)")
+    add_json(sub, "the result")

@@ -1,0 +1,120 @@
+"""How commands speak: consoles, JSON, words of a shell, and the options that many of them have."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from rich.console import Console
+
+    from automixsearch.results.study import Study
+
+RESULTS = "results"
+
+
+def declare(commands: Any, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    """Declare the command that `run` is the function of, named as it is up to `_command`."""
+    sub = commands.add_parser(run.__name__.removesuffix("_command"), help=text, description=text)
+    sub.set_defaults(run=run)
+    return sub
+
+
+def add_results(sub: argparse.ArgumentParser) -> None:
+    """Declare --results."""
+    sub.add_argument("--results", default=RESULTS, metavar="DIR_OR_URI", help="where studies lie (results)")
+
+
+def add_study(sub: argparse.ArgumentParser) -> None:
+    """Declare STUDY and --results, which `open_named` takes."""
+    sub.add_argument("study", metavar="STUDY", help="a study's name, directory or URI")
+    add_results(sub)
+
+
+def add_force(sub: argparse.ArgumentParser) -> None:
+    """Declare --force."""
+    sub.add_argument("--force", action="store_true", help="those too that failed three times of one cause")
+
+
+def add_json(sub: argparse.ArgumentParser, what: str) -> None:
+    """Declare --json."""
+    sub.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def open_named(args: argparse.Namespace) -> Study:
+    """The study that the arguments name; `main` tells of its damaged files."""
+    from automixsearch.results.study import open_study
+
+    args.study_opened = open_study(args.study, args.results)
+    return args.study_opened
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return int(text)
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console; wide enough for a table when the output is piped."""
+    from rich.console import Console
+
+    # Messages of errors hold brackets, which must not be read as markup.
+    made = Console(stderr=stderr, markup=False)
+    return made if made.is_terminal else Console(stderr=stderr, markup=False, width=140)
+
+
+def print_frame(out: Console, frame: DataFrame) -> None:
+    """Print the answer to a query, as many columns as fit."""
+    from automixsearch.show import brief, make_table
+
+    shown = frame.iloc[:, : max(1, out.width // 12)]
+    table = make_table("", shown.columns)
+    for row in shown.itertuples(index=False):
+        table.add_row(*(brief(value) for value in row))
+    out.print(table, highlight=False)
+    if shown.shape[1] < frame.shape[1]:
+        left = frame.shape[1] - shown.shape[1]
+        print(f"{left} more columns do not fit: name the ones you want, or use --json")
+
+
+def dump_json(value: object) -> str:
+    """JSON of rows: times as ISO 8601, NaN as null."""
+    return json.dumps(_plain(value), indent=1, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # a NumPy scalar or array
+        return _plain(value.tolist())
+    if isinstance(value, date):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def program() -> str:
+    """How this program was called: by name where the path finds it, else by its place."""
+    called = Path(sys.argv[0])
+    found = shutil.which("automixsearch")
+    if called.name != "automixsearch" or (found is not None and os.path.samefile(found, called)):
+        return "automixsearch"
+    return quote(os.path.relpath(called))
+
+
+def quote(word: str) -> str:
+    """A word as a shell takes it."""
+    return shlex.quote(word)
