@@ -30,6 +30,7 @@ from automixsearch.mixers.vanilla import Vanilla
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
 from automixsearch.models.layout import pick_layout
+from automixsearch.native import keep_freed_memory
 from automixsearch.spec import TrialConfig, derive_seed
 from automixsearch.training.batches import Batches
 from automixsearch.training.checks import check_batches
@@ -124,6 +125,8 @@ class TrainingRun:
         self.config, self.recipe = config, config.recipe
         self.pace, self.branches, self.tested = self.recipe, tuple(branches), tested
         self.world, self.device = world or World(), torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         share = gpu_share if self.device.type == "cuda" else cpu_share(torch.get_num_threads())
         self.meter = EnergyMeter(self.device, share)
         self.mixer, self.policy, self.loss = config.mixer, config.policy, config.loss
