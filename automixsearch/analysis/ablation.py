@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from automixsearch.analysis import intervals
 from automixsearch.analysis.compare import adjusted, margin_of
 from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
@@ -25,6 +26,8 @@ MOST_SHAPLEY = 5
 """Factors up to which all orders are looked at."""
 CENTRE = "incumbent"
 """The arm of a curve from which one knob at a time is moved away."""
+LEAST_REPLICATES, LEAST_FREEDOM = 3, 6
+"""With less than these, the signs of what seeds leave can be drawn in too few ways."""
 WORDS = {Verdict.BETTER: "helps", Verdict.WORSE: "hurts"}
 
 
@@ -131,17 +134,49 @@ class _Fit:
     freedom: int
     counts: dict[str, int]
     device_s: dict[str, float]
+    core: np.ndarray
+    """Weights of the runs in the means of the arms, [arms, N]."""
+    left: np.ndarray
+    """What takes from scores what arms and replicates explain, [N, N]."""
+    residual: np.ndarray
+    replicates: int
 
     def contrast(self, weights: Mapping[str, float]) -> tuple[float, float]:
-        c = np.array([weights.get(arm, 0.0) for arm in self.arms])
+        c = self._of(weights)
         return float(c @ self.means), sqrt(max(float(c @ self.covariance @ c), 0))
+
+    def _of(self, weights: Mapping[str, float]) -> np.ndarray:
+        return np.array([weights.get(arm, 0.0) for arm in self.arms])
+
+    def bootstrapped(self, weights: Mapping[str, float]) -> tuple[float, np.ndarray] | None:
+        """The standard error of a contrast for arms that scatter unlike, and |t| of it in drawn studies without effect.
+
+        What seeds and splits do to all arms stays as it is; what they leave of each run changes its sign or not, by
+        chance (wild bootstrap). None where there are too few replicates for that.
+
+        Source: Davidson and Flachaire, Journal of Econometrics 146 (2008); the error is HC2, MacKinnon and White,
+            Journal of Econometrics 29 (1985).
+        """
+        if self.replicates < LEAST_REPLICATES or self.freedom < LEAST_FREEDOM:
+            return None
+        w = self._of(weights) @ self.core
+        kept = np.diag(self.left)  # 1 - leverage; nothing is left of a run that is alone in its arm
+        square = np.where(kept > 1e-9, w**2 / np.maximum(kept, 1e-9), 0.0)
+        error = sqrt(float(square @ self.residual**2))
+        rng = np.random.default_rng(len(w))
+        signs = rng.integers(0, 2, size=(intervals.RESAMPLES, len(w))) * 2.0 - 1
+        drawn = signs * (self.residual / np.sqrt(np.maximum(kept, 1e-9)) * (kept > 1e-9))
+        errors = np.sqrt((drawn @ self.left) ** 2 @ square)
+        return error, np.abs(drawn @ w) / np.maximum(errors, 1e-300)
 
 
 def ablation(study: Study, metric: str | None = None, margin: float | None = None) -> Ablation:
     """The effects of the factors of a study, by the design that it was run with.
 
     Runs of all arms share seeds and splits, and all effects share one error: what is left of the scores when arm and
-    seed are known. That gives a few seeds many degrees of freedom, and takes for granted that arms scatter alike.
+    seed are known. That gives a few seeds many degrees of freedom, and takes for granted that arms scatter alike. The
+    Shapley credit, to which every arm contributes, takes nothing of the kind for granted: its interval is from the
+    bootstrap over replicates.
 
     Source: two-level factorials, Box, Hunter and Hunter, Statistics for Experimenters, chapters 5 and 6; Shapley,
         Contributions to the Theory of Games II (1953).
@@ -187,7 +222,7 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
                 interactions += [judged(f"{f}:{g}", weights, aliases=found)] if weights else []
             if full and len(factors) <= MOST_SHAPLEY:
                 weights_of = {f: _shapley(levels, factors, f, needs) for f in factors}
-                shapley += [judged(f, weights) for f, weights in weights_of.items() if weights]
+                shapley += [judged(f, weights, credit=True) for f, weights in weights_of.items() if weights]
             if full:
                 path += _path(fit, levels, list(design.get("order") or factors), stratum)
         else:
@@ -213,16 +248,40 @@ class _Judge:
         self.fit, self.stratum, self.sign, self.margin = fit, stratum, sign, margin
 
     def __call__(
-        self, name: str, weights: Mapping[str, float], against: str = "", aliases: tuple[str, ...] = ()
+        self,
+        name: str,
+        weights: Mapping[str, float],
+        against: str = "",
+        aliases: tuple[str, ...] = (),
+        credit: bool = False,
     ) -> Effect:
         fit = self.fit
         value, error = fit.contrast(weights)
-        estimate, p, alike = _tests(value, error, fit.freedom, self.margin)
+        drawn = fit.bootstrapped(weights) if credit else None
+        if drawn is None:
+            estimate, p, alike = _tests(value, error, fit.freedom, self.margin)
+        else:
+            error, t = drawn
+            estimate, p, alike = _drawn_tests(value, error, t, self.margin)
         used = [arm for arm, weight in weights.items() if weight]
         runs = sum(fit.counts[arm] for arm in used)
         hours = sum(fit.device_s[arm] for arm in used) / 3600
         mde = detectable_at(error, fit.freedom) if fit.freedom else nan
         return Effect(name, self.stratum, estimate, p, p, alike, mde, runs, hours, Verdict.UNRESOLVED, against, aliases)
+
+
+def _drawn_tests(value: float, error: float, t: np.ndarray, margin: float) -> tuple[Estimate, float, float]:
+    """As `_tests`, with the sizes of t that were drawn in place of Student's."""
+    if error == 0:
+        return _tests(value, error, 1, margin)
+
+    def beyond(size: float) -> float:
+        return float(1 + (t >= size).sum()) / (len(t) + 1)
+
+    half = float(np.quantile(t, 0.95)) * error
+    inside = (margin - abs(value)) / error
+    alike = beyond(inside) / 2 if inside > 0 else 1 - beyond(-inside) / 2
+    return Estimate(value, value - half, value + half), beyond(abs(value) / error), alike
 
 
 def _tests(value: float, error: float, freedom: int, margin: float) -> tuple[Estimate, float, float]:
@@ -272,7 +331,11 @@ def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
     core = inverse[: len(arms), : len(y)]
     covariance = core @ core.T * (residual / freedom if freedom else nan)
     counts, device = frame["arm"].value_counts().to_dict(), frame.groupby("arm")["device_s"].sum().to_dict()
-    return _Fit(arms, beta[: len(arms)], covariance, freedom, counts, device), note
+    left = np.eye(len(y)) - x @ np.linalg.pinv(x)
+    found = _Fit(
+        arms, beta[: len(arms)], covariance, freedom, counts, device, core, left, left @ y, int(blocks.max()) + 1
+    )
+    return found, note
 
 
 def _higher_order(frame: Frame, factors: Sequence[str]) -> tuple[float, int]:

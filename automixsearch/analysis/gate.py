@@ -1,12 +1,12 @@
 """Whether a search was worth it: its winner against TrivialMix, which needs none, at equal device time.
 
-Every search report ends with it, so it is plain Python over a few rows: no pandas, no scipy.
+Every search report ends with it, so it needs no pandas and no scipy, and reads a few rows only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import atan, cos, inf, isfinite, nan, pi, sin, sqrt
 from statistics import NormalDist, fmean, median, variance
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from automixsearch.results.study import Study
 
 BASELINE = "trivialmix"
-MOST_ROWS = 1000
+MOST_ROWS, MOST_RIVALS = 1000, 400
+DRAWS = 1000
+LEAST_FREEDOM = 5
 EQUAL = 1.1
 """A winner that takes up to so much more device time than the baseline is taken to take the same."""
 Row = dict[str, Any]
@@ -43,6 +45,11 @@ class Gate:
     verdict: Verdict
     sentence: str
 
+    @property
+    def answered(self) -> bool:
+        """Whether both the winner and the baseline were run."""
+        return isfinite(self.difference.value)
+
     def rows(self) -> list[dict[str, Any]]:
         """One row."""
         return [
@@ -58,12 +65,13 @@ def gate(study: Study, metric: str | None = None) -> Gate:
     """Whether the winner of a study beats TrivialMix at equal device time.
 
     The score that made a trial the winner is too high, for it was chosen by it. So the winner is judged by its
-    confirmation runs where there are any, else by its score drawn towards the mean of its method as far as the noise
-    demands; likewise the baseline, where it was run with several settings.
+    confirmation runs where there are any. Else the choice is drawn again many times, among all that it was made from,
+    freed of noise as far as it is known; by how much the chosen then score above their worth is taken off, and is in
+    the interval. Likewise the baseline, where it was run with several settings.
 
-    Source: the search-free baseline, after TrivialAugment, arXiv 2103.10158; shrinkage against the winner's curse,
-        Efron, JASA 106 (2011); noise guessed from the number of images where nothing was repeated, sqrt(error / 2n),
-        Jordan, arXiv 2304.01910.
+    Source: the search-free baseline, after TrivialAugment, arXiv 2103.10158; the parametric bootstrap of a maximum
+        with shrunken scores, after Efron, JASA 106 (2011); noise guessed from the number of images where nothing was
+        repeated, sqrt(error / 2n), Jordan, arXiv 2304.01910.
 
     Raises:
         StudyError: no such metric.
@@ -82,24 +90,31 @@ def gate(study: Study, metric: str | None = None) -> Gate:
     if not theirs:
         unknown_yet = f"Whether {name} beats the search-free baseline is unknown: {BASELINE} was not run"
         return _silent(metric, winner, f"{unknown_yet}; add it to method, with a few seeds.")
-    return _judged(metric, sign, winner, name, [row for row in rows if row["method"] != BASELINE], theirs)
+    field, rivals = _field(study, metric, sign, winner)
+    ours = [*field, *(row for row in rows if row["method"] != BASELINE and not row["first"])]
+    return _judged(metric, sign, winner, name, ours, theirs, rivals)
+
+
+def _searched(metric: str) -> str:
+    """What a winner is chosen from, as a condition."""
+    return (
+        f"state = 'complete' AND \"{metric}\" IS NOT NULL AND method <> '{BASELINE}' "
+        "AND coalesce(purpose, 'search') NOT IN ('confirm', 'replicate')"
+    )
 
 
 def _rows(study: Study, metric: str, sign: int) -> list[Row]:
-    """The winner (`first`) with what its method does, repeated runs, and runs of the baseline; with keys of configs.
+    """The winner (`first`), repeated runs, and runs of the baseline; with keys of configs.
 
     Two questions, for the configs of a million trials must not be read to find the few that count.
     """
     sql = f"""
         WITH own AS (
             SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, "{metric}" AS score,
-                   method <> '{BASELINE}' AND coalesce(purpose, 'search') NOT IN ('confirm', 'replicate') AS searched
+                   {_searched(metric)} AS searched
             FROM trials WHERE state = 'complete' AND "{metric}" IS NOT NULL
-        ), winner AS (SELECT * FROM own WHERE searched ORDER BY {-sign} * score, number LIMIT 1), pool AS (
-            SELECT avg(own.score) AS centre, var_samp(own.score) AS spread, count(*) AS configs FROM own, winner
-            WHERE own.searched AND own.method = winner.method AND own.epochs_total = winner.epochs_total
-        )
-        SELECT own.*, pool.*, own.number = winner.number AS first FROM own, pool LEFT JOIN winner ON true
+        ), winner AS (SELECT * FROM own WHERE searched ORDER BY {-sign} * score, number LIMIT 1)
+        SELECT own.*, own.number = winner.number AS first FROM own LEFT JOIN winner ON true
         WHERE first OR own.method = '{BASELINE}' OR NOT own.searched ORDER BY first DESC NULLS LAST, own.number
         LIMIT {MOST_ROWS}"""
     rows = study.rows(sql)
@@ -109,30 +124,83 @@ def _rows(study: Study, metric: str, sign: int) -> list[Row]:
     return [row | {"key": config_key(configs.get(row["trial_id"]), row["trial_id"])} for row in rows]
 
 
+@dataclass(frozen=True)
+class Rivals:
+    """Scores of the configs of which the best was chosen (larger is better), the mean of each one's group, and the
+    variance within groups."""
+
+    scores: Sequence[float]
+    centres: Sequence[float]
+    spread: float
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[float]]) -> Rivals:
+        """From the scores of each group; one group, where there are too few in each to tell what is usual for it."""
+        freedom = sum(len(group) - 1 for group in groups)
+        if freedom < LEAST_FREEDOM:
+            groups = [[score for group in groups for score in group]]
+            freedom = len(groups[0]) - 1
+        spread = sum(variance(group) * (len(group) - 1) for group in groups if len(group) > 1) / max(freedom, 1)
+        pairs = [(score, fmean(group)) for group in groups for score in group]
+        return cls([score for score, _ in pairs], [centre for _, centre in pairs], spread)
+
+
+def _field(study: Study, metric: str, sign: int, winner: Row) -> tuple[list[Row], Rivals]:
+    """What the winner was chosen from, the best rows of its schedule first, and their configs grouped by method."""
+    length = winner["epochs_total"]
+    where = f"{_searched(metric)} AND epochs_total IS NOT DISTINCT FROM {'NULL' if length is None else length}"
+    best = study.rows(
+        f'SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, config, "{metric}" AS score, '
+        f"number = {winner['number']} AS first FROM trials WHERE {where} "
+        f'ORDER BY {-sign} * "{metric}", number LIMIT {MOST_RIVALS}'
+    )
+    best: list[Row] = [row | {"key": config_key(row.pop("config"), row["trial_id"])} for row in best]
+    configs: dict[tuple[str, str], list[float]] = {}
+    for row in best:
+        configs.setdefault((str(row["method"]), row["key"]), []).append(sign * row["score"])
+    groups: dict[str, list[float]] = {}
+    for (method, _), scores in configs.items():
+        groups.setdefault(method, []).append(fmean(scores))
+    found = Rivals.of(list(groups.values()))
+    if len(best) < MOST_RIVALS:
+        return best, found
+    # The rest cannot win, but tells what is usual.
+    rest = study.rows(
+        f'SELECT method, avg("{metric}") AS centre, var_samp("{metric}") AS spread, count(*) AS n FROM trials '
+        f"WHERE {where} GROUP BY method HAVING count(*) > 1"
+    )
+    centres: dict[str, float] = {row["method"]: sign * row["centre"] for row in rest}
+    freedom = sum(row["n"] - 1 for row in rest)
+    if freedom < LEAST_FREEDOM:
+        return best, found
+    of = [(score, centres.get(method, score)) for method, scores in groups.items() for score in scores]
+    spread = sum(row["spread"] * (row["n"] - 1) for row in rest) / freedom
+    return best, Rivals([score for score, _ in of], [centre for _, centre in of], spread)
+
+
 def _silent(metric: str, winner: Row | None, sentence: str) -> Gate:
     taken = nan if winner is None or winner["device_s"] is None else winner["device_s"]
     name = None if winner is None else winner["trial_id"]
     return Gate(name, metric, Estimate(nan, note=sentence), (taken, nan), (0, 0), Verdict.UNRESOLVED, sentence)
 
 
-def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], theirs: list[Row]) -> Gate:
-    same = [row for row in ours if row["key"] == winner["key"] and row["purpose"] == "confirm"]
-    same = same or [row for row in ours if row["key"] == winner["key"]]
-    taken = _seconds(same)
+def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], theirs: list[Row], rivals: Rivals) -> Gate:
+    taken = _seconds(_runs(ours, winner["key"]))
     theirs = _of_equal_time(theirs, taken)
-    noise, freedom = _noise([*ours, *theirs])
+    ahead, behind = _runs(ours, winner["key"]), _runs(theirs, _first(theirs, sign))
+    noise, freedom = _noise([*ours, *theirs], winner)
     guessed = not freedom
     if guessed:
         noise, freedom = _guess(winner, metric), inf
-    pool = (sign * winner["centre"], winner["spread"], winner["configs"])
-    ahead = _side(same, pool, sign, noise)
-    first = _first(theirs, sign)
-    behind = _side([row for row in theirs if row["key"] == first["key"]], _pool(theirs, sign), sign, noise)
-    gain = ahead[0] - behind[0]
-    error = sqrt(ahead[1] + behind[1]) if isfinite(noise) else nan
-    half = t_quantile(freedom) * error if isfinite(error) else nan
     note = "the noise is guessed from the number of images" if guessed and isfinite(noise) else ""
-    estimate = Estimate(gain, gain - half, gain + half, note=note)
+    gain = _gain(
+        _Side.of(ahead, rivals, sign),
+        _Side.of(behind, Rivals.of([list(_means(theirs, sign).values())]), sign),
+        noise,
+        freedom,
+    )
+    estimate = replace(gain, note=note)
+    gain = estimate.value
     verdict, times = judge_interval(estimate), (taken, _seconds(theirs))
     ratio = times[0] / times[1] if times[1] > 0 else nan
     unit = " points" if metric.endswith("top1") else ""
@@ -146,7 +214,7 @@ def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], the
             more += f", so equal time asks for {BASELINE} at about {round(ratio * theirs[0]['epochs_total'])} epochs"
     else:
         more = "at equal device time" if ratio > 1 / EQUAL else f"at {ratio:.1f} of the device time"
-    advice = "run both again with fresh seeds" if not (ahead[2] > 1 and behind[2] > 1) else ""
+    advice = "run both again with fresh seeds" if min(len(ahead), len(behind)) < 2 else ""
     tail = "; ".join(part for part in (note, advice) if part)
     tail = f" ({tail})" if tail and verdict is Verdict.UNRESOLVED else f" ({note})" if note else ""
     side = "above" if gain >= 0 else "below"
@@ -156,12 +224,27 @@ def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], the
         Verdict.UNRESOLVED: f"Unresolved: {name} is {far} {side} the search-free {BASELINE}, {more}{tail}.",
     }
     shown = estimate if sign > 0 else estimate.flipped()
-    return Gate(winner["trial_id"], metric, shown, times, (ahead[2], behind[2]), verdict, words[verdict])
+    return Gate(winner["trial_id"], metric, shown, times, (len(ahead), len(behind)), verdict, words[verdict])
 
 
-def _first(rows: Sequence[Row], sign: int) -> Row:
-    chosen = [row for row in rows if row["purpose"] not in ("confirm", "replicate")] or rows
-    return max(chosen, key=lambda row: sign * row["score"])
+def _runs(rows: Sequence[Row], key: str) -> list[Row]:
+    """The runs that say what a chosen config is worth: fresh ones, where there are any."""
+    own = [row for row in rows if row["key"] == key]
+    return [row for row in own if row["purpose"] == "confirm"] or own
+
+
+def _means(rows: Sequence[Row], sign: int) -> dict[str, float]:
+    """The mean score of each config by its key, larger is better; of other than fresh runs, where there are any."""
+    groups: dict[str, list[float]] = {}
+    for row in [row for row in rows if row["purpose"] != "confirm"] or rows:
+        groups.setdefault(row["key"], []).append(sign * row["score"])
+    return {key: fmean(scores) for key, scores in groups.items()}
+
+
+def _first(rows: Sequence[Row], sign: int) -> str:
+    """The key of the best setting of the baseline."""
+    means = _means(rows, sign)
+    return max(means, key=lambda key: means[key])
 
 
 def _seconds(rows: Sequence[Row]) -> float:
@@ -177,11 +260,16 @@ def _of_equal_time(rows: list[Row], seconds: float) -> list[Row]:
     return enough[0] if enough else parts[-1]
 
 
-def _noise(rows: Sequence[Row]) -> tuple[float, int]:
-    """The variance of one config over seeds, pooled over all that were run twice, and its degrees of freedom."""
+def _noise(rows: Sequence[Row], winner: Row) -> tuple[float, int]:
+    """The variance of one config over seeds, pooled over all that were run twice, and its degrees of freedom.
+
+    The run that made the winner is left out where others can stand for it: it scored too high.
+    """
+    fresh = any(row["key"] == winner["key"] and row["purpose"] == "confirm" for row in rows)
     groups: dict[str, list[float]] = {}
     for row in rows:
-        groups.setdefault(row["key"], []).append(row["score"])
+        if not (fresh and row["number"] == winner["number"]):
+            groups.setdefault(row["key"], []).append(row["score"])
     freedom = sum(len(scores) - 1 for scores in groups.values())
     total = sum(variance(scores) * (len(scores) - 1) for scores in groups.values() if len(scores) > 1)
     return (total / freedom, freedom) if freedom else (nan, 0)
@@ -194,31 +282,55 @@ def _guess(winner: Row, metric: str) -> float:
     return 100**2 * error / (2 * winner["val_images"])
 
 
-Pool = tuple[float, float | None, int]
-"""Mean and variance of the scores among which one was chosen, and their number."""
+@dataclass(frozen=True)
+class _Side:
+    """A config: the mean of the runs that stand for it, their number, and what it was chosen from by them."""
+
+    value: float
+    runs: int
+    rivals: Rivals | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], rivals: Rivals, sign: int) -> _Side:
+        chosen = rows[0]["purpose"] != "confirm" and len(rivals.scores) > 2 and rivals.spread > 0
+        return cls(fmean(sign * row["score"] for row in rows), len(rows), rivals if chosen else None)
+
+    def excess(self, noise: Any, rng: Any) -> Any:
+        """By how much the value is above the worth, drawn for each of these variances of single runs, [R]."""
+        import numpy as np
+
+        error = np.sqrt(noise / self.runs)
+        if self.rivals is None:
+            return error * rng.standard_normal(len(noise))
+        scores, centres = np.array(self.rivals.scores), np.array(self.rivals.centres)
+        kept = np.sqrt(np.maximum(0, 1 - error**2 / self.rivals.spread))
+        one = rng.integers(len(scores), size=(len(noise), len(scores)))
+        worth = centres[one] + kept[:, None] * (scores - centres)[one]
+        above = error[:, None] * rng.standard_normal(worth.shape)
+        chosen = (worth + above).argmax(1)
+        return above[np.arange(len(noise)), chosen]
 
 
-def _pool(rows: Sequence[Row], sign: int) -> Pool:
-    by_config: dict[str, list[float]] = {}
-    for row in rows:
-        by_config.setdefault(row["key"], []).append(sign * row["score"])
-    means = [fmean(scores) for scores in by_config.values()]
-    return fmean(means), variance(means) if len(means) > 1 else None, len(means)
+def _gain(ahead: _Side, behind: _Side, noise: float, freedom: float) -> Estimate:
+    """What one is worth more than the other: the wider of Student's interval and the bootstrap's, at either end."""
+    import numpy as np
 
-
-def _side(own: Sequence[Row], pool: Pool, sign: int, noise: float) -> tuple[float, float, int]:
-    """What a chosen config is worth (larger is better), its variance, and the runs that say so."""
-    fresh = [sign * row["score"] for row in own if row["purpose"] == "confirm"]
-    if fresh:
-        return fmean(fresh), noise / len(fresh), len(fresh)
-    scores = [sign * row["score"] for row in own]
-    value, n = fmean(scores), len(scores)
-    centre, spread, configs = pool
-    if configs < 3 or not spread or not isfinite(noise):
-        return value, noise / n, n
-    kept = max(0.0, 1 - noise / n / spread)
-    # What the scores do not decide is as wide as the posterior; the mean of the method is known to spread / configs.
-    return centre + kept * (value - centre), kept * noise / n + (1 - kept) ** 2 * spread / configs, n
+    gain = ahead.value - behind.value
+    if not isfinite(noise):
+        return Estimate(gain)
+    rng = np.random.default_rng(0)
+    drawn = np.full(DRAWS, noise)
+    if isfinite(freedom) and noise:
+        drawn = drawn * freedom / rng.chisquare(freedom, DRAWS)
+    excess = ahead.excess(drawn, rng) - behind.excess(drawn, rng)
+    low, middle, high = (float(end) for end in np.quantile(excess, [0.025, 0.5, 0.975]))
+    chosen = ahead.rivals is not None or behind.rivals is not None
+    middle = middle if chosen else 0.0
+    half = t_quantile(freedom) * sqrt(noise * (1 / ahead.runs + 1 / behind.runs))
+    if not chosen:
+        return Estimate(gain, gain - half, gain + half)
+    value = gain - middle
+    return Estimate(value, min(gain - high, value - half), max(gain - low, value + half))
 
 
 def t_quantile(freedom: float, level: float = 0.95) -> float:

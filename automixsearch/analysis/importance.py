@@ -28,22 +28,30 @@ TREES, DEPTH = 16, 16
 
 @dataclass(frozen=True)
 class Bar:
-    """value: share of all importance. floor: what 95 % of the permutations stay below. distinguishable: above it.
+    """What one knob decides: `value`, its share of all importance, beside what chance shows.
 
-    The bar of the seed is another share: of the variance of single runs; it has no floor.
+    floor: what in 95 % of the permutations no knob rises above, in this knob's units. p: of the permutations in which
+    some knob stands out from its floor as far (Westfall and Young's, so corrected for the number of knobs).
+    distinguishable: p < 0.05.
+
+    The bar of the seed is another share: of the variance of single runs, with its 95 % interval from `low` to `high`;
+    it has no floor, and is distinguishable where seeds are known to make a variance.
     """
 
     knob: str
     value: float
-    floor: float
-    p: float
-    distinguishable: bool
+    floor: float = nan
+    p: float = nan
+    distinguishable: bool = False
+    low: float = nan
+    high: float = nan
 
 
 @dataclass(frozen=True)
 class Importance:
     """Importances of the knobs of one method, or of all that a whole study varies.
 
+    configs: on which they rest; a config that was run several times counts once, with its mean.
     bars: by `evaluator`, with those of a dummy knob, and of the seed (the share of the variance that seeds alone make;
     NaN without replicates).
     """
@@ -51,25 +59,34 @@ class Importance:
     method: str | None
     metric: str
     evaluator: str
-    trials: int
+    configs: int
     permutations: int
     during_optimisation: bool
     bars: tuple[Bar, ...]
     notes: tuple[str, ...] = ()
 
     @property
+    def above(self) -> list[str]:
+        """The knobs that stand out from chance, the most important first."""
+        return [bar.knob.removeprefix("knob.") for bar in self.bars if bar.distinguishable and bar.knob != SEED]
+
+    @property
+    def seed(self) -> Bar:
+        """What the seed alone does."""
+        return next(bar for bar in self.bars if bar.knob == SEED)
+
+    @property
     def sentence(self) -> str:
         """Which knobs rise above the floor."""
         where = "" if self.method is None else f" of {self.method}"
-        above = [bar.knob.removeprefix("knob.") for bar in self.bars if bar.distinguishable and bar.knob != SEED]
-        if above:
-            return f"Above what chance shows: {', '.join(above)}{where} ({self.trials} trials)."
-        return f"Unresolved: no knob{where} can be told from noise with {self.trials} trials."
+        if self.above:
+            return f"Above what chance shows: {', '.join(self.above)}{where} ({self.configs} configs)."
+        return f"Unresolved: no knob{where} can be told from noise with {self.configs} configs."
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per bar."""
         head = {"method": self.method, "evaluator": self.evaluator}
-        names = ("knob", "value", "floor", "p", "distinguishable")
+        names = ("knob", "value", "low", "high", "floor", "p", "distinguishable")
         return [head | {name: getattr(bar, name) for name in names} for bar in self.bars]
 
 
@@ -90,20 +107,22 @@ def importance(
         evaluator: `ped_anova`: for reaching the best tenth. fanova: for the variance over the whole space.
 
     Source: PED-ANOVA, arXiv 2304.10255, and with conditions, arXiv 2601.20800; fANOVA, Hutter et al., ICML 2014; all by
-        Optuna.
+        Optuna. The floor holds for all knobs at once: Westfall and Young, Resampling-Based Multiple Testing (1993).
 
     Raises:
-        StudyError: as `take_sample`: of adaptive searches unless `during_optimisation`; too few trials.
+        StudyError: as `take_sample`: of adaptive searches unless `during_optimisation`; too few configs.
     """
-    sample = take_sample(study, metric, ("study",), adaptive=during_optimisation)
     if evaluator == "fanova" and during_optimisation:
         raise StudyError(
             f"study {study.name}: fanova is about the whole space, and a search did not see it; use ped_anova"
         )
-    frame = sample.frame if method is None else sample.of(method)
-    knobs = ([] if method is not None or len(sample.methods) < 2 else ["method"]) + sample.varied(method)
+    sample = _sample(study, metric, during_optimisation)
+    rows = sample.frame if method is None else sample.of(method)
+    frame = rows.assign(score=rows.groupby(["method", "config_key"])["score"].transform("mean"))
+    frame = frame.drop_duplicates(["method", "config_key"])
     if len(frame) < LEAST:
-        raise StudyError(f"study {study.name}: {len(frame)} trials are too few for importances; run {LEAST} or more")
+        raise StudyError(f"study {study.name}: {len(frame)} configs are too few for importances; run {LEAST} or more")
+    knobs = _knobs(sample, method)
     if not knobs:
         raise StudyError(f"study {study.name}: no knob takes several values, so none can matter")
     notes = []
@@ -111,46 +130,99 @@ def importance(
         left_out = [name for name in knobs if frame[name].isna().any()]
         knobs = [name for name in knobs if name not in left_out]
         if left_out:
-            notes.append(f"fanova takes knobs that all trials have; left out: {', '.join(left_out)}")
+            names = ", ".join(name.removeprefix("knob.") for name in left_out)
+            notes.append(f"fanova takes knobs that all trials have; left out: {names}")
     if not during_optimisation and evaluator == "ped_anova" and len(frame) < 50:
-        notes.append(f"the best tenth of {len(frame)} trials is {-(-len(frame) // 10)}: run 50 or more")
+        notes.append(f"the best tenth of {len(frame)} configs is {-(-len(frame) // 10)}: run 50 or more")
     rng = np.random.default_rng(seed)
     y = sample.sign * frame["score"].to_numpy(float)
     columns = {name: frame[name] for name in knobs}
     values = _Evaluation(columns, rng.random(len(frame)), evaluator, during_optimisation, seed)
     real = values(y)
     null = np.array([list(values(rng.permutation(y)).values()) for _ in range(permutations)])
-    # Compared before they are made shares of a sum: among noise alone, one knob or another has most of it.
-    total = sum(real.values()) or 1.0
-    bars = []
-    for i, (knob, value) in enumerate(real.items()):
-        p = (1 + int((null[:, i] >= value).sum())) / (permutations + 1)
-        floor = float(np.quantile(null[:, i], 0.95))
-        bars.append(Bar(knob, float(value / total), float(floor / total), p, bool(value > floor) and knob != DUMMY))
-    bars.sort(key=lambda bar: -bar.value)
-    share, note = _seed_share(study, sample, method)
-    notes += [note] if note else []
-    bars.append(Bar(SEED, share, nan, nan, bool(share > 0)))
+    bars = [*_bars(real, null), _seed_bar(study, sample, method)]
+    if not isfinite(bars[-1].value):
+        notes.append("no config was run twice: the share of seeds is unknown; add replicates")
     return Importance(
         method, sample.metric, evaluator, len(frame), permutations, during_optimisation, tuple(bars), tuple(notes)
     )
 
 
-def _seed_share(study: Study, sample: Sample, method: str | None) -> tuple[float, str]:
+def importances(study: Study, **more: Any) -> tuple[list[Importance], list[str]]:
+    """Importances over all methods and, where there are several, within each; and why some methods have none.
+
+    Args:
+        more: as of `importance`.
+
+    Raises:
+        StudyError: as `importance`, over all methods.
+    """
+    found, refused = [importance(study, **more)], {}
+    methods = _sample(study, more.get("metric"), more.get("during_optimisation", False)).methods
+    for method in methods if len(methods) > 1 else []:
+        try:
+            found.append(importance(study, method, **more))
+        except StudyError as error:
+            refused.setdefault(str(error).removeprefix(f"study {study.name}: "), []).append(method)
+    return found, [f"within {', '.join(names)}: {reason}" for reason, names in refused.items()]
+
+
+def _sample(study: Study, metric: str | None, during_optimisation: bool) -> Sample:
+    try:
+        return take_sample(study, metric, ("study",), adaptive=during_optimisation)
+    except StudyError as error:
+        if "no sample of the search space" in str(error):
+            raise StudyError(
+                f"{error}; what mattered where the search went is another question: ask it with --during-optimisation"
+            ) from None
+        raise
+
+
+def _knobs(sample: Sample, method: str | None) -> list[str]:
+    """What varies within a method; a knob with one value for each method says no more than the method does."""
+    if method is not None:
+        return sample.varied(method)
+    inside = {name for one in sample.methods for name in sample.varied(one)}
+    return ["method"] * (len(sample.methods) > 1) + [name for name in sample.varied() if name in inside]
+
+
+def _bars(real: Mapping[str, float], null: np.ndarray) -> list[Bar]:
+    """The bars of all knobs, the largest first, from importances of the scores and of their permutations [P, knobs].
+
+    A permutation stands out as far as that knob of it does which is furthest above its own 95 % quantile.
+    """
+    # Compared before they are made shares of a sum: among noise alone, one knob or another has most of it.
+    total = sum(real.values()) or 1.0
+    names = list(real)
+    floors = np.quantile(null, 0.95, axis=0)
+    floors = np.maximum(floors, 1e-12 + 1e-6 * floors.max())
+    knobs = np.array([name != DUMMY for name in names])
+    most = (null / floors)[:, knobs].max(1)
+    shared = float(np.quantile(most, 0.95))
+    bars = []
+    for name, floor in zip(names, floors, strict=True):
+        p = float((1 + (most >= real[name] / floor).sum()) / (len(null) + 1))
+        above = p < 0.05 and name != DUMMY
+        bars.append(Bar(name, real[name] / total, float(floor * shared / total), p, above))
+    return sorted(bars, key=lambda bar: -bar.value)
+
+
+def _seed_bar(study: Study, sample: Sample, method: str | None) -> Bar:
     """The share of the variance of single runs that seeds make; NaN where no config was run twice."""
     import pandas as pd
 
     frames = [sample.frame]
     with suppress(StudyError):  # a study need not have any
         frames.append(take_sample(study, sample.metric, ("replicate",), any_epochs=True).frame)
-    both = pd.concat([frame if method is None else frame[frame["method"] == method] for frame in frames])
-    groups = [part.to_numpy() for _, part in both.groupby("config_key")["score"] if len(part) > 1]
-    noise, _ = intervals.noise_interval(groups)
-    frame = sample.frame if method is None else sample.of(method)
-    total = float(frame["score"].var())
-    if not isfinite(noise.value) or not total > 0:
-        return nan, f"{noise.note}: the share of seeds is unknown; add replicates" if noise.note else ""
-    return min(noise.value / total, 1.0), ""
+    own, both = (
+        frame if method is None else frame[frame["method"] == method] for frame in (sample.frame, pd.concat(frames))
+    )
+    keys = ["method", "config_key"]
+    noise, _ = intervals.noise_interval([part.to_numpy() for _, part in both.groupby(keys)["score"] if len(part) > 1])
+    configs: Column = own.groupby(keys)["score"]
+    runs = len(configs) / float((1 / configs.size()).sum())
+    part = intervals.share_of_configs(configs.mean().to_numpy(), noise, runs)
+    return Bar(SEED, 1 - part.value, distinguishable=isfinite(part.value), low=1 - part.high, high=1 - part.low)
 
 
 class _Evaluation:

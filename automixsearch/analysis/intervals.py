@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from automixsearch.analysis.estimate import Estimate
 
@@ -428,20 +428,33 @@ def _freedom_of_best(count: int, n: int) -> float:
 
 
 def median_best(values: Array, n: int, level: float = LEVEL) -> Estimate:
-    """The median of the best of n draws, with the exact, distribution-free interval from order statistics.
+    """The median of the best of n draws: the quantile of order 0.5^(1/n), with its distribution-free interval.
 
-    The median of the best of n is the quantile of order 0.5^(1/n). An end is missing (NaN) where the sample is too
-    small for one at this level.
+    Between two order statistics of which the one covers too rarely and the other too often lies a fractional one that
+    covers as promised; it is found between them by straight lines. An end is missing (NaN) where not even the outermost
+    value of the sample covers often enough.
 
-    Source: binomial intervals of quantiles, by `scipy.stats.quantile_test`; the same curve as the bands of Lourie et
-        al. (arXiv 2311.09480), pointwise.
+    Source: Hutson, Journal of Applied Statistics 26 (1999), equation 3; `band` holds for all n at once, and is exact.
     """
-    order = 0.5 ** (1 / n)
+    order, y, count = 0.5 ** (1 / n), np.sort(values), len(values)
     value = float(np.quantile(values, order, method="inverted_cdf"))
-    test: Any = stats.quantile_test
-    found = test(values, q=value, p=order).confidence_interval(level)
-    note = "" if isfinite(found.low) and isfinite(found.high) else "too few configs for both ends"
-    return Estimate(value, float(found.low), float(found.high), level, note)
+    ends = (_fractional(y, order, (1 + level) / 2), _fractional(y, order, (1 - level) / 2)) if count else (nan, nan)
+    low, high = min(ends[0], value), max(ends[1], value)
+    note = "" if isfinite(ends[0]) and isfinite(ends[1]) else "too few configs for both ends"
+    return Estimate(value, low if isfinite(ends[0]) else nan, high if isfinite(ends[1]) else nan, level, note)
+
+
+def _fractional(y: Array, order: float, below: float) -> float:
+    """The value at the fractional rank r of sorted `y` whose level, Beta(r, N + 1 - r), is `below` for `order`."""
+    n = len(y)
+
+    def excess(rank: float) -> float:
+        return float(special.betainc(rank, n + 1 - rank, order)) - below
+
+    if n < 2 or excess(1) < 0 or excess(n) > 0:
+        return nan
+    rank: Any = optimize.brentq(excess, 1, n)
+    return float(np.interp(rank, np.arange(1, n + 1), y))
 
 
 def band(values: Array, most: int, level: float = LEVEL) -> list[tuple[int, float, float, float]]:

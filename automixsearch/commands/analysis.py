@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--knob", action="append", required=True, metavar="KNOB", help="e.g. alpha; twice for a heat map")
     sub.add_argument("--method", metavar="M", help="one method (all that vary the knob)")
     sub = _command(commands, importance_command, "Print which knobs matter, beside what chance alone shows.")
-    sub.add_argument("--method", metavar="M", help="within one method (over all)")
+    sub.add_argument("--method", metavar="M", help="within this method only (over all, and within each)")
     sub.add_argument("--evaluator", choices=("ped_anova", "fanova"), default="ped_anova", help="(ped_anova)")
     sub.add_argument("--permutations", type=_count, default=200, metavar="N", help="behind the floor (200)")
     sub.add_argument("--during-optimisation", action="store_true", help="where a search went, which is all it can say")
@@ -142,23 +142,36 @@ def sensitivity_command(args: argparse.Namespace) -> int:
 
 
 def importance_command(args: argparse.Namespace) -> int:
-    from automixsearch.analysis.estimate import p_text
-    from automixsearch.analysis.importance import importance
+    from automixsearch.analysis.importance import importance, importances
 
     study = open_named(args)
-    found = importance(study, args.method, args.during_optimisation, args.permutations, metric=args.metric,
-                       evaluator=args.evaluator)  # fmt: skip
+    options = {"during_optimisation": args.during_optimisation, "permutations": args.permutations,
+               "metric": args.metric, "evaluator": args.evaluator}  # fmt: skip
+    found, refused = ([importance(study, args.method, **options)], []) if args.method else importances(study, **options)
+    said = [one.sentence for one in found]
+    notes = list(dict.fromkeys([*(note for one in found for note in one.notes), *refused]))
     if args.json:
-        return _json([found.sentence], importance=[found], notes=found.notes)
-    _say([found.sentence])
+        return _json(said, notes, importance=found)
+    _say(said)
+    where = " where the search went" if args.during_optimisation else ""
     names = ("knob", "importance", "chance (95 %)", "p", "")
-    _table(f"Importance by {found.evaluator} for {found.metric}", names,
-           ((bar.knob.removeprefix("knob."), f"{bar.value:.1%}" if bar.value == bar.value else "-",
-             f"{bar.floor:.1%}" if bar.floor == bar.floor else "of the variance", p_text(bar.p),
-             "" if bar.distinguishable else "not distinguishable from noise") for bar in found.bars),
-           grey=[not bar.distinguishable for bar in found.bars])  # fmt: skip
-    _say(f"{note}." for note in found.notes)
+    for one in found:
+        _table(f"{one.method or 'All methods'}: importance{where} by {one.evaluator} for {one.metric}", names,
+               (_bar(bar) for bar in one.bars), grey=[not bar.distinguishable for bar in one.bars])  # fmt: skip
+    _say(f"{note}." for note in notes)
     return 0
+
+
+def _bar(bar: Any) -> Sequence[str]:
+    from automixsearch.analysis.estimate import p_text
+    from automixsearch.analysis.importance import SEED
+
+    if bar.knob == SEED:
+        known = bar.value == bar.value
+        span = f"{bar.value:.0%} [{bar.low:.0%}, {bar.high:.0%}]" if known else "-"
+        return "(seed)", span, "", "-", "of the variance of single runs" if known else "unknown without replicates"
+    grey = "" if bar.distinguishable else "not distinguishable from noise"
+    return bar.knob.removeprefix("knob."), f"{bar.value:.1%}", f"{bar.floor:.1%}", p_text(bar.p), grey
 
 
 def fidelity_command(args: argparse.Namespace) -> int:

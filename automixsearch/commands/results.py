@@ -67,10 +67,11 @@ def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str
 
 
 def gate_sentence(study: Any, metric: str | None = None) -> str:
-    """Whether the winner of a search over methods beats the search-free baseline; empty for other studies."""
+    """Whether the winner beats the search-free baseline; empty for studies of another question that never ran it."""
     from automixsearch.analysis.gate import gate
 
-    return "" if study.info.get("design") else gate(study, metric).sentence
+    found = gate(study, metric)
+    return found.sentence if found.answered or not study.info.get("design") else ""
 
 
 def query_command(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from automixsearch.show import brief
 
 if TYPE_CHECKING:
     from automixsearch.analysis.compare import Comparison
+    from automixsearch.analysis.importance import Importance
     from automixsearch.analysis.robustness import Scorecard
     from automixsearch.analysis.sensitivity import Curve
     from automixsearch.results.study import Study
@@ -152,10 +153,9 @@ def gate(study: Study, found: list[Verdict], named: bool) -> Section:
     answer, refused = ask(lambda: ask_gate(study))
     if answer is None:
         return Section("gate", title, missing=[refused])
-    known = isfinite(answer.difference.value)
-    if known or named:
+    if answer.answered or named:
         found.append(Verdict(str(answer.verdict), answer.sentence.removeprefix("Unresolved: ")))
-    if not known:
+    if not answer.answered:
         return Section("gate", title, missing=[answer.sentence])
     columns = [
         Column("winner", lambda row: str(row["winner"] or "-")),
@@ -555,67 +555,77 @@ def _heat(answer: Any) -> Figure:
 
 
 def importances(study: Study, found: list[Verdict]) -> Section:
-    """Which knobs matter, beside what chance alone would show."""
-    from automixsearch.analysis.importance import importance
+    """Which knobs matter, over all methods and within each, beside what chance alone would show and the seed."""
+    from automixsearch.analysis.importance import importances as ask_importances
 
-    title = IMPORTANCE
-    answer, refused = ask(lambda: importance(study, permutations=PERMUTATIONS))
+    answer, refused = ask(lambda: ask_importances(study, permutations=PERMUTATIONS))
     local = answer is None and "sample of the search space" in refused
     if local:
-        answer, more = ask(lambda: importance(study, during_optimisation=True, permutations=PERMUTATIONS))
-        refused = more if answer is None else refused
+        answer, more = ask(lambda: ask_importances(study, during_optimisation=True, permutations=PERMUTATIONS))
+        refused = refused.partition("; what mattered")[0] + "." if answer else more
     if answer is None:
-        return Section("importance", title, missing=[refused])
-    rows = answer.rows()
-    bars = [
-        charts.Bar(
-            bar.knob.removeprefix("knob."),
-            bar.value,
-            mark=bar.floor,
-            faint=not bar.distinguishable,
-            tip=f"{bar.knob.removeprefix('knob.')}: {brief(bar.value)}, floor {brief(bar.floor)}, p {brief(bar.p)}",
-        )
-        for bar in answer.bars
-    ]
-    clear = [bar for bar in answer.bars if bar.distinguishable and not bar.knob.startswith("(")]
-    unclear = [bar for bar in answer.bars if not bar.distinguishable and not bar.knob.startswith("(")]
-    says = []
-    if clear:
-        says.append(
-            f"{listed(bar.knob.removeprefix('knob.') for bar in clear)} "
-            f"{'matters' if len(clear) == 1 else 'matter'} more than chance would show."
-        )
-    if unclear:
-        says.append(f"{listed(bar.knob.removeprefix('knob.') for bar in unclear)} cannot be told from noise.")
-    where = " where the search went (not over the whole space)" if answer.during_optimisation else ""
-    found += [Verdict("note" if "more than" in text else "unresolved", f"Importance{where}: {text}") for text in says]
+        return Section("importance", IMPORTANCE, missing=[refused])
+    parts, without = answer
+    where = " where the search went (not over the whole space)" if local else ""
+    says = [text for one in parts for text in _importance_sentences(one)]
+    for text in _importance_sentences(parts[0]):
+        found.append(Verdict("note" if "more than" in text else "unresolved", f"Importance{where}: {text}"))
+    notes = list(dict.fromkeys(note for one in parts for note in one.notes))
+    missing = [f"{note[:1].upper()}{note[1:]}." for note in (*notes, *without)]
+    if local:
+        missing.insert(0, f"Over the whole space it cannot be said. {refused}")
     columns = [
+        *([Column("method", lambda row: str(row["method"] or "all"))] if len(parts) > 1 else []),
         Column("knob", lambda row: str(row["knob"]).removeprefix("knob.")),
-        Column("importance", plain("value"), True),
+        Column("importance", estimate("value"), True),
         Column("floor (95 % of permutations)", plain("floor"), True),
         Column("p", p_text("p"), True),
         Column("told from noise", lambda row: "yes" if row["distinguishable"] else "no"),
     ]
-    figure = Figure(
-        "importance",
-        f"Importance{' during optimisation' if answer.during_optimisation else ''}",
-        charts.bars("Importance of each knob", charts.Axis("share"), bars),
-        "Dashed: the permutation floor; grey: not distinguishable from noise.",
-    )
-    missing = [f"{note[:1].upper()}{note[1:]}." for note in answer.notes]
-    if local:
-        missing.insert(0, f"Over the whole space it cannot be said. {refused}")
     return Section(
         "importance",
-        title,
+        IMPORTANCE,
         says,
-        f"{answer.evaluator}, by Optuna, of {answer.trials} trials: each knob's share; the floor is what 95 % of "
-        f"{answer.permutations} permutations of the scores stay below. (dummy) is a knob that does nothing; (seed) the "
-        "share of the variance that seeds alone make.",
-        [figure],
-        [Table("importance", "", rows, columns)],
+        f"{parts[0].evaluator}, by Optuna, of {parts[0].configs} configs{where}: each knob's share of all importance, "
+        f"over all methods and within each. Floor: what no knob rises above in 95 % of {parts[0].permutations} "
+        "permutations of the scores. (dummy) is a knob that does nothing; (seed) another share: what seeds alone "
+        "make of the variance of single runs, with its 95 % interval.",
+        [_importance_figure(one) for one in parts],
+        [Table("importance", "", [row for one in parts for row in one.rows()], columns)],
         missing=missing,
     )
+
+
+def _importance_sentences(one: Importance) -> list[str]:
+    of = "" if one.method is None else f" of {one.method}"
+    knobs = [bar for bar in one.bars if not bar.knob.startswith("(")]
+    clear = [bar.knob.removeprefix("knob.") for bar in knobs if bar.distinguishable]
+    unclear = [bar.knob.removeprefix("knob.") for bar in knobs if not bar.distinguishable]
+    says = []
+    if clear:
+        says.append(f"{listed(clear)}{of} {'matters' if len(clear) == 1 else 'matter'} more than chance would show.")
+    if unclear:
+        says.append(f"{listed(unclear)}{of} cannot be told from noise.")
+    return says
+
+
+def _importance_figure(one: Importance) -> Figure:
+    bars = []
+    for bar in one.bars:
+        name, seed = bar.knob.removeprefix("knob."), bar.knob == one.seed.knob
+        tip = f"{name}: {brief(bar.value)}, floor {brief(bar.floor)}, p {p_text('p')({'p': bar.p})}"
+        if seed:
+            tip = f"{name}: {Estimate(bar.value, bar.low, bar.high)} of the variance of single runs"
+        ink = charts.Ink("var(--c1)" if seed else "var(--c0)")
+        bars.append(charts.Bar(name, bar.value, bar.low, bar.high, bar.floor, ink, not bar.distinguishable, tip))
+    when = " during optimisation" if one.during_optimisation else ""
+    return Figure(
+        "importance" if one.method is None else f"importance-{file_name(one.method)}",
+        f"Importance{when}{'' if one.method is None else f', {one.method}'}",
+        charts.bars(f"Importance of each knob{'' if one.method is None else f' of {one.method}'}",
+                    charts.Axis("share"), bars),
+        "Dashed: the permutation floor; grey: not distinguishable from noise. (seed): of the variance, with interval.",
+    )  # fmt: skip
 
 
 # Ablation and fidelity ---------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_only_the_knob_that_matters_rises_above_the_floor(study) -> None:
     assert {name for name, bar in bars.items() if bar.distinguishable} == {"alpha", SEED}
     assert bars[DUMMY].value < bars[DUMMY].floor
     assert 0.1 < bars[SEED].value < 0.45  # 0.09 of noise in 0.09 + 4 / 12
-    assert found.sentence == "Above what chance shows: alpha of mixup (64 trials)."
+    assert found.sentence == "Above what chance shows: alpha of mixup (64 configs)."
 
 
 def test_curves_rise_where_the_truth_does(study) -> None:
