@@ -439,6 +439,15 @@ class Most(Frozen):
     gpus: float = Field(default=0.0, ge=0)
 
 
+class Checkpoints(Frozen):
+    """What is kept of trainings beside their rows."""
+
+    best: int = Field(default=1, ge=0)
+    """Trained weights of so many trials, the best by the first objective."""
+    last: int = Field(default=2, ge=1)
+    """Checkpoints of each trial under way; where the newest cannot be read the trial goes on from the one before."""
+
+
 class Resources(Frozen):
     """What one trial holds. With `workers` > 1, cpus and gpus are for each worker."""
 
@@ -454,6 +463,8 @@ class Resources(Frozen):
     memory that a short probe of each method takes. off: a trial has whole GPUs, and memory is not counted."""
     per_method: dict[str, Share] = Field(default_factory=dict)
     """Methods whose trials hold something else, e.g. {automix: {gpus: 1}}."""
+    checkpoints: Checkpoints = Checkpoints()
+    """What is stored of trainings."""
     most: Most | None = None
     """What the cluster can grow to, where it has an autoscaler; None: what it has when the search starts."""
 

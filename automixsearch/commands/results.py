@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 def best_command(args: argparse.Namespace) -> int:
     study = open_named(args)
     rows = study.best_rows(args.n, per=args.per, metric=args.metric)
+    if (args.export or args.weights) and not rows:
+        raise StudyError(f"study {study.name} has no complete trial to export yet")
+    if args.weights:
+        Path(args.weights).write_bytes(study.weights(rows[0]["trial_id"]))
     if args.export:
-        if not rows:
-            raise StudyError(f"study {study.name} has no complete trial to export yet")
         head = (
             f"# Trial {rows[0]['trial_id']} of study {study.name}: val_top1 {rows[0]['val_top1']:.2f} %.\n"
             f"# Train it: automixsearch train {args.export}\n"
@@ -154,6 +156,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")
     add_json(sub, "the rows")
     sub.add_argument("--export", metavar="FILE", help="write the best config as YAML, ready to train")
+    sub.add_argument("--weights", metavar="FILE", help="write its trained weights (a state_dict), if they were kept")
     sub = declare(commands, query_command, "Ask a study in SQL: views trials and epochs.")
     add_study(sub)
     sub.add_argument("sql", metavar="SQL", help='e.g. "SELECT method, max(val_top1) FROM trials GROUP BY 1"')

@@ -147,7 +147,7 @@ def train_command(args: argparse.Namespace) -> int:
             print(epoch_line(epoch, run.recipe.epochs))
     outcome = run.finish()
     if args.out:
-        torch.save(run.network.state_dict(), args.out)
+        Path(args.out).write_bytes(run.weights())
     if args.json:
         print(dump_json({"config_id": config.config_id, **asdict(outcome)}))
     else:

@@ -62,6 +62,11 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def weights_of(trial_id: str) -> str:
+    """The document that holds the trained network of a trial, if it is one of the best."""
+    return f"weights/{trial_id}.pt"
+
+
 PAUSE_S = 0.5
 """A store with patience waits this long before it tries again, and each time twice as long, up to 30 times this."""
 

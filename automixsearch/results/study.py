@@ -26,7 +26,7 @@ from automixsearch.results.schema import (
     to_arrow,
     utc,
 )
-from automixsearch.results.store import Store
+from automixsearch.results.store import Store, weights_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -181,6 +181,21 @@ class Study:
         if shown["config"] is None:
             raise StudyError(f"{name}: has no config ({shown['row']['state']}); wait until it ends")
         return build(TrialConfig, shown["config"], name)
+
+    def weights(self, trial: str | int) -> bytes:
+        """The trained network of a trial, as a file that `torch.load` reads (a state_dict).
+
+        Raises:
+            StudyError: it was not kept.
+        """
+        trial_id = self.show(trial)["row"]["trial_id"]
+        found = self.store.get(weights_of(trial_id))
+        if found is None:
+            raise StudyError(
+                f"study {self.name}, trial {trial_id}: its weights were not kept; resources.checkpoints.best says of "
+                "how many trials they are; train its config again with train --out"
+            )
+        return found
 
     def rows(self, sql: str) -> list[Row]:
         """The answer to SQL over the view `trials` as plain rows, without pandas; for sql of our own."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.designs import Design, Run, settled, winners
 from automixsearch.errors import SpecError, StudyError
+from automixsearch.search.retention import Retention
 from automixsearch.search.task import Task, trial_id_of
 from automixsearch.spec import METRICS, SearchSpace, TrialConfig
 
@@ -103,6 +104,7 @@ class Designed:
         row = self.store.trial_row(task.trial_id)
         if row is not None:
             task.close(self.store)
+            Retention.of(self.space).prune(self.store)
         return row
 
     # The confirmation -------------------------------------------------------------------------------------------

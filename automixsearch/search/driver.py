@@ -12,7 +12,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
 from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES
+from automixsearch.search.retention import Retention
 from automixsearch.spec import ELSEWHERE, SearchSpace, hash_json
 
 if TYPE_CHECKING:
@@ -374,7 +375,7 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
         while (task := proposer.next()) is not None:
             watcher.heard("start", task, {})
             try:
-                for metrics in run_trial(store, task, pick_device(), World()):
+                for metrics in run_trial(store, task, pick_device(), World(), Retention.of(space)):
                     proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))
                     watcher.heard("epoch", task, metrics)
             except Exception as error:  # where breakpoints are, once is enough
@@ -414,6 +415,7 @@ def _fit(
         "results": store.results,
         "study": store.study,
         "workers": space.resources.workers,
+        "retention": asdict(Retention.of(space)),
         "scratch": str(store.local_path("ray") or f"{store.uri}/ray"),
     }
     trainable: Any = distributed_trial if distributed else InlineTrial

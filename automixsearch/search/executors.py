@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from automixsearch.search.failures import STORAGE_PATIENCE_S
+from automixsearch.search.retention import Retention
 from automixsearch.search.task import Task
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     store, task = _open(config)
     limit_threads(config["cpus"])
-    return iter(run_trial(store, task, pick_device(), World()))
+    return iter(run_trial(store, task, pick_device(), World(), Retention(**config["retention"])))
 
 
 def _open(config: dict[str, Any]) -> tuple[Store, Task]:
@@ -125,5 +126,5 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
 
     world = World(context.get_world_rank(), context.get_world_size())
-    for metrics in run_trial(store, task, torch.device(device), world):
+    for metrics in run_trial(store, task, torch.device(device), world, Retention(**config["retention"])):
         ray.train.report(metrics)

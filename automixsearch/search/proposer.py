@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from automixsearch.results.exports import Recorder
 from automixsearch.search.journal import Journal
+from automixsearch.search.retention import Retention
 from automixsearch.search.samplers import active_part, make_sampler, sobol_point
 from automixsearch.search.task import Task, trial_id_of
 from automixsearch.search.view import BLOCK, View, best_of, ended, frozen, number_of, outcome
@@ -236,6 +237,7 @@ class Proposer:
             if self.journal is not None:
                 self.journal.add([trial])
         task.close(self.store)
+        Retention.of(self.space).prune(self.store)
         return row
 
     def _catch_up(self, task: Task, row: Mapping[str, Any]) -> None:

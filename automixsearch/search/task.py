@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import automixsearch
 from automixsearch.results.schema import config_row
 from automixsearch.search.failures import Attempt, Failure, from_json
+from automixsearch.search.retention import drop_checkpoints
 from automixsearch.spec import TrialConfig
 
 if TYPE_CHECKING:
@@ -83,14 +84,10 @@ class Task:
         return sorted(name.removesuffix(".json") for name in store.names("pending") if name.endswith(".json"))
 
     def close(self, store: Store) -> None:
-        """Drop the document and the checkpoint of a trial that has its row."""
+        """Drop the document and the checkpoints of a trial that has its row."""
         store.delete(_name(self.trial_id))
-        store.delete(self.checkpoint)
+        drop_checkpoints(store, self.trial_id)
         Attempt.close(store, self.trial_id)
-
-    @property
-    def checkpoint(self) -> str:
-        return f"checkpoints/{self.trial_id}.pt"
 
     def row(self, state: str, **values: Any) -> dict[str, Any]:
         """The ledger row of this trial in its final `state`, with `values` for what only the run knows."""

@@ -21,8 +21,9 @@ import torch
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
 from automixsearch.errors import SpecError, StudyError, TrainingError
-from automixsearch.results.store import Store
+from automixsearch.results.store import Store, weights_of
 from automixsearch.search.failures import MEMORY, Attempt, Place, cause_of
+from automixsearch.search.retention import Retention, checkpoints
 from automixsearch.search.task import Task
 from automixsearch.search.trial_rows import after, failed_row, run_columns, said
 from automixsearch.training.loop import EpochMetrics, TrainingRun
@@ -31,8 +32,12 @@ from automixsearch.training.world import World
 CHECKPOINT_SHARE = 20
 """A checkpoint is written when training has taken this many times as long as the last one took to write."""
 
+DEFAULT = Retention()
 
-def run_trial(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
+
+def run_trial(
+    store: Store, task: Task, device: torch.device, world: World, retention: Retention = DEFAULT
+) -> Iterator[dict[str, Any]]:
     """Run `task` from its checkpoint, if it has one, and yield the metrics of each epoch as plain numbers.
 
     An error that the config itself is to blame for ends the trial with a row of state `failed`; it is not raised, since
@@ -46,7 +51,7 @@ def run_trial(store: Store, task: Task, device: torch.device, world: World) -> I
     if world.rank == 0:  # which of several workers dies cannot be known beforehand
         (attempt if world.size == 1 else replace(attempt, place=Place())).save(store, task.trial_id)
     try:
-        for metrics in _train(store, task, device, world):
+        for metrics in _train(store, task, device, world, retention):
             yield metrics | {"node": place.node, "devices": place.devices}
     except (SpecError, TrainingError) as error:
         store.write_trial(failed_row(store, after(store, task, error, place)))
@@ -81,7 +86,9 @@ def limit_threads(cpus: float) -> None:
     torch.set_num_threads(max(1, int(cpus)))
 
 
-def _train(store: Store, task: Task, device: torch.device, world: World) -> Iterator[dict[str, Any]]:
+def _train(
+    store: Store, task: Task, device: torch.device, world: World, retention: Retention
+) -> Iterator[dict[str, Any]]:
     image_set = load(task.config.data)
     run, note = _resumed(store, task, image_set, device, world)
     place = {"device": device_name(device), "threads": torch.get_num_threads(), "host": socket.gethostname()}
@@ -91,7 +98,7 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
             store.write_epoch(epoch_row(task, metrics))
             if time.perf_counter() - saved_at >= CHECKPOINT_SHARE * cost:
                 started = time.perf_counter()
-                store.put(task.checkpoint, run.state())
+                retention.save(store, task.trial_id, metrics.epoch, run.state())
                 saved_at = time.perf_counter()
                 cost = saved_at - started
         if metrics.epoch < run.recipe.epochs:
@@ -100,6 +107,8 @@ def _train(store: Store, task: Task, device: torch.device, world: World) -> Iter
     last = run.last.row() if run.last else {}
     test = _test_columns(run) if task.stop_reason is None else {}  # all workers together
     if world.rank == 0:
+        if test and retention.wants(store, last):
+            store.put(weights_of(task.trial_id), run.weights())
         store.write_trial(
             task.row(
                 "complete" if task.stop_reason is None else "pruned",
@@ -128,22 +137,35 @@ def _test_columns(run: TrainingRun) -> dict[str, Any]:
 def _resumed(
     store: Store, task: Task, image_set: ImageSet, device: torch.device, world: World
 ) -> tuple[TrainingRun, dict[str, str]]:
-    """The run as its checkpoint has it; from the start, with a note, where there is none that can be read."""
+    """The run as its newest checkpoint has it that can be read, else from the start; with a note where one cannot."""
 
     def fresh() -> TrainingRun:
         tested = task.stop_reason is None
         return TrainingRun(task.config, image_set, device, world, branches=task.branches, tested=tested)
 
-    run, saved = fresh(), store.get(task.checkpoint)
-    if saved is None:
-        return run, {}
-    try:
-        run.load(saved)
-    except Exception as error:  # torch's own types too: a damaged file can fail at any depth
-        if cause_of(error)[0] == MEMORY:
-            raise
-        return fresh(), {"note": f"{task.trial_id} starts anew: {' '.join(str(error).split())[:200]}"}
-    return run, {}
+    run, damaged = fresh(), ""
+    for epoch, name in checkpoints(store, task.trial_id):
+        saved = store.get(name)
+        if saved is None:  # let go of by a process that is about to end
+            continue
+        try:
+            run.load(saved)
+            break
+        except Exception as error:  # torch's own types too: a damaged file can fail at any depth
+            if cause_of(error)[0] == MEMORY:
+                raise
+            damaged = damaged or f": that of epoch {epoch} is damaged: {' '.join(str(error).split())[:200]}"
+            run = fresh()
+    _agree(run, world)
+    after = f"goes on from its checkpoint of epoch {run.epoch}" if run.epoch else "starts anew"
+    return run, {"note": f"{task.trial_id} {after}{damaged}"} if damaged else {}
+
+
+def _agree(run: TrainingRun, world: World) -> None:
+    """Refuse to go on where workers have read different checkpoints, as one of them could not reach the storage."""
+    epochs = world.gather(torch.tensor([run.epoch], device=run.device)).tolist()
+    if len(set(epochs)) > 1:
+        raise RuntimeError(f"the workers have read checkpoints of different epochs {epochs}; they try again")
 
 
 def epoch_row(task: Task, metrics: EpochMetrics) -> dict[str, Any]:

@@ -470,6 +470,12 @@ class TrainingRun:
         """What the run has trained: the network, or of several the reported one with the reported head."""
         return self.momentum.reported() if self.momentum else self.model
 
+    def weights(self) -> bytes:
+        """The weights of `network`, as a file that `torch.load` and the knob `weights` take."""
+        buffer = io.BytesIO()
+        torch.save(self.network.state_dict(), buffer)
+        return buffer.getvalue()
+
     @torch.no_grad()
     def masks(self, pixels: Tensor, draw: AutoMixDraw) -> Tensor:
         """The Mix Block's masks of the partners as they are now, in eval mode: float32 [B, 1, H, W] on the CPU.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import pickle
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -29,10 +31,12 @@ def memory() -> str:
     return f"fsspec+memory:///{uuid.uuid4().hex}/results"
 
 
-@pytest.fixture(params=["memory", "folders", "no locks"])
+@pytest.fixture(params=["memory", "folders", "no locks", "s3"])
 def store(request: pytest.FixtureRequest, memory: str, tmp_path: Path) -> Store:
     """Storage of both kinds: with and without folders of its own."""
     made = Store(memory, "s")
+    if request.param == "s3":
+        return Store(request.getfixturevalue("s3"), "s")
     if request.param == "no locks":  # a shared path as on some NFS mounts
 
         def flock(file: Any, how: int) -> None:
@@ -63,6 +67,35 @@ def test_rows_documents_and_merging_work(store: Store) -> None:
     store.delete("study.json")
     store.delete("study.json")
     assert store.get("study.json") is None
+
+
+WRITE = """
+import sys
+from automixsearch.results.store import Store
+store = Store(sys.argv[1], "s")
+for number in range(int(sys.argv[2]), int(sys.argv[3])):
+    store.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1})
+    store.write_trial({"trial_id": f"t{number:05d}", "number": number, "state": "complete"})
+"""
+
+
+def test_a_bucket_is_written_by_several_processes_and_read_while_it_is_merged(s3: str) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE, s3, str(first), str(first + 12)]) for first in (0, 8, 16)
+    ]  # some rows come from two of them
+    store, merged, seen = Store(s3, "s"), 0, set[str]()
+    while any(writer.poll() is None for writer in writers):
+        time.sleep(0.2)
+        merged += store.compact()
+        ids = [row["trial_id"] for row in store.trial_rows(["trial_id", "number"])]
+        assert len(ids) == len(set(ids)), "a row twice"
+        assert seen <= set(ids), "a row that was there is gone"
+        seen = set(ids)
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    store.compact()
+    assert [row["number"] for row in store.trial_rows()] == list(range(28))
+    assert len(store.epoch_rows()) == 28
+    assert merged
 
 
 @pytest.mark.parametrize("store", ["memory", "folders"], indirect=True)
@@ -124,6 +157,7 @@ def test_a_lease_keeps_a_second_driver_out(store: Store) -> None:
     assert store.names() == []
 
 
+@pytest.mark.parametrize("store", ["memory", "folders", "no locks"], indirect=True)
 def test_a_lease_is_renewed_while_its_driver_lives_and_stale_when_it_died(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

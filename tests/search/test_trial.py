@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from datetime import UTC, datetime
+
 import pytest
 import torch
 
-from automixsearch.errors import StorageError
+import automixsearch.search.trial as trial_module
+from automixsearch.cli import main
+from automixsearch.data import load
+from automixsearch.errors import SpecError, StorageError
 from automixsearch.reading import parse_space
-from automixsearch.results.store import Store
+from automixsearch.results.store import Store, weights_of
 from automixsearch.search.failures import Attempt
 from automixsearch.search.proposer import Proposer
+from automixsearch.search.retention import Retention, checkpoints
 from automixsearch.search.trial import run_trial
+from automixsearch.training.loop import TrainingRun
 from automixsearch.training.world import World
 
 EPOCHS = 3
@@ -36,18 +45,145 @@ def losses(store) -> list[float]:
     return [row["val_loss"] for row in store.epoch_rows()]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 99])
+DAMAGE = [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 99]
+
+
+def names(store) -> list[str]:
+    return store.names("checkpoints")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_costs_the_epochs_behind_it_and_nothing_else(trial, damage):
-    store, task = trial
+    store, _ = trial
     run(trial, 1)
-    saved = store.get(task.checkpoint)
-    store.put(task.checkpoint, damage(saved))
+    (name,) = names(store)
+    store.put(f"checkpoints/{name}", damage(store.get(f"checkpoints/{name}")))
     again = run(trial)
-    assert again[0]["note"].startswith("t00000 starts anew: the checkpoint cannot be read")
+    assert again[0]["note"].startswith("t00000 starts anew: that of epoch 1 is damaged: the checkpoint cannot be read")
     assert "note" not in again[1]
     assert [metrics["epoch"] for metrics in again] == [1, 2, 3]
     assert store.trial_row("t00000")["state"] == "complete"
     assert losses(store) == [metrics["val_loss"] for metrics in again]
+
+
+@pytest.fixture
+def every_epoch(monkeypatch):
+    """A checkpoint after every epoch, however long it takes."""
+    monkeypatch.setattr(trial_module, "CHECKPOINT_SHARE", 0)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(trial, every_epoch, damage):
+    store, task = trial
+    run(trial, 2)
+    expected = names(store)
+    assert expected == ["t00000-e000001.pt", "t00000-e000002.pt"]
+    store.put(f"checkpoints/{expected[1]}", damage(store.get(f"checkpoints/{expected[1]}")))
+    again = run(trial, 2)
+    assert [metrics["epoch"] for metrics in again] == [2, 3]
+    assert again[0]["note"].startswith("t00000 goes on from its checkpoint of epoch 1: that of epoch 2 is damaged: the")
+    assert losses(store)[1:] == [metrics["val_loss"] for metrics in again], "as if nothing had been"
+    task.close(store)
+    assert names(store) == []
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_as_many_checkpoints_stay_as_are_asked_for_and_none_of_another_trial_goes(trial, every_epoch, last):
+    store, task = trial
+    for other in ("t00000-e000009.pt.x", "t00001-e000001.pt", "t000001-e000001.pt"):
+        store.put(f"checkpoints/{other}", b"x")
+    for metrics in run_trial(store, task, torch.device("cpu"), World(), Retention(last=last)):
+        own = [name for name in names(store) if name.startswith("t00000-e") and name.endswith(".pt")]
+        assert len(own) == min(last, metrics["epoch"])
+        assert own[-1] == f"t00000-e{metrics['epoch']:06d}.pt"
+    task.close(store)
+    assert len(names(store)) == 3
+
+
+WRITER = """
+import os, sys
+from automixsearch.results.files import LocalFiles
+from automixsearch.results.store import Store
+from automixsearch.search.retention import Retention
+store = Store(sys.argv[1], "s")
+for epoch in (1, 2, 3):
+    if epoch == 3:
+        if sys.argv[2] == "before":
+            os.replace = lambda *_: os.kill(os.getpid(), 9)
+        else:
+            LocalFiles.delete = lambda *_: os.kill(os.getpid(), 9)
+    Retention(last=2).save(store, "t00000", epoch, bytes([epoch]) * 1000)
+"""
+
+
+@pytest.mark.parametrize(("moment", "there"), [("before", [2, 1]), ("after", [3, 2, 1])])
+def test_a_writer_that_is_killed_leaves_whole_checkpoints_only(tmp_path, moment, there):
+    done = subprocess.run([sys.executable, "-c", WRITER, str(tmp_path), moment])
+    assert done.returncode == -9
+    store = Store(tmp_path, "s")
+    found = checkpoints(store, "t00000")
+    assert [epoch for epoch, _ in found] == there
+    for epoch, name in found:
+        assert store.get(name) == bytes([epoch]) * 1000
+    Retention(last=2).save(store, "t00000", 4, b"next")
+    assert [epoch for epoch, _ in checkpoints(store, "t00000")] == [4, there[0]], "what was too many goes"
+
+
+# The best ------------------------------------------------------------------------------------------------------
+
+
+def ended(store, number: int, retention: Retention, **values) -> None:
+    """A trial that has ended, with weights if they are wanted."""
+    row = {"trial_id": f"t{number:05d}", "number": number, "state": "complete", **values}
+    if row["state"] == "complete" and retention.wants(store, row):
+        store.put(weights_of(row["trial_id"]), b"weights")
+    store.write_trial({**row, "ended_at": datetime(2026, 1, 1, 0, number, tzinfo=UTC)})
+    retention.prune(store)
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_the_weights_of_the_best_trials_stay(place, tmp_path, request):
+    store = Store(tmp_path if place == "disk" else request.getfixturevalue("s3"), "s")
+    retention = Retention(best=2, metric="val_loss")
+    for number, loss in enumerate([0.5, 0.9, None, 0.4, 0.5, 0.3, 0.7]):
+        ended(store, number, retention, val_loss=loss)
+        store.put("weights/t00009.pt", b"of a trial that has no row yet")
+    ended(store, 7, retention, state="pruned", val_loss=0.0)
+    assert store.names("weights") == ["t00003.pt", "t00005.pt", "t00009.pt"]
+
+
+def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path):
+    store = Store(tmp_path, "s")
+    for number in range(3):
+        ended(store, number, Retention(best=0), val_top1=50.0 + number)
+    assert store.names("weights") == []
+
+
+def test_a_trial_leaves_its_weights_which_are_those_of_its_network(trial, tmp_path, capsys):
+    store, task = trial
+    run(trial)
+    store.put("study.json", b'{"objective": ["val_top1"], "total_trials": 1}')
+    file = tmp_path / "best.pt"
+    assert main(["best", "s", "--results", str(tmp_path), "--weights", str(file)]) == 0
+    state = torch.load(file, weights_only=True)
+    network = TrainingRun(task.config, load(task.config.data), "cpu").network
+    network.load_state_dict(state)
+    store.delete(weights_of("t00000"))
+    assert main(["best", "s", "--results", str(tmp_path), "--weights", str(file)]) == 2
+    assert "t00000: its weights were not kept; resources.checkpoints.best" in capsys.readouterr().err
+
+
+def test_a_space_says_what_is_kept():
+    content = {"knobs": {"method": "mixup"}, "objective": ["val_loss", "wall_s"]}
+    assert Retention.of(parse_space(content, "test")) == Retention(best=1, last=2, metric="val_loss")
+    more = {**content, "resources": {"checkpoints": {"best": 5, "last": 1}}}
+    assert Retention.of(parse_space(more, "test")) == Retention(best=5, last=1, metric="val_loss")
+    assert parse_space(content, "test").space_id == parse_space(more, "test").space_id
+    with pytest.raises(SpecError, match=r"resources\.checkpoints\.last = 0 .*greater than or equal to 1"):
+        parse_space({**content, "resources": {"checkpoints": {"last": 0}}}, "test")
+
+
+# Storage that fails --------------------------------------------------------------------------------------------
 
 
 def test_a_trial_whose_results_cannot_be_written_fails_and_goes_on_from_its_checkpoint(trial, monkeypatch):
