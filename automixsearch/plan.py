@@ -333,6 +333,16 @@ def study_settings(design: Design) -> dict[str, Mapping[str, Any]]:
     return found
 
 
+TEACHER = ("ema", "ema_start", "ema_end", "ema_hold", "report")
+
+
+def teacher_settings(design: Design) -> list[Mapping[str, Any]]:
+    """A setting for each way in which the design lets the teacher of AutoMix follow."""
+    names = ("method", "batch_size", *(f"automix.{name}" for name in TEACHER))
+    settings = (run.values for run in design.runs if not run.waits)
+    return list({tuple(values.get(name) for name in names): values for values in settings}.values())
+
+
 def _largest(costs: Sequence[Cost]) -> float | None:
     return max((cost.checkpoint_mb for cost in costs if cost.checkpoint_mb is not None), default=None)
 
@@ -579,7 +589,7 @@ def _of_rungs(space: SearchSpace) -> list[str]:
     if space.fidelity is None:
         short = ", ".join(map(str, rungs[:-1]))
         said.append(
-            f"that {short} epochs rank configs as {rungs[-1]} do is taken on trust; add fidelity: "
+            f"that schedules of {short} epochs rank configs as {rungs[-1]} do is taken on trust; add fidelity: "
             "{min_lower_bound: 0.3} to have it measured first"
         )
     return said

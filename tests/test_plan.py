@@ -126,6 +126,16 @@ def test_a_curve_without_values_is_named():
         said("method=mixup")
 
 
+def test_a_teacher_that_is_too_slow_for_the_run_is_named(capsys):
+    words = ["plan", str(JOBS / "ablation/masks.yaml"), "recipe=digits", "data={source: digits, val_fraction: 0.4}"]
+    slow = ["automix.ema_start=0.999", "automix.ema_end=0.99999", "epochs=1", "width=4", "--json"]
+    assert main([*words, *slow]) == 0
+    (said,) = [text for text in json.loads(capsys.readouterr().out)["warnings"] if text.startswith("automix reports")]
+    assert re.search(r"which after 13 steps still is 99% what it began as: .*lower automix.ema_start", said)
+    assert main([*words, "epochs=40", "width=4", "--json"]) == 0
+    assert "what it began as" not in capsys.readouterr().out
+
+
 def test_a_ledger_of_other_data_is_named(tmp_path):
     study = write_study(tmp_path, "known", [{"knobs": {"method": "mixup"}, "score": 70.0}])
     _, odd = plan.costs_of(study, {"mixup": {"method": "mixup"}}, 10, Data(source="cifar10", path="."))
@@ -262,7 +272,7 @@ def test_a_search_with_cool_downs_is_planned_as_long_as_its_trials_turn_out():
         ({"budget": {"trials": 4}}, "about 4 trials in full for 3 methods"),
         ({"scheduler": "asha", "budget": {"trials": 8}}, "3 methods at 2 rungs take 6 trials, more than the 4"),
         ({"scheduler": "asha", "budget": {"epochs": 1}}, "has no rung below 1 epochs"),
-        ({"scheduler": "asha"}, "that 10 epochs rank configs as 40 do is taken on trust"),
+        ({"scheduler": "asha"}, "that schedules of 10 epochs rank configs as 40 do is taken on trust"),
         ({"knobs": {"lr": {"low": 0.1, "high": 0.11}}}, "lr goes from 0.1 to 0.11 only"),
         ({"knobs": {"lr": {"low": 0.001, "high": 0.5}}}, "without log: nine in ten draws lie above 0.05"),
         (

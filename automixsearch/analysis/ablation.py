@@ -15,7 +15,7 @@ from automixsearch.analysis import intervals
 from automixsearch.analysis.compare import adjusted, margin_of
 from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
-from automixsearch.analysis.sample import Frame, take_sample
+from automixsearch.analysis.sample import CENTRE, Frame, take_sample
 from automixsearch.analysis.verdict import Verdict, judge
 from automixsearch.errors import StudyError
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 MOST_SHAPLEY = 5
 """Factors up to which all orders are looked at."""
-CENTRE = "incumbent"
-"""The arm of a curve from which one knob at a time is moved away."""
 LEAST_REPLICATES, LEAST_FREEDOM = 3, 6
 """With less than these, the signs of what seeds leave can be drawn in too few ways."""
 WORDS = {Verdict.BETTER: "helps", Verdict.WORSE: "hurts"}

@@ -124,21 +124,33 @@ def pairs_of(a: Frame, b: Frame) -> tuple[Column, Column]:
     return left.loc[both], right.loc[both]
 
 
+LEAST_PAIRS = 3
+"""Shared seeds and splits, each with several runs, that make pairs; from fewer an interval says next to nothing."""
+
+
+def _shared(a: Frame, b: Frame) -> float:
+    """The share of the runs of a whose seed and split b has too."""
+    keys = ["seed", "split_seed"]
+    return float(a.set_index(keys).index.isin(b.set_index(keys).index).mean())
+
+
 def _compare(sample: Sample, a: str, b: str, left: Frame, right: Frame, margin: float) -> Comparison:
     x, y = (part.to_numpy(float) for part in pairs_of(left, right))
-    paired = len(x) >= 2 and 2 * len(x) > min(len(left), len(right))
+    shared = min(_shared(left, right), _shared(right, left))
+    paired = len(x) >= (2 if 2 * len(x) > min(len(left), len(right)) else LEAST_PAIRS) and shared > 0.5
     if paired:
         found = paired_difference(x - y, margin)
         wins = float((np.sign(sample.sign * (x - y)) / 2 + 0.5).mean())
         n, note = len(x), ""
         mde = detectable(float(np.std(x - y, ddof=1)), n)
-        if len(x) < min(len(left), len(right)):
-            note = f"{len(left) + len(right) - 2 * len(x)} runs without a partner are left out"
+        alone = round((1 - _shared(left, right)) * len(left)) + round((1 - _shared(right, left)) * len(right))
+        if alone:
+            note = f"{alone} runs without a partner are left out"
     else:
         x, y = left["score"].to_numpy(float), right["score"].to_numpy(float)
         found = unpaired_difference(x, y, margin)
         wins = float((np.sign(sample.sign * (x[:, None] - y[None])) / 2 + 0.5).mean())
-        n, note = min(len(x), len(y)), "unpaired: no shared seeds and splits"
+        n, note = min(len(x), len(y)), "unpaired: too few shared seeds and splits"
         sd = sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2) if n > 1 else nan
         mde = detectable(sd, len(x), len(y))
     difference, p, p_equivalent = found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from automixsearch.analysis import intervals
-from automixsearch.analysis.sample import Column, Sample, take_sample
+from automixsearch.analysis.sample import Column, Sample, check_drawn, take_sample
 from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def importances(study: Study, **more: Any) -> tuple[list[Importance], list[str]]
 
 
 def _sample(study: Study, metric: str | None, during_optimisation: bool) -> Sample:
+    check_drawn(study)
     try:
         return take_sample(study, metric, ("study",), adaptive=during_optimisation)
     except StudyError as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from automixsearch.analysis import intervals
 from automixsearch.analysis.estimate import Estimate
-from automixsearch.analysis.sample import Frame, Sample, config_key, take_sample
+from automixsearch.analysis.sample import Frame, Sample, check_drawn, config_key, take_sample
 from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def scorecards(
         seed: of the bootstrap.
 
     Raises:
-        StudyError: as `take_sample`.
+        StudyError: as `take_sample` and `check_drawn`.
     """
+    check_drawn(study)
     base = take_sample(study, metric)
     more = {purpose: _extra(study, base.metric, purpose) for purpose in ("replicate", "confirm")}
     declared = (study.info.get("design") or {}).get("delta")

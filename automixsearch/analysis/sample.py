@@ -19,6 +19,8 @@ Frame = Any
 cannot tell which it is."""
 Column = Any
 
+CENTRE = "incumbent"
+"""The arm of a curve from which one knob at a time is moved away."""
 PURPOSES = ("search", "study", "replicate", "confirm")
 ADAPTIVE = ("tpe", "gp", "nsga2")
 """Samplers that look where good results were before: what they drew says nothing about the space as a whole."""
@@ -210,4 +212,29 @@ def _check_blind(study: Study) -> None:
             f"study {study.name}: its trials are no sample of the search space: {reason}, so they over-represent "
             "what is good; run a study with design: sobol over the same knobs, or a search with sampler: sobol, "
             "scheduler: fifo and no priors"
+        )
+
+
+BY_HAND = ("one_out", "one_in", "path", "factorial", "cells")
+"""Designs whose configs are no draws from anything."""
+
+
+def check_drawn(study: Study) -> None:
+    """Refuse a study whose configs are no draws from a prior, where the answer would be about one.
+
+    The values of a single knob are: the prior is that each of them is as likely as the others.
+
+    Raises:
+        StudyError: with what to ask or to run instead.
+    """
+    design = study.info.get("design") or {}
+    knobs = list(dict.fromkeys(str(name).rpartition(".")[2] for name in design.get("vary") or ()))
+    name, said = design.get("name"), "its configs were chosen one by one and are no draws from a prior"
+    if name in BY_HAND:
+        ask = f"; ask automixsearch ablate report {study.name}" if design.get("factors") else ""
+        raise StudyError(f"study {study.name}: {said}{ask}, or run a study of design sobol")
+    if name == "curve" and len(knobs) > 1:
+        raise StudyError(
+            f"study {study.name}: {said}; ask automixsearch sensitivity {study.name} --knob {knobs[0]}, or run a study "
+            f"of design sobol over {', '.join(knobs)}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import stats
 
 from automixsearch.analysis import intervals
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
-from automixsearch.analysis.sample import Column, Frame, Sample, knob_columns, take_sample
+from automixsearch.analysis.sample import CENTRE, Column, Frame, Sample, knob_columns, take_sample
 from automixsearch.errors import StudyError, unknown
 from automixsearch.knobs import Scalar
 
@@ -23,17 +23,22 @@ BINS = 5
 """A knob that was drawn from a range is shown in this many bins of equal counts."""
 MOST_LEVELS = 12
 """More values than this are a range, not a list."""
+NONE = Estimate(nan)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a knob (of a bin: its middle), or a bin from `start` to `end`; `n` runs."""
+    """One value of a knob (of a bin: its middle), or a bin from `start` to `end`; `n` runs.
+
+    gap: in a design of curves, its mean minus that of the centre, within seeds and splits.
+    """
 
     value: Scalar
     estimate: Estimate
     n: int
     start: float = nan
     end: float = nan
+    gap: Estimate = NONE
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class Curve:
     """Scores over the values of one knob, one method.
 
     kind: `curve` (all else at the centre), `mean` (averaged over all other knobs), or `best` (the best over all other
-    knobs: an isolation plot). effect: highest minus lowest point. p: that all values do the same (F test), NaN where
-    it does not apply.
+    knobs: an isolation plot). effect: highest minus lowest point. p: that all values do the same (F test, within seeds
+    and splits where the values share them), NaN where it does not apply.
     """
 
     knob: str
@@ -72,7 +77,7 @@ class Curve:
         head = {"method": self.method, "knob": self.knob, "metric": self.metric, "kind": self.kind}
         return [
             head | {"value": point.value, "start": point.start, "end": point.end, "n": point.n}
-            | point.estimate.row("score") for point in self.points
+            | point.estimate.row("score") | point.gap.row("gap") for point in self.points
         ]  # fmt: skip
 
 
@@ -133,11 +138,14 @@ def curve(study: Study, knob: str, method: str | None = None, metric: str | None
         on = [all(_is(name, column) for name in levels) for levels in frame["levels"]]
         frame, kind = frame[on] if full else frame, "curve"
     groups = _groups(study, frame, column)
+    centre = next((i for i, (_, _, part) in enumerate(groups) if CENTRE in set(part["arm"])), None)
+    p, gaps = _within([part for _, _, part in groups], centre if kind == "curve" else None)
+    if not isfinite(p):
+        p = _one_way([part["score"].to_numpy() for _, _, part in groups])
     points = tuple(
-        Point(value, intervals.t_interval(part["score"].to_numpy()).within(sample.legal), len(part), *ends)
-        for value, ends, part in groups
+        Point(value, intervals.t_interval(part["score"].to_numpy()).within(sample.legal), len(part), *ends, gap)
+        for (value, ends, part), gap in zip(groups, gaps, strict=True)
     )
-    p = _one_way([part["score"].to_numpy() for _, _, part in groups])
     means = [point.estimate.value for point in points]
     return Curve(column, method, sample.metric, kind, points, Estimate(max(means) - min(means)), p)
 
@@ -253,6 +261,46 @@ def _one_way(groups: list[np.ndarray]) -> float:
     if len(groups) < 2 or any(len(group) < 2 or np.ptp(group) == 0 for group in groups):
         return nan
     return float(stats.f_oneway(*groups, equal_var=False).pvalue)
+
+
+def _within(parts: list[Frame], centre: int | None) -> tuple[float, list[Estimate]]:
+    """The p-value of the F test that all values have one mean within seeds and splits, and the difference of each from
+    the centre; NaN where the values share too few of these to tell.
+
+    Source: randomised blocks; Box, Hunter and Hunter, Statistics for Experimenters, chapter 4.
+    """
+    import pandas as pd
+
+    gaps = [NONE] * len(parts)
+    frame = pd.concat(parts)
+    values = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    blocks = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
+    y, x = frame["score"].to_numpy(float), np.zeros((len(frame), blocks.max() + len(parts)))
+    x[np.arange(len(y)), blocks] = 1
+    for value in range(1, len(parts)):  # the first is what the others differ from
+        x[values == value, blocks.max() + value] = 1
+    freedom = len(y) - int(np.linalg.matrix_rank(x))
+    if len(parts) < 2 or freedom < 1 or np.linalg.matrix_rank(x) < x.shape[1]:
+        return nan, gaps
+    inverse = np.linalg.pinv(x)
+    beta = inverse @ y
+    left, alone = float(((y - x @ beta) ** 2).sum()), x[:, : blocks.max() + 1]
+    explained = float(((y - alone @ np.linalg.lstsq(alone, y, rcond=None)[0]) ** 2).sum()) - left
+    if left <= 1e-12 * max(1.0, float((y**2).sum())):
+        return nan, gaps
+    many = len(parts) - 1
+    p = float(stats.f.sf(explained / many / (left / freedom), many, freedom))
+    if centre is not None:
+        half = float(stats.t.ppf(0.975, freedom))
+        for value in range(len(parts)):
+            c = np.zeros(x.shape[1])
+            for place, sign in ((value, 1.0), (centre, -1.0)):
+                if place:
+                    c[blocks.max() + place] += sign
+            if value != centre:
+                gap, error = float(c @ beta), float(np.linalg.norm(c @ inverse)) * sqrt(left / freedom)
+                gaps[value] = Estimate(gap, gap - half * error, gap + half * error)
+    return p, gaps
 
 
 def unit(values: Column) -> np.ndarray:

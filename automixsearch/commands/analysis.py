@@ -132,10 +132,11 @@ def sensitivity_command(args: argparse.Namespace) -> int:
         also = bests[place].points if bests else ()
         kind = {"curve": "all else at the centre", "mean": "averaged over all else"}[one.kind]
         best = ("with all else at its best",) if also else ()
-        names = (one.knob.removeprefix("knob."), "runs", f"mean {one.metric}", *best)
+        gaps = ("against the centre",) if any(point.gap.known for point in one.points) else ()
+        names = (one.knob.removeprefix("knob."), "runs", f"mean {one.metric}", *gaps, *best)
         _table(f"{one.method}: {kind}", names,
-               ((_value(point), point.n, point.estimate, *((also[i].estimate,) if also else ()))
-                for i, point in enumerate(one.points)))  # fmt: skip
+               ((_value(point), point.n, point.estimate, *((point.gap,) if gaps else ()),
+                 *((also[i].estimate,) if also else ())) for i, point in enumerate(one.points)))  # fmt: skip
     left = take_sample(study, args.metric).left_out
     _say(f"{count} trials are left out: {state}." for state, count in left.items())
     return 0

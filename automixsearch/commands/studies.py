@@ -68,9 +68,12 @@ def _plan(args: argparse.Namespace) -> Plan:
     from automixsearch.spec import SearchSpace
 
     what = _read(args)
-    settings = (
-        plan.method_settings(what) if isinstance(what, SearchSpace) else plan.study_settings(enumerate_runs(what))
-    )
+    if isinstance(what, SearchSpace):
+        settings = plan.method_settings(what)
+        teachers, shortest = list(settings.values()), what.rungs[0]
+    else:
+        design = enumerate_runs(what)
+        settings, teachers, shortest = plan.study_settings(design), plan.teacher_settings(design), what.budget.epochs
     metric = what.objective[0] if isinstance(what, SearchSpace) else what.metric
     noise, said = None, []
     if args.ledger:
@@ -89,6 +92,11 @@ def _plan(args: argparse.Namespace) -> Plan:
     if args.sd is not None:
         noise = plan.Noise(args.sd, "as given")
     noise = noise or plan.least_noise(what.data, metric, images, None if args.error is None else args.error / 100)
+    if images is not None:
+        from automixsearch.training.checks import stale_teachers
+
+        configs = [plan.config_of(what.data, values) for values in teachers]
+        said = [*stale_teachers(configs, images, shortest), *said]
     if isinstance(what, SearchSpace):
         made = plan.plan_search(what, costs, noise, images)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -161,3 +162,21 @@ class AutoMix(Mixer):
         }
         chosen = {name: value for name, value in auto.items() if getattr(self, name) == "auto"}
         return dataclasses.replace(self, **chosen)  # pyright: ignore[reportArgumentType]
+
+
+def teacher_momentum(settings: AutoMix, progress: float) -> float:
+    """The share of the teacher that stays at each step: constant at first, then on a cosine over the whole run."""
+    if progress < settings.ema_hold:
+        return settings.ema_start
+    fall = (1 + math.cos(math.pi * progress)) / 2
+    return settings.ema_end - (settings.ema_end - settings.ema_start) * fall
+
+
+def never_learned(settings: AutoMix, steps: int) -> float:
+    """The share of the teacher that after so many steps still is what it began as: the product of its momenta, by up to
+    a thousand of them."""
+    if not settings.ema or not steps:
+        return float(settings.ema)
+    sampled = min(steps, 1000)
+    product = math.prod(teacher_momentum(settings, place / sampled) for place in range(sampled))
+    return product ** (steps / sampled)

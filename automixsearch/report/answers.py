@@ -25,9 +25,6 @@ T = TypeVar("T")
 PERMUTATIONS = 100
 """Of the floor of importances; its command draws 200."""
 ABLATIONS = ("one_out", "one_in", "path", "factorial")
-NO_DRAWS = (
-    "The configs of this study were chosen one by one and are no draws from a prior: a study of design sobol has such."
-)
 NO_KNOB = "No knob takes several values within a method: vary one in a study of design curve, grid or sobol."
 IMPORTANCE = "Importance of the knobs"
 SENSITIVITY = "Sensitivity"
@@ -62,8 +59,7 @@ def _of_study(
     sections: list[Section] = []
     if design in ABLATIONS:
         sections.append(ablation(study, found))
-    by_hand = design in (*ABLATIONS, "curve")
-    cards, refused = ask(lambda: _scorecards(study)) if not by_hand else (None, NO_DRAWS)
+    cards, refused = ask(lambda: _scorecards(study))
     sections.append(scorecard(cards or [], refused))
     sections.append(comparison(study, cards or [], found))
     sections.append(tuning(cards or [], refused))
@@ -71,7 +67,7 @@ def _of_study(
         sensitivity(study) if design not in ABLATIONS else Section("sensitivity", SENSITIVITY, missing=[NO_KNOB])
     )
     sections += [ablation(study, found)] if design == "curve" else []
-    sections.append(Section("importance", IMPORTANCE, missing=[NO_DRAWS]) if by_hand else importances(study, found))
+    sections.append(importances(study, found))
     sections += [ablation(study, found)] if design != "curve" and design not in ABLATIONS else []
     sections.append(fidelities(study, found))
     return sections

@@ -273,6 +273,16 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
     return images
 
 
+def _doubts(space: SearchSpace, design: Design | None, images: ImageSet) -> list[str]:
+    """What a user should know before hours are spent."""
+    from automixsearch.plan import config_of, method_settings, teacher_settings
+    from automixsearch.training.checks import stale_teachers
+
+    settings = method_settings(space).values() if design is None else teacher_settings(design)
+    configs = [config_of(space.data, values) for values in settings]
+    return stale_teachers(configs, len(images.train.labels), space.rungs[0])
+
+
 def _run(
     space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any, design: Design | None
 ) -> bool:
@@ -293,7 +303,7 @@ def _run(
             room.peaks = probe(space, images.fingerprint, room.need, watcher.note)
             room.check(space.methods)
         proposer = _proposer(space, store, images.fingerprint, design, log, watcher.note)
-        for note in (*images.notes, *proposer.notes):
+        for note in (*images.notes, *proposer.notes, *_doubts(space, design, images)):
             watcher.note(note)
         with _terminate_as_interrupt():
             _fit(space, store, proposer, room, watcher, scratch)
@@ -369,7 +379,7 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
     limit_threads(space.resources.cpus)
     log = store.local_path("driver.log") or Path(os.devnull)
     proposer = _proposer(space, store, images.fingerprint, design, log, watcher.note)
-    for note in (*images.notes, *proposer.notes):
+    for note in (*images.notes, *proposer.notes, *_doubts(space, design, images)):
         watcher.note(note)
     try:
         while (task := proposer.next()) is not None:

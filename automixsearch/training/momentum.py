@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from automixsearch.losses import Loss, mce
-from automixsearch.mixers.automix import STAGE, AutoMix, AutoMixDraw
+from automixsearch.mixers.automix import STAGE, AutoMix, AutoMixDraw, teacher_momentum
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.models.base import Backbone
 from automixsearch.models.mixblock import MixBlock, adjusted_mask, mask_loss
@@ -246,14 +246,6 @@ def random_grid(noise: Tensor, part: float, size: Any) -> Tensor:
     rank = noise.flatten(1).argsort(1).argsort(1)
     chosen = (rank < round(part * cells)).view_as(noise).to(noise.dtype)
     return functional.interpolate(chosen[:, None], tuple(size), mode="nearest")
-
-
-def teacher_momentum(settings: AutoMix, progress: float) -> float:
-    """The share of the teacher that stays at each step: constant at first, then on a cosine over the whole run."""
-    if progress < settings.ema_hold:
-        return settings.ema_start
-    fall = (1 + math.cos(math.pi * progress)) / 2
-    return settings.ema_end - (settings.ema_end - settings.ema_start) * fall
 
 
 def gamma_at(settings: AutoMix, progress: float) -> float:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 
 from automixsearch.data import load
 from automixsearch.losses import mce
-from automixsearch.mixers.automix import AutoMix
+from automixsearch.mixers.automix import AutoMix, never_learned, teacher_momentum
 from automixsearch.models import count_parameters
 from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.loop import TrainingRun
-from automixsearch.training.momentum import gamma_at, random_grid, teacher_momentum
+from automixsearch.training.momentum import gamma_at, random_grid
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +285,13 @@ def test_term_by_term_a_step_is_the_step_from_the_sum(digits):
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         for ours, theirs in zip(*(run.momentum.state_dict().values() for run in runs), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_teacher_never_learned_is_the_product_of_its_momenta():
+    settings = AutoMix()
+    exact = math.prod(teacher_momentum(settings, step / 3000) for step in range(3000))
+    assert never_learned(settings, 3000) == pytest.approx(exact, rel=1e-3)
+    assert never_learned(settings, 300) > 0.8
+    assert never_learned(AutoMix(ema_start=0.9, ema_end=0.99), 300) < 1e-3
+    assert never_learned(AutoMix(ema=False), 300) == 0
+    assert never_learned(settings, 0) == 1
