@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -195,9 +195,11 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Several = Literal["voc2007", "voc2012", "coco2014", "coco2017"]
+"""Sources whose images hold several classes; they can be looked at, not trained on."""
 Source = Literal[
     "digits", "parquet", "folder", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "cub200", "aircraft", "cars",
-    "inat2017", "inat2018", "places205",
+    "inat2017", "inat2018", "places205", Several,
 ]  # fmt: skip
 Pipeline = Literal["auto", "cache", "stream"]
 UNEQUAL = ("imagenet", "cub200", "aircraft", "cars", "inat2017", "inat2018")
@@ -272,6 +274,9 @@ class Data(Frozen):
             raise ValueError("resize = squash has no effect without size; give one, e.g. data.size=256")
         if self.pipeline == "stream" and self.source in (*ARRAYS, "parquet"):
             raise ValueError(f"pipeline = stream reads image files, and source {self.source} has none; drop it")
+        for name in ("size", "labels", "trim"):
+            if getattr(self, name) and self.source in get_args(Several):
+                raise ValueError(f"{name} is for images with one class, and source {self.source} has several; drop it")
         if self.trim and self.source in ARRAYS:
             raise ValueError(f"trim works for image files, and source {self.source} has none; drop it")
         return self

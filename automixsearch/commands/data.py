@@ -1,15 +1,88 @@
-"""`cache`: where decoded images lie."""
+"""`data`: what a data set holds. `cache`: where decoded images lie."""
 
 from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from automixsearch.commands.terminal import add_json, console, declare, dump_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
     from automixsearch.data.cache import Entry
+    from automixsearch.spec import Data
+
+
+def data_command(args: argparse.Namespace) -> int:
+    from automixsearch.reading import build, read_yaml
+    from automixsearch.show import make_table
+    from automixsearch.spec import Data, Several
+
+    content: dict[str, Any] = {"source": args.source}
+    for override in args.overrides:
+        key, _, text = override.partition("=")
+        content[key.removeprefix("data.")] = read_yaml(text, f"override {override}")
+    data = build(Data, content, "data")
+    shown = _scenes(data) if data.source in get_args(Several) else _images(data)
+    if args.json:
+        print(dump_json(shown))
+        return 0
+    rows = shown.pop("parts")
+    table = make_table("", (name.replace("_", " ") for name in rows[0]))
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+    console().print(table)
+    for name in ("skipped", "fingerprint"):
+        if shown.get(name) is not None:
+            print(f"{name}: {shown[name]}")
+    for note in shown["notes"]:
+        print(note)
+    return 0
+
+
+def _images(data: Data) -> dict[str, Any]:
+    """A set with one class for each image."""
+    import numpy as np
+
+    from automixsearch.data import load
+
+    made = load(data)
+    parts = []
+    for name, part in (("train", made.train), ("test", made.test)):
+        height, width, channels = part.images.shape[1:]
+        counts = np.bincount(part.labels, minlength=len(made.classes))
+        row = {"part": name, "images": len(part), **_classes(counts, made.classes)}
+        parts.append(row | {"pixels": f"{width}x{height}x{channels}"})
+    about = {"name": made.name, "skipped": made.skipped, "fingerprint": made.fingerprint, "notes": made.notes}
+    return {"parts": parts, "classes": made.classes, **about}
+
+
+def _scenes(data: Data) -> dict[str, Any]:
+    """A set with several objects in an image."""
+    from automixsearch.data.detection import scenes
+
+    made = scenes(data)
+    parts = []
+    for name, part in (("train", made.train), ("test", made.test)):
+        objects, hard = sum(len(scene.labels) for scene in part), sum(int(scene.hard.sum()) for scene in part)
+        row = {"part": name, "images": len(part), **_classes(made.present(part).sum(0), made.classes)}
+        parts.append(row | {"objects": objects, "hard": hard})
+    about = {"name": made.name, "skipped": made.skipped, "fingerprint": None, "notes": made.notes}
+    return {"parts": parts, "classes": made.classes, **about}
+
+
+def _classes(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """How many classes there are, and the images of the smallest and the largest of them."""
+    least, most = int(counts.argmin()), int(counts.argmax())
+    return {
+        "classes": int((counts > 0).sum()),
+        "fewest": f"{counts[least]:,} ({classes[least]})",
+        "most": f"{counts[most]:,} ({classes[most]})",
+    }
 
 
 def cache_command(args: argparse.Namespace) -> int:
@@ -52,7 +125,11 @@ def _yes(busy: bool) -> str:
 
 
 def add(commands: Any) -> None:
-    """Add the command to a parser."""
+    """Add the commands to a parser."""
+    sub = declare(commands, data_command, "Look at a data set: read it as a search does, and count.")
+    sub.add_argument("source", metavar="SOURCE", help="e.g. cub200: see search_spaces/README.md")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR data.size=64")
+    add_json(sub, "it")
     sub = declare(commands, cache_command, "Show the decoded images that the trials of this machine share.")
     sub.add_argument("--clear", action="store_true", help="remove what nobody has open")
     add_json(sub, "it")

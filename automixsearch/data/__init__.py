@@ -35,6 +35,10 @@ SOURCES = {
     "inat2017": "automixsearch.data.inaturalist",
     "inat2018": "automixsearch.data.inaturalist",
     "places205": "automixsearch.data.places",
+    "voc2007": "automixsearch.data.detection",
+    "voc2012": "automixsearch.data.detection",
+    "coco2014": "automixsearch.data.detection",
+    "coco2017": "automixsearch.data.detection",
 }
 """Where each source lives; imported at first use, because each needs another library."""
 

@@ -9,9 +9,12 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 sys.path.insert(0, os.path.dirname(__file__))
 from conftest import finish, start, wait_for
@@ -189,8 +192,19 @@ def test_an_interrupted_search_keeps_everything_and_says_how_to_go_on(cluster, s
     assert reached > 4
 
 
-def test_two_workers_train_a_trial_survive_a_kill_and_give_their_places_back(cluster, space):
-    words = ("resources={workers: 2, cpus: 0.9}", "--trials", "1", "epochs=25", "method=mixup")
+def images(root) -> str:
+    """Digits as image files, to be streamed."""
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images[:500], digits.target, strict=False)):
+        folder = root / ("test" if number % 5 == 0 else "train") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 15).astype(np.uint8)).save(folder / f"{number}.png")
+    return f"data={{source: folder, path: {root}, pipeline: stream, val_fraction: 0.2}}"
+
+
+def test_two_workers_train_a_trial_on_a_stream_survive_a_kill_and_give_their_places_back(cluster, space):
+    data = images(space.parent / "images")
+    words = (data, "resources={workers: 2, cpus: 0.9}", "--trials", "1", "epochs=25", "method=mixup")
     process = search(cluster, space, *words)
     folder = space.parent / "results" / "tiny" / "epochs"
     wait_for(lambda: len(list(folder.glob("*.parquet"))) > 3)
@@ -201,6 +215,7 @@ def test_two_workers_train_a_trial_survive_a_kill_and_give_their_places_back(clu
     assert (trials.state == "complete").all()
     assert (trials.workers == 2).all()
     assert trials.device_s.to_numpy() == pytest.approx(2 * trials.wall_s.to_numpy())
+    wait_for(lambda: not cluster.workers("automixsearch.data.loaders"))
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_before_anything_hangs(cluster, space):
