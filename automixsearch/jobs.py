@@ -53,6 +53,10 @@ PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb"
 """The dependencies of the package, whose versions decide results; those of a checkout need not be what is installed."""
 AGENT_S = 60
 """Seconds that a young or busy cluster is given to find the agent that starts jobs."""
+NO_AGENT = (
+    "; Ray's agent, which starts jobs, is not up on the head node: as a rule another Ray cluster on the same machine "
+    "holds its port, 52365; start the head with `ray start --head --dashboard-agent-listen-port=PORT`"
+)
 STOP_S = 60
 """Seconds that a stopped job has to end its trials."""
 
@@ -409,6 +413,8 @@ def submit(client: JobSubmissionClient, job: Prepared) -> tuple[str, bool]:
                 return submission, True
             except Exception as error:
                 text = " ".join(str(error).split())
-                if "No available agent" not in text or time.monotonic() > until:
-                    raise ResourceError(f"the cluster refused job {job.name}: {text[:500]}") from None
+                agent = "No available agent" in text
+                if not agent or time.monotonic() > until:
+                    more = NO_AGENT if agent else ""
+                    raise ResourceError(f"the cluster refused job {job.name}: {text[:500]}{more}") from None
                 time.sleep(1)

@@ -164,6 +164,9 @@ def test_a_cluster_whose_agent_is_not_up_yet_is_asked_again(folder, monkeypatch)
     assert [sent["submission_id"] for sent in young.sent] == [submission]
     with pytest.raises(ResourceError, match="refused job mine: no such package"):
         jobs.submit(YoungCluster("no such package", 1), job)
+    monkeypatch.setattr(jobs, "AGENT_S", 0)
+    with pytest.raises(ResourceError, match=r"No available agent.* holds its port, 52365; start the head with"):
+        jobs.submit(YoungCluster(young.refusal, 1), job)
 
 
 def test_a_dry_run_sends_nothing(folder, capsys):

@@ -321,13 +321,14 @@ def live_nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
 
 
-def check_dashboard(resources: Resources, stops: bool) -> None:
-    """Refuse early stopping of distributed trials where stopped ones would keep their resources for ever.
+def check_dashboard(resources: Resources, stops: bool, note: Callable[[str], None]) -> None:
+    """Refuse early stopping of distributed trials where stopped ones would keep their resources for ever; where none
+    is stopped, those that die would, of which `note` is told.
 
     Raises:
         ResourceError: the cluster's state API does not answer.
     """
-    if not resources.distributed or not stops:
+    if not resources.distributed:
         return
     from ray.util.state import list_placement_groups
 
@@ -340,6 +341,12 @@ def check_dashboard(resources: Resources, stops: bool) -> None:
             if time.monotonic() < until:  # on a cluster that has just started it is not up yet
                 time.sleep(1)
                 continue
+            if not stops:
+                note(
+                    "the cluster's dashboard does not answer: if the process of a trial dies, its workers' places stay "
+                    "taken; start the head with --include-dashboard=true"
+                )
+                return
             raise ResourceError(
                 "stopping trials of several workers (rungs: cooldown) needs the cluster's dashboard, which frees their "
                 f"places, and it does not answer ({type(error).__name__}); start the head with "

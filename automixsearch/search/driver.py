@@ -293,7 +293,7 @@ def _run(
     log = store.local_path("driver.log") or scratch / "driver.log"
     try:
         started_here = connect(space.resources, address, log)
-        check_dashboard(space.resources, stops=bool(space.branches))
+        check_dashboard(space.resources, bool(space.branches), watcher.note)
         room = Room(space.resources, live_nodes, started_here)
         room.check(space.methods)
         images = loading.result()
@@ -369,7 +369,8 @@ def _set_failed_free(store: Store, space: SearchSpace, force: bool) -> tuple[int
 
 def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageSet, design: Design | None) -> bool:
     """Run the missing trials in this process; return whether the user interrupted."""
-    from automixsearch.search.trial import here, limit_threads, run_trial
+    from automixsearch.search.failures import Place
+    from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.search.trial_rows import after, failed_row
     from automixsearch.training.loop import pick_device
     from automixsearch.training.world import World
@@ -389,7 +390,7 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
                     proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))
                     watcher.heard("epoch", task, metrics)
             except Exception as error:  # where breakpoints are, once is enough
-                store.write_trial(failed_row(store, after(store, task, error, here())))
+                store.write_trial(failed_row(store, after(store, task, error, Place.here())))
             row = proposer.finish(task)
             watcher.heard("end", task, row or {})
     except KeyboardInterrupt:

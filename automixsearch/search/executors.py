@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from automixsearch.search.failures import STORAGE_PATIENCE_S
+from automixsearch.search.failures import STORAGE_PATIENCE_S, Attempt, Place
 from automixsearch.search.retention import Retention
 from automixsearch.search.task import Task
 
@@ -61,11 +61,12 @@ class InlineTrial(tune.Trainable):
 
 
 def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    store, task = _open(config)
+    Attempt(Place.here()).save(store, task.trial_id)  # before torch is imported, which a node can fail to do
     from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.training.loop import pick_device
     from automixsearch.training.world import World
 
-    store, task = _open(config)
     limit_threads(config["cpus"])
     return iter(run_trial(store, task, pick_device(), World(), Retention(**config["retention"])))
 
@@ -116,11 +117,13 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    store, task = _open(config)
+    context = ray.train.get_context()
+    if context.get_world_rank() == 0:
+        Attempt(Place()).save(store, task.trial_id)  # which of several workers dies cannot be known beforehand
     from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.training.world import World
 
-    store, task = _open(config)
-    context = ray.train.get_context()
     limit_threads(config["cpus"])
     device = get_device() if config["worker"].get("GPU") else "cpu"
     import torch

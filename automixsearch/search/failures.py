@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,16 @@ class Place:
     node: str = ""
     host: str = ""
     devices: str = ""
+
+    @classmethod
+    def here(cls) -> Place:
+        """Where this process runs: outside Ray only the machine has a name."""
+        ray = sys.modules.get("ray")
+        if ray is None or not ray.is_initialized():
+            return cls(host=socket.gethostname())
+        context = ray.get_runtime_context()
+        devices = ",".join(map(str, context.get_accelerator_ids().get("GPU", ())))
+        return cls(context.get_node_id(), socket.gethostname(), devices)
 
 
 @dataclass(frozen=True)

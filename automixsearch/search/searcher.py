@@ -164,6 +164,9 @@ class StudySearcher(Searcher):
             value = result.get(self.proposer.space.objective[0])
             self.proposer.report(task.number, result["epoch"], value)
             self.heard("epoch", task, result)
+            if self.room.resources.distributed and result.get("rung") is not None:  # its workers wait for that
+                self.tasks[trial_id] = task = replace(task, cleared=result["epoch"])
+                task.save(self.proposer.store)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False, **_: Any

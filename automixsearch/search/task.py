@@ -33,7 +33,8 @@ class Task:
     """A trial to run. `started_at` is when it was first proposed (UTC, ISO 8601).
 
     rung, candidate: see the columns of these names. stop_reason: of a trial below the full schedule, which
-    is never tested. branches: the epochs after which a cool-down branches off. failures: those so far.
+    is never tested. branches: the epochs after which a cool-down branches off. failures: those so far. cleared: the
+    last of the branches after which it was not stopped.
     """
 
     trial_id: str
@@ -50,6 +51,7 @@ class Task:
     branches: tuple[int, ...] = ()
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     failures: tuple[Failure, ...] = ()
+    cleared: int = 0
 
     def save(self, store: Store) -> None:
         """Put the document beside the results, where the worker finds it."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import gc
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +30,8 @@ from automixsearch.training.world import World
 
 CHECKPOINT_SHARE = 20
 """A checkpoint is written when training has taken this many times as long as the last one took to write."""
+VERDICT_S = 300.0
+"""A trial of several workers goes on by itself when it has waited so long for a word on its cool-down."""
 
 DEFAULT = Retention()
 
@@ -46,10 +47,7 @@ def run_trial(
     """
     if store.trial_row(task.trial_id) is not None:
         return
-    place = here()
-    attempt = Attempt(place)
-    if world.rank == 0:  # which of several workers dies cannot be known beforehand
-        (attempt if world.size == 1 else replace(attempt, place=Place())).save(store, task.trial_id)
+    place = Place.here()
     try:
         for metrics in _train(store, task, device, world, retention):
             yield metrics | {"node": place.node, "devices": place.devices}
@@ -60,7 +58,7 @@ def run_trial(
     except Exception as error:
         if world.size == 1 or not _may_be_a_lost_peer(error):
             with suppress(StudyError):  # the storage can be what failed
-                replace(attempt, cause=cause_of(error)[0], message=said(error)).save(store, task.trial_id)
+                Attempt(place, cause_of(error)[0], said(error)).save(store, task.trial_id)
         raise
     finally:
         _free(device)
@@ -69,16 +67,6 @@ def run_trial(
 def _may_be_a_lost_peer(error: Exception) -> bool:
     """Whether another worker's death can be behind an error: gloo and nccl raise plain RuntimeErrors for it."""
     return isinstance(error, RuntimeError) and cause_of(error)[0] != MEMORY
-
-
-def here() -> Place:
-    """Where this process runs: outside Ray only the machine has a name."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return Place(host=socket.gethostname())
-    context = ray.get_runtime_context()
-    devices = ",".join(map(str, context.get_accelerator_ids().get("GPU", ())))
-    return Place(context.get_node_id(), socket.gethostname(), devices)
 
 
 def limit_threads(cpus: float) -> None:
@@ -95,7 +83,8 @@ def _train(
     saved_at, cost = time.perf_counter(), 0.0
     for metrics in run.epochs():
         if world.rank == 0:
-            store.write_epoch(epoch_row(task, metrics))
+            if not store.write_epoch(epoch_row(task, metrics)) and metrics.epoch == 1:
+                note = note or {"note": f"{task.trial_id} starts anew: it had no checkpoint yet"}
             if time.perf_counter() - saved_at >= CHECKPOINT_SHARE * cost:
                 started = time.perf_counter()
                 retention.save(store, task.trial_id, metrics.epoch, run.state())
@@ -104,6 +93,8 @@ def _train(
         if metrics.epoch < run.recipe.epochs:
             yield metrics.row() | place | note
             note = {}
+            if world.size > 1 and world.rank == 0 and metrics.epoch in task.branches:
+                _await_verdict(store, task, metrics.epoch)
     last = run.last.row() if run.last else {}
     test = _test_columns(run) if task.stop_reason is None else {}  # all workers together
     if world.rank == 0:
@@ -126,6 +117,19 @@ def _train(
     yield last | place | note
 
 
+def _await_verdict(store: Store, task: Task, epoch: int) -> None:
+    """Wait until a trial of several workers may go on after a cool-down.
+
+    One that is stopped is killed, and takes a while to die: a row that it wrote meanwhile would be one too many.
+    """
+    until = time.monotonic() + VERDICT_S
+    while time.monotonic() < until:
+        known = Task.load(store, task.trial_id)
+        if known is None or known.cleared >= epoch:
+            return
+        time.sleep(0.2)
+
+
 def _test_columns(run: TrainingRun) -> dict[str, Any]:
     """Test scores: read once, and only of a full schedule."""
     outcome = run.finish()
@@ -137,7 +141,7 @@ def _test_columns(run: TrainingRun) -> dict[str, Any]:
 def _resumed(
     store: Store, task: Task, image_set: ImageSet, device: torch.device, world: World
 ) -> tuple[TrainingRun, dict[str, str]]:
-    """The run as its newest checkpoint has it that can be read, else from the start; with a note where one cannot."""
+    """The run as its newest checkpoint has it that can be read, else from the start; and a note on that."""
 
     def fresh() -> TrainingRun:
         tested = task.stop_reason is None
@@ -158,7 +162,7 @@ def _resumed(
             run = fresh()
     _agree(run, world)
     after = f"goes on from its checkpoint of epoch {run.epoch}" if run.epoch else "starts anew"
-    return run, {"note": f"{task.trial_id} {after}{damaged}"} if damaged else {}
+    return run, {"note": f"{task.trial_id} {after}{damaged}"} if damaged or run.epoch else {}
 
 
 def _agree(run: TrainingRun, world: World) -> None:

@@ -5,19 +5,22 @@
 
 A trial writes the rows of two made-up epochs and of its end as a real one does, and takes no time otherwise. What is
 left is what the driver, the sampler and the ledger cost: seconds for each trial, milliseconds for each proposal (the
-median, and the 99th of 100), and the memory of the driver's process, all in blocks of trials, so that growth is seen.
+median, and the 95th of 100), and the memory of the driver's process, all in blocks of trials, so that growth is seen.
 CPU is the time that the driver's process computed, apart from what it waited for while other work went on.
+With --trace, every thousand trials: the lines of code that hold more memory of Python's than a thousand trials before.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import random
 import statistics
 import sys
 import tempfile
 import time
+import tracemalloc
 from typing import Any
 
 from automixsearch.search.environment import set_switches
@@ -28,6 +31,8 @@ from automixsearch.reading import parse_space  # noqa: E402
 from automixsearch.search import driver, executors, proposer  # noqa: E402
 
 EPOCHS = 2
+SETTLED = 2000
+"""Trials after which the memory of the driver should not grow."""
 
 
 class Idle(executors.InlineTrial):
@@ -57,17 +62,33 @@ class Idle(executors.InlineTrial):
 class Meter(driver.Watcher):
     """When each trial ended, and how much memory the driver had then."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace: bool) -> None:
         self.ends: list[tuple[float, float, float]] = []
+        self.trace, self.before = trace, None
+        if trace:
+            tracemalloc.start(8)
 
     def heard(self, event: str, task: Any, values: dict[str, Any]) -> None:
         if event == "end":
             with open("/proc/self/status") as file:
                 mib = next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
             self.ends.append((time.perf_counter(), time.process_time(), mib))
+            if self.trace and len(self.ends) % 1000 == 0:
+                self._compare()
+
+    def _compare(self) -> None:
+        gc.collect()
+        now, before = tracemalloc.take_snapshot(), self.before
+        held = sum(one.size for one in now.traces) / 2**20
+        print(f"\n{len(self.ends)} trials, {self.ends[-1][2]:.0f} MiB, of which Python holds {held:.0f}")
+        for one in now.compare_to(before, "traceback")[:12] if before else ():
+            print(f"{one.size_diff / 1024:+.0f} kB in {one.count_diff:+d} objects")
+            print("\n".join(one.traceback.format()[-8:]))
+        sys.stdout.flush()
+        self.before = now
 
 
-def run(trials: int, sampler: str, scheduler: str) -> None:
+def run(trials: int, sampler: str, scheduler: str, trace: bool) -> None:
     space = parse_space(
         {
             "name": f"idle{trials}",
@@ -91,21 +112,25 @@ def run(trials: int, sampler: str, scheduler: str) -> None:
 
     proposer.Proposer.next = timed  # type: ignore[method-assign]
     executors.InlineTrial = Idle  # type: ignore[misc]
-    meter = Meter()
+    meter = Meter(trace)
     with tempfile.TemporaryDirectory() as place:
         began = time.perf_counter()
         result = driver.run_search(space, place, watcher=meter)
         took = time.perf_counter() - began
     print(f"\n{trials} trials, {sampler}, {scheduler}: {result.finished} ended in {took:.1f} s")
-    print(f"{'trials':>12}{'s each':>10}{'CPU s':>10}{'proposal ms':>14}{'99 %':>8}{'CPU ms':>10}{'driver MiB':>12}")
-    marks = sorted({0, *(n for n in (100, 300, 1000, 3000, 10_000) if n < trials), trials})
+    print(f"{'trials':>12}{'s each':>10}{'CPU s':>10}{'proposal ms':>14}{'95 %':>8}{'CPU ms':>10}{'driver MiB':>12}")
+    marks = sorted({0, *(n for n in (100, 300, *range(1000, trials, 1000)) if n < trials), trials})
     for start, stop in itertools.pairwise(marks):
         ends = meter.ends[start:stop]
         wall, cpu = ((ends[-1][i] - ends[0][i]) / (len(ends) - 1) for i in (0, 1))
         walls, cpus = zip(*proposals[start:stop], strict=True)
-        worst = statistics.quantiles(walls, n=100)[-1]
+        worst = statistics.quantiles(walls, n=20)[-1]
         proposal = f"{statistics.median(walls):>14.1f}{worst:>8.1f}{statistics.median(cpus):>10.1f}"
         print(f"{start:>6}-{stop - 1:<5}{wall:>10.3f}{cpu:>10.3f}{proposal}{ends[-1][2]:>12.0f}", flush=True)
+    if trials >= 4 * SETTLED:
+        late = [mib for _, _, mib in meter.ends[SETTLED:]]
+        growth = statistics.linear_regression([n / 1000 for n in range(len(late))], late).slope
+        print(f"from trial {SETTLED} on the driver grows by {growth:.1f} MiB for every 1000 trials", flush=True)
 
 
 def main() -> None:
@@ -113,9 +138,10 @@ def main() -> None:
     parser.add_argument("--trials", default="100,1000", help="comma-separated")
     parser.add_argument("--sampler", default="tpe", choices=("tpe", "random", "sobol", "gp", "nsga2"))
     parser.add_argument("--scheduler", default="fifo", choices=("fifo", "asha"))
+    parser.add_argument("--trace", action="store_true", help="where the memory goes; takes several times as long")
     args = parser.parse_args()
     for trials in args.trials.split(","):
-        run(int(trials), args.sampler, args.scheduler)
+        run(int(trials), args.sampler, args.scheduler, args.trace)
     sys.stdout.flush()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,36 +17,42 @@ from pathlib import Path
 
 import pytest
 
-CLUSTER = """
-import pathlib, sys
-from automixsearch.search.environment import set_switches
-set_switches(None)
-import ray
-context = ray.init(address="local", num_cpus=2, include_dashboard=True, object_store_memory=128 * 2**20,
-                   _temp_dir=sys.argv[1])
-# Ray's job server looks here for its own cluster before it takes any that runs on the machine.
-pathlib.Path(sys.argv[1], "ray_current_cluster").write_text(context.address_info["gcs_address"])
-print(context.address_info["gcs_address"], context.dashboard_url, flush=True)
-sys.stdin.read()
-"""
-
-
 NODES = """
-import os, sys
+import json, os, sys
 from automixsearch.search.environment import set_switches
 set_switches("nodes")  # with a token where there is one: searches will have it
 # A node that is killed refuses connections and is missed after 2 seconds; one that is only slow has longer.
 os.environ |= {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "500",
                "RAY_health_check_timeout_ms": "10000", "RAY_health_check_failure_threshold": "4",
-               "RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000"}
+               "RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000",
+               "RAY_prestart_worker_first_driver": "0",  # Tune's actors do not use workers that are started early
+               "RAY_worker_niceness": "0"}  # or trials starve while other tests compute
 from ray.cluster_utils import Cluster
-size = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "memory": 19 * 10**8}
-cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": True, "dashboard_port": 0})
-cluster.add_node(**size)
+cpus, memory, dashboard, more = map(int, sys.argv[1:])
+# The port of Ray's agent, which starts jobs, is the same for all clusters of a machine unless it may be any.
+size = {"num_cpus": cpus, "memory": memory, "object_store_memory": 100 * 2**20, "dashboard_agent_listen_port": None}
+head = {"include_dashboard": bool(dashboard), "dashboard_port": 0}
+cluster = Cluster(initialize_head=True, head_node_args=size | head)
+for _ in range(more):
+    cluster.add_node(**size)
 print(cluster.address, cluster.head_node.webui_url, flush=True)
 for line in sys.stdin:
+    before = dict(os.environ)
+    os.environ |= json.loads(line)
     cluster.add_node(**size)
+    os.environ.clear()
+    os.environ |= before
     print("added", flush=True)
+"""
+
+
+FREE = """
+import sys
+from automixsearch.search.environment import set_switches
+set_switches(sys.argv[1])
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(ray.available_resources().get("CPU", 0.0))
 """
 
 
@@ -59,6 +67,11 @@ class Cluster:
     def workers(self, title: str) -> list[int]:
         """The processes of this cluster whose command line contains `title`, e.g. `InlineTrial`."""
         return [pid for pid in descendants(self.pid) if title in command_line(pid)]
+
+    def free_cpus(self) -> float:
+        """What nothing holds, asked by a process of its own."""
+        done = subprocess.run([sys.executable, "-c", FREE, self.address], capture_output=True, text=True, check=True)
+        return float(done.stdout)
 
 
 def descendants(pid: int) -> list[int]:
@@ -129,20 +142,27 @@ def wait_for(condition: Callable[[], object], timeout: float = 400) -> object:
 
 
 class Nodes:
-    """Two nodes of 2 CPUs and 1.9 GB each, in processes below one of ours; the first is the head."""
+    """A head and `more` nodes of so many CPUs and bytes of memory each, in processes below one of ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: int = 2, memory: int = 19 * 10**8, dashboard: bool = True, more: int = 1) -> None:
+        pipe, words = subprocess.PIPE, [str(int(number)) for number in (cpus, memory, dashboard, more)]
         for _ in range(3):  # a machine with much else to do can miss Ray's deadlines
-            pipe = subprocess.PIPE
+            self.place = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets lie in it
             self.process = subprocess.Popen(
-                [sys.executable, "-c", NODES], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+                [sys.executable, "-c", NODES, *words],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                # Ray's job server looks there for its own cluster before it takes any that runs on the machine.
+                env={**os.environ, "RAY_TMPDIR": self.place},
             )
-            address, _, dashboard = self._line().partition(" ")
+            address, _, dashboard_at = self._line().partition(" ")
             if address:
                 break
             self.end()
         assert address, "the nodes did not start"
-        self.cluster = Cluster(address, f"http://{dashboard}", self.process.pid)
+        self.cluster = Cluster(address, f"http://{dashboard_at}", self.process.pid)
 
     def _line(self) -> str:
         assert self.process.stdout is not None
@@ -155,10 +175,10 @@ class Nodes:
             os.kill(pid, signal.SIGKILL)
         return bool(raylets)
 
-    def add(self) -> None:
-        """Start another second node."""
+    def add(self, **environment: str) -> None:
+        """Start another node, with more in its environment."""
         assert self.process.stdin is not None
-        self.process.stdin.write("add\n")
+        self.process.stdin.write(json.dumps(environment) + "\n")
         self.process.stdin.flush()
         assert self._line() == "added"
 
@@ -170,24 +190,19 @@ class Nodes:
             except ProcessLookupError:
                 continue
         self.process.communicate()
+        shutil.rmtree(self.place, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def cluster():
-    place = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets lie in it
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, place],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    address, _, dashboard = process.stdout.readline().strip().partition(" ")
-    assert address, "the cluster did not start"
-    yield Cluster(address, f"http://{dashboard}", process.pid)
-    process.communicate(timeout=60)
-    shutil.rmtree(place, ignore_errors=True)
+def cluster(tmp_path_factory):
+    """A cluster of one node of 2 CPUs that wants a token, which all commands find where Ray looks for it."""
+    token = tmp_path_factory.mktemp("token") / "auth_token"
+    token.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        made = Nodes(memory=8 * 10**9, more=0)
+        yield made.cluster
+        made.end()
 
 
 SPACE = """

@@ -218,3 +218,12 @@ def test_with_one_at_a_time_nothing_is_proposed_before_the_last_has_ended(tmp_pa
     assert play.searcher.proposer.handed_out == 1
     play.end(*first)
     assert play.start()[1]["trial_id"] == "t00001"
+
+
+def test_a_trial_of_several_workers_is_told_that_it_may_go_on_after_a_cool_down(tmp_path):
+    play = Play(tmp_path, {"a": 4}, workers=2)
+    tune, config = play.start()
+    play.searcher.on_trial_result(tune, {"epoch": 2, "val_top1": 50.0, "rung": 0})
+    assert Task.load(play.store, config["trial_id"]).cleared == 2
+    play.fail(tune, config, KeyError("x"))
+    assert Task.load(play.store, config["trial_id"]).cleared == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -15,9 +18,10 @@ from automixsearch.data import load
 from automixsearch.errors import SpecError, StorageError
 from automixsearch.reading import parse_space
 from automixsearch.results.store import Store, weights_of
+from automixsearch.search.executors import _start_inline
 from automixsearch.search.failures import Attempt
 from automixsearch.search.proposer import Proposer
-from automixsearch.search.retention import Retention, checkpoints
+from automixsearch.search.retention import Retention, checkpoints, drop_checkpoints
 from automixsearch.search.trial import run_trial
 from automixsearch.training.loop import TrainingRun
 from automixsearch.training.world import World
@@ -205,3 +209,35 @@ def test_a_trial_whose_results_cannot_be_written_fails_and_goes_on_from_its_chec
     assert again in ([2, 3], [3]), "the first epoch is always saved, later ones when it is cheap enough"
     assert store.trial_row("t00000")["epochs_run"] == 3
     losses(store)
+
+
+def test_a_trial_that_is_begun_again_says_whether_it_went_on_or_starts_anew(trial):
+    store, task = trial
+    assert "note" not in run(trial, 1)[0]
+    assert run(trial, 1)[0]["note"] == "t00000 goes on from its checkpoint of epoch 1"
+    drop_checkpoints(store, task.trial_id)
+    assert run(trial)[0]["note"] == "t00000 starts anew: it had no checkpoint yet"
+    losses(store)
+
+
+def test_workers_go_on_after_a_cool_down_when_the_driver_lets_them(trial, monkeypatch):
+    store, task = trial
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            replace(task, cleared=2).save(store)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    trial_module._await_verdict(store, task, 2)
+    assert len(waits) == 3
+
+
+def test_a_process_that_cannot_import_torch_has_said_where_it_runs(trial, monkeypatch):
+    store, task = trial
+    monkeypatch.setitem(sys.modules, "automixsearch.search.trial", None)
+    config = {"results": store.results, "study": store.study, "trial_id": task.trial_id, "cpus": 1}
+    with pytest.raises(ImportError, match=r"automixsearch\.search\.trial"):
+        _start_inline(config)
+    assert Attempt.load(store, task.trial_id).place.host == socket.gethostname()
