@@ -247,9 +247,8 @@ def test_a_cluster_that_does_not_answer_is_named(space):
     assert "Traceback" not in errors
 
 
-@pytest.mark.slow  # Ray's job agent does not always come up on a busy machine
 def test_a_job_runs_on_the_cluster_goes_on_is_stopped_and_keeps_what_it_has(cluster, space, tmp_path):
-    """Sent from another directory, with a token if the cluster wants one; the checkout is what runs there."""
+    """Sent from another directory, with the cluster's token; the checkout is what runs there."""
     job, place = tmp_path / "tiny.yaml", ["--address", cluster.dashboard]
     environment = {"working_dir": str(Path(__file__).parents[2]), "exclude": ["tests"], "python": sys.executable}
     content = {"search": str(space), "results": str(space.parent / "results"), "environment": environment}
@@ -260,6 +259,9 @@ def test_a_job_runs_on_the_cluster_goes_on_is_stopped_and_keeps_what_it_has(clus
     def run(*words):
         return finish(start(*words, *place, cwd=elsewhere))
 
+    stranger = {**os.environ, "RAY_AUTH_TOKEN": 64 * "0"}
+    status, _, errors = finish(start("jobs", *place, cwd=elsewhere, env=stranger))
+    assert (status, "put the cluster's token into ~/.ray/auth_token" in errors) == (2, True), errors
     status, out, errors = run("submit", str(job), "trials=2", "--wait")
     assert status == 0, out + errors
     assert re.search(r"2 of 2: t0000\d complete", out)
