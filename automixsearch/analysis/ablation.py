@@ -186,7 +186,8 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
     factors, name = list(design.get("factors") or {}), str(design.get("name"))
     if not factors and name != "curve":
         raise StudyError(
-            f"study {study.name}: is no ablation: its study.json has no factors; see automixsearch compare"
+            f"study {study.name}: it switches no parts on or off, so it is no ablation; run one of design factorial, "
+            "one_out, one_in or path, or compare its methods with automixsearch compare"
         )
     sample = take_sample(study, metric)
     margin = margin_of(study, margin)

@@ -222,19 +222,17 @@ BY_HAND = ("one_out", "one_in", "path", "factorial", "cells")
 def check_drawn(study: Study) -> None:
     """Refuse a study whose configs are no draws from a prior, where the answer would be about one.
 
-    The values of a single knob are: the prior is that each of them is as likely as the others.
-
     Raises:
         StudyError: with what to ask or to run instead.
     """
     design = study.info.get("design") or {}
-    knobs = list(dict.fromkeys(str(name).rpartition(".")[2] for name in design.get("vary") or ()))
-    name, said = design.get("name"), "its configs were chosen one by one and are no draws from a prior"
+    name, run = design.get("name"), "or run a study of design sobol"
+    said = f"study {study.name}: its configs were chosen one by one and are no draws from a prior"
     if name in BY_HAND:
-        ask = f"; ask automixsearch ablate report {study.name}" if design.get("factors") else ""
-        raise StudyError(f"study {study.name}: {said}{ask}, or run a study of design sobol")
-    if name == "curve" and len(knobs) > 1:
-        raise StudyError(
-            f"study {study.name}: {said}; ask automixsearch sensitivity {study.name} --knob {knobs[0]}, or run a study "
-            f"of design sobol over {', '.join(knobs)}"
-        )
+        ask = f"ask automixsearch ablate report {study.name}, " if design.get("factors") else ""
+        raise StudyError(f"{said}; {ask}{run}")
+    if name == "curve":
+        knobs = list(dict.fromkeys(str(knob).rpartition(".")[2] for knob in design.get("vary") or ()))
+        over = f" over {', '.join(knobs)}" if knobs else ""
+        ask = f"ask automixsearch sensitivity {study.name} --knob {knobs[0]}, " if knobs else ""
+        raise StudyError(f"{said}; {ask}automixsearch compare {study.name}, {run}{over}")

@@ -64,7 +64,9 @@ def _of_study(
     sections.append(comparison(study, cards or [], found))
     sections.append(tuning(cards or [], refused))
     sections.append(
-        sensitivity(study) if design not in ABLATIONS else Section("sensitivity", SENSITIVITY, missing=[NO_KNOB])
+        sensitivity(study, found if design in ("curve", "grid") else [])
+        if design not in ABLATIONS
+        else Section("sensitivity", SENSITIVITY, missing=[NO_KNOB])
     )
     sections += [ablation(study, found)] if design == "curve" else []
     sections.append(importances(study, found))
@@ -301,7 +303,7 @@ def comparison(study: Study, cards: Sequence[Scorecard], found: list[Verdict]) -
 def _counted(verdicts: Sequence[str]) -> list[str]:
     resolved = sum(verdict in ("better", "worse") for verdict in verdicts)
     alike, open_ = verdicts.count("equivalent"), verdicts.count("unresolved")
-    return [f"Of {len(verdicts)} pairs, {resolved} are told apart, {alike} equivalent, {open_} unresolved."]
+    return [f"Pairs told apart: {resolved}; equivalent: {alike}; unresolved: {open_}."]
 
 
 def _difference_bar(one: Comparison, leader: str) -> charts.Bar:
@@ -423,7 +425,7 @@ def _best_of(card: Scorecard, ink: charts.Ink) -> charts.Line:
 # Sensitivity and importance ----------------------------------------------------------------------------------
 
 
-def sensitivity(study: Study) -> Section:
+def sensitivity(study: Study, found: list[Verdict]) -> Section:
     """What each knob does, within each method; heat maps where a method varies exactly two."""
     from automixsearch.analysis.sample import take_sample
     from automixsearch.analysis.sensitivity import curve, heat, isolation
@@ -484,6 +486,7 @@ def sensitivity(study: Study) -> Section:
         missing.append(
             f"{len(asked) - MOST_PANELS} more pairs of knob and method: automixsearch sensitivity prints any of them."
         )
+    found += knob_sentences([(knob, method, shown) for knob, method, _, shown in pictures])
     kinds = {shown.kind for *_, shown in pictures}
     how = "at the centre of all other knobs" if kinds == {"curve"} else "averaged over all other knobs"
     more = (
@@ -499,6 +502,26 @@ def sensitivity(study: Study) -> Section:
         numbers=tables,
         missing=list(dict.fromkeys(missing)),
     )
+
+
+def knob_sentences(curves: Sequence[tuple[str, str, Curve]]) -> list[Verdict]:
+    """For which methods each knob matters, Holm-corrected over all curves, and for which that cannot be told."""
+    from automixsearch.analysis.compare import adjusted
+
+    held = adjusted([shown.p for *_, shown in curves])
+    said = []
+    for knob in dict.fromkeys(knob for knob, *_ in curves):
+        own = [(method, shown, p) for (name, method, shown), p in zip(curves, held, strict=True) if name == knob]
+        known = [(method, shown) for method, shown, p in own if p < 0.05]
+        name, unknown = knob.removeprefix("knob."), [method for method, _, p in own if not p < 0.05]
+        if known:
+            sizes = listed(
+                f"{method} ({shown.effect.value:.2f} between its best and worst value)" for method, shown in known
+            )
+            said.append(Verdict("note", f"{name} matters for {sizes}; Holm-corrected."))
+        if unknown:
+            said.append(Verdict("unresolved", f"Whether {name} matters for {listed(unknown)} cannot be told."))
+    return said
 
 
 def _is_wide(values: Sequence[float]) -> bool:
@@ -643,7 +666,8 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
             found.append(Verdict(effect.word, _effect_sentence(effect, answer, several)))
     figures, tables = [], []
     axis = charts.Axis(f"{answer.metric}, {'minus the centre' if curve else 'with minus without'}")
-    for kind, effects, name in (("Effects", answer.effects, "effects"), ("Shapley credit", answer.shapley, "shapley")):
+    what = title if curve else "Effects"
+    for kind, effects, name in ((what, answer.effects, "effects"), ("Shapley credit", answer.shapley, "shapley")):
         for stratum in dict.fromkeys(effect.stratum for effect in effects):
             own = [effect for effect in effects if effect.stratum == stratum]
             label = f"{kind}, {stratum}" if several else kind
@@ -702,7 +726,9 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
     ):
         if effects:
             rows = [effect.row() for effect in effects]
-            more = [against] * any(row["against"] for row in rows) + [aliased] * any(row["aliases"] for row in rows)
+            more = [against] * (not curve and any(row["against"] for row in rows)) + [aliased] * any(
+                row["aliases"] for row in rows
+            )
             tables.append(Table(name, label, rows, [*columns, *more]))
     if answer.path:
         steps = [

@@ -51,13 +51,17 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: `label` with its unit, whether it is logarithmic, the `names` of its places if it has no numbers."""
+    """One axis: `label` with its unit, whether it is logarithmic, the `names` of its places if it has no numbers.
+
+    whole: only whole numbers are marked.
+    """
 
     label: str
     log: bool = False
     names: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,8 @@ def _frame(panel: Panel, x: Axis, y: Axis, sx: Scale, sy: Scale) -> None:
         every = max(1, math.ceil(max(map(len, x.names)) * 6.2 / room))
         places = [(place, name) for place, name in enumerate(x.names) if place % every == 0]
     else:
-        places = [(value, number(value)) for value in ticks(sx.low, sx.high, 6, sx.log)]
+        marked = ticks(sx.low, sx.high, 6, sx.log)
+        places = [(value, number(value)) for value in marked if not x.whole or value == round(value)]
     for value, name in places:
         panel.add("line", x1=sx(value), x2=sx(value), y1=bottom, y2=bottom + 4, cls="axis")
         panel.add("text", name, x=sx(value), y=bottom + 15, text_anchor="middle", cls="tick")

@@ -89,13 +89,19 @@ def facts(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
         ("Methods", str(len({row["method"] for row in rows}))),
         ("Metric", ", ".join(study.objective)),
         ("Epochs", ", ".join(map(str, epochs)) or "-"),
-        ("Data", ", ".join(sorted({str(config["data"]["source"]) for config in data})) or "-"),
+        ("Data", ", ".join(sorted({_data_name(config["data"]) for config in data})) or "-"),
         ("Validation images", ", ".join(f"{n:,}" for n in images) or "-"),
         ("Splits", str(len({row["split_id"] or row["split_seed"] for row in rows}))),
         ("Seeds", str(len({row["seed"] for row in rows}))),
         ("Device time", duration(seconds)),
     ]
     return [fact for fact in found if fact[1]]
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    """`cifar10`, or of folders and files the name of the place: `folder birds`."""
+    own = data["source"] in ("folder", "parquet") and data.get("path")
+    return f"{data['source']} {str(data['path']).rstrip('/').rpartition('/')[2]}" if own else str(data["source"])
 
 
 def _configs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -287,7 +293,7 @@ def learning(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section:
             for line in drawn
         ]
         axis = charts.Axis(_unit(metric), low=reach[0], high=reach[1])
-        svg = charts.lines(f"Learning curves of {method}", charts.Axis("epoch"), axis, drawn)
+        svg = charts.lines(f"Learning curves of {method}", charts.Axis("epoch", whole=True), axis, drawn)
         faint = f"; faint: {len(others)} others" if others else ""
         figures.append(
             Figure(f"learning-{file_name(method)}", method, svg, f"{first['trial_id']}: {policy_of(first)}{faint}")
@@ -348,7 +354,8 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         listed = sorted({str(value) for value in values if value is not None})
         codes = {word: code for code, word in enumerate(listed)}
         coded = [-1 if value is None else codes[str(value)] for value in values]
-        add(name, label, coded, words=listed, **more)
+        if listed:
+            add(name, label, coded, words=listed, **more)
 
     def numbers(name: str, label: str, values: list[Any], digits: int, **more: Any) -> None:
         add(
@@ -376,6 +383,7 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         words(name, name, of(name), filter=True, hidden=name == "method" or len(set(of(name))) == 1)
     if runs:
         words("arm", "arm", [runs.get(row["number"], {}).get("arm") for row in rows], filter=len(runs) < 2000)
+        add("replicate", "replicate", [runs.get(row["number"], {}).get("replicate") for row in rows], "number")
     for name in varied(rows)[:MOST_KNOBS]:
         if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in of(name)):
             add(name, _short(name), [None if v is None else float(f"{v:.4g}") for v in of(name)], "number")
@@ -385,7 +393,8 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     numbers("device_s", "device s", of("device_s"), 1)
     if len(set(of("split_seed"))) > 1:
         add("split_seed", "split", [None if seed is None else str(seed) for seed in of("split_seed")])
-    add("seed", "seed", [None if seed is None else str(seed) for seed in of("seed")])
+    # Nineteen digits that nobody reads take the room of three columns; trials.csv has them.
+    add("seed", "seed", [None if seed is None else str(seed) for seed in of("seed")], hidden=True)
     words("why", "why it ended", [_why(row) for row in rows], long=True)
     return {"count": len(rows), "columns": columns} | _curves(study, rows)
 

@@ -71,9 +71,8 @@ def test_two_seeds_make_no_pairs(tmp_path):
     assert found.note == "unpaired: too few shared seeds and splits"
 
 
-def test_values_of_one_knob_are_a_prior_and_stars_and_parts_are_none(tmp_path):
-    assert [card.configs for card in scorecards(study(tmp_path / "one"))] == [3, 3]
-    star = study(tmp_path / "star", vary={"alpha": [0.2, 1.0], "lr": [0.05, 0.2]})
+def test_curves_and_parts_are_no_draws_from_a_prior(tmp_path):
+    curves = study(tmp_path / "curve", vary={"alpha": [0.2, 1.0], "lr": [0.05, 0.2]})
     parts = study(
         tmp_path / "parts",
         knobs={"method": "automix"},
@@ -83,8 +82,8 @@ def test_values_of_one_knob_are_a_prior_and_stars_and_parts_are_none(tmp_path):
     )
     for ask in (scorecards, importance):
         with pytest.raises(
-            StudyError, match="ask automixsearch sensitivity blocks --knob alpha, or run a study of des"
+            StudyError, match="ask automixsearch sensitivity blocks --knob alpha, automixsearch compare"
         ):
-            ask(star)
+            ask(curves)
         with pytest.raises(StudyError, match="ask automixsearch ablate report blocks, or run a study of design sobol"):
             ask(parts)

@@ -8,9 +8,12 @@ import json
 import re
 import urllib.parse
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ledgers import write_study
 
 from automixsearch.cli import main
 from automixsearch.errors import StudyError
@@ -97,7 +100,7 @@ def test_a_study_report_has_every_section_and_says_what_is_missing(sobol_report)
     assert sobol_report.question == "How sensitive are mixup and cutmix to alpha and lr?"
     for found in sobol_report.sections:
         assert found.figures or found.tables or found.missing or found.key == "trials", found.key
-    assert section(sobol_report, "ablation").missing[0].startswith("Is no ablation")
+    assert section(sobol_report, "ablation").missing[0].startswith("It switches no parts on or off")
     assert "epochs" in section(sobol_report, "fidelity").missing[0]
 
 
@@ -293,3 +296,31 @@ def test_a_demo_without_its_ledger_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "EXAMPLE", tmp_path)
     assert main(["demo", "--out", str(tmp_path / "out")]) == 2
     assert "the example study is not there; install AutoMixSearch again" in capsys.readouterr().err
+
+
+def test_the_report_of_a_curve_says_for_whom_the_knob_matters(tmp_path):
+    rng, rows, runs = np.random.default_rng(0), [], []
+    for method, replicate in product(("mixup", "cutmix"), range(4)):
+        for alpha in (1.0, 0.2, 4.0):
+            score = 70 + 3 * replicate - 2 * (alpha == 4.0 and method == "cutmix") + float(rng.normal(0, 0.2))
+            arm = "incumbent" if alpha == 1.0 else f"alpha={alpha:g}"
+            runs.append(
+                {"number": len(rows), "purpose": "study", "arm": arm, "stratum": method, "replicate": replicate}
+                | {"levels": {} if alpha == 1.0 else {f"{method}.alpha": alpha}, "seed": replicate, "split_seed": 0}
+            )
+            rows.append({"knobs": {"method": method, f"{method}.alpha": alpha}, "score": score, "seed": replicate})
+    design = {"name": "curve", "question": "Does alpha matter?", "metric": "val_top1", "margin": 0.3, "factors": {}}
+    design |= {"vary": ["mixup.alpha", "cutmix.alpha"], "methods": ["mixup", "cutmix"], "runs": runs}
+    report = make_report(write_study(tmp_path, "curve", rows, design=design))
+    said = [(verdict.kind, verdict.sentence) for verdict in report.verdicts]
+    assert any(kind == "note" and text.startswith("alpha matters for cutmix (2.") for kind, text in said)
+    assert ("unresolved", "Whether alpha matters for mixup cannot be told.") in said
+    assert any(kind == "hurts" and text.startswith("alpha=4 in cutmix hurts: -2.") for kind, text in said)
+    found = section(report, "ablation")
+    assert found.title == "Values against the centre"
+    assert [figure.title for figure in found.figures] == [f"{found.title}, {name}" for name in ("mixup", "cutmix")]
+    arms = next(table for table in found.tables if table.name == "path").rows
+    assert [(row["stratum"], row["arm"]) for row in arms][:2] == [("mixup", "alpha=1 (centre)"), ("mixup", "alpha=0.2")]
+    columns = {column["name"]: column for column in report.trials["columns"]}
+    assert columns["seed"]["hidden"]
+    assert "why" not in columns
