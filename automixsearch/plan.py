@@ -536,8 +536,11 @@ def _resolved(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
             return [found("a method against another, means over the space", pairs, points, error, points - 1)]
         case "curve" | "grid":
             count = sum(len(own) - 1 for own in arms.values())
-            what = "a value against the centre" if design.name == "curve" else "a cell against another"
-            return [found(what, count, replicates, noise.sd * math.sqrt(2 / replicates), 2 * (replicates - 1))]
+            error = noise.sd * math.sqrt(2 / replicates)
+            if design.name == "grid":
+                return [found("a cell against another", count, replicates, error, 2 * (replicates - 1))]
+            # All values of a method share one error, that within seeds and splits.
+            return [found("a value against the centre", count, replicates, error, (most - 1) * (replicates - 1))]
     freedom = (most - 1) * (replicates - 1)
     count = strata * len(study.factors)
     if design.name != "factorial":

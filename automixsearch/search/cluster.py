@@ -74,7 +74,7 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
     Ray's own messages go to the file `log`.
 
     Raises:
-        ResourceError: no cluster answers at `address`.
+        ResourceError: no cluster answers at `address`, or Ray does not start here.
     """
     set_switches(address)
     import ray
@@ -93,16 +93,24 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
         log_to(log, "ray")
         return False
     # Asking for `local` keeps us out of a cluster that RAY_ADDRESS or another user's session points at.
-    ray.init(
-        address="local",
-        num_cpus=local_cpus(),
-        resources={TRIAL_SLOT: 1000},
-        # A distributed trial that is stopped early frees its workers through the dashboard's state API only.
-        include_dashboard=resources.distributed,
-        dashboard_host="127.0.0.1",
-        object_store_memory=128 * 1024 * 1024,
-        **quiet,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=local_cpus(),
+            resources={TRIAL_SLOT: 1000},
+            # A distributed trial that is stopped early frees its workers through the dashboard's state API only.
+            include_dashboard=resources.distributed,
+            dashboard_host="127.0.0.1",
+            object_store_memory=128 * 1024 * 1024,
+            **quiet,
+        )
+    except Exception as error:  # Ray raises it as such where its processes are not up in time
+        ray.shutdown()
+        said = str(error).strip().partition("\n")[0]
+        raise ResourceError(
+            f"Ray does not start on this machine: {said} It may be too busy: try again; automixsearch doctor says "
+            "more, and --debug runs trials without Ray"
+        ) from None
     log_to(log, "ray")  # ray.init makes itself handlers of its own
     return True
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from automixsearch.errors import ResourceError
-from automixsearch.search.cluster import MARGIN, SLIVER, TRIAL_SLOT, Peak, Room, gpu_share
+from automixsearch.search.cluster import MARGIN, SLIVER, TRIAL_SLOT, Peak, Room, connect, gpu_share
 from automixsearch.spec import Resources
 
 GIB = 2**30
@@ -161,3 +161,14 @@ def test_a_trial_that_lacked_memory_holds_double_until_it_is_alone():
 def test_resources_that_contradict_one_another_are_refused(resources, message):
     with pytest.raises(ValueError, match=message):
         Resources.model_validate(resources)
+
+
+def test_where_ray_does_not_start_it_is_said_what_to_do(tmp_path, monkeypatch):
+    def busy(**_):
+        raise Exception("The current node timed out during startup.\nTraceback")
+
+    monkeypatch.setattr("ray.init", busy)
+    with pytest.raises(
+        ResourceError, match=r"timed out during startup\. It may be too busy: try again; automixsearch do"
+    ):
+        connect(Resources(), None, tmp_path / "driver.log")
