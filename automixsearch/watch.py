@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.search.driver import Watcher
@@ -27,6 +28,8 @@ class Watch(Watcher):
 
     def __init__(self, console: Console, lines: bool = False) -> None:
         self.console, self.lines = console, lines
+        self.arms: Mapping[int, str] = {}
+        """The arms of a study by the number of the run: what a policy does not say."""
         self.rows: list[dict[str, Any]] = []
         self.top: dict[str, Any] | None = None
         self.running: dict[str, tuple[Task, dict[str, Any]]] = {}
@@ -65,7 +68,7 @@ class Watch(Watcher):
             detail = values.get("error_class") or f"{metric} {score(metric, values.get(metric))}"
             self.last = f"{task.trial_id} {values['state']}: {detail}"
             if self.lines:
-                policy, done = policy_of(values), f"{len(self.rows)} of {self.space.budget.trials}"
+                policy, done = self._policy(task, values), f"{len(self.rows)} of {self.space.budget.trials}"
                 print(f"{done}: {self.last}  {policy}", file=sys.stderr, flush=True)
         else:
             if event == "start" and not self.running and len(self.rows) == self.earlier:
@@ -107,6 +110,10 @@ class Watch(Watcher):
         left = (self.space.budget.trials - len(self.rows)) * expected - under_way
         return max(left, 0) * (time.monotonic() - self.training_since) / trained
 
+    def _policy(self, task: Task, row: Mapping[str, Any]) -> str:
+        arm = self.arms.get(task.number)
+        return policy_of(row) + (f" ({arm})" if arm else "")
+
     def costs(self) -> tuple[float, float | None]:
         """Device-seconds of all trials so far, of earlier drivers too, and joules where the devices tell."""
         return costs(self._spent())
@@ -142,7 +149,7 @@ class Watch(Watcher):
         lines: list[RenderableType] = [head, self._best_line()]
         metric = self.space.objective[0]
         for trial_id, (task, values) in sorted(self.running.items())[:8]:
-            policy = policy_of(task.row("running"))
+            policy = self._policy(task, task.row("running"))
             epoch = values.get("epoch", 0)
             now = f" {metric} {score(metric, values.get(metric))}" if metric in values else ""
             lines.append(Text(f"  {trial_id} {policy}: epoch {epoch}/{task.config.knobs['epochs']}{now}", style="cyan"))

@@ -25,7 +25,7 @@ def shown(rows, running) -> str:
     watch = Watch(console)
     watch.begin(SearchSpace(name="s", knobs={}), rows)
     task = SimpleNamespace(
-        trial_id="t00009", row=lambda state: {"method": "mixup"}, config=SimpleNamespace(knobs={"epochs": 4})
+        trial_id="t00009", number=9, row=lambda state: {"method": "mixup"}, config=SimpleNamespace(knobs={"epochs": 4})
     )
     for values in running:
         watch.heard("epoch", task, values)
@@ -53,3 +53,12 @@ def test_what_was_spent_counts_ended_and_running_trials():
 def test_without_a_meter_nothing_is_said_of_energy():
     said = shown([{"state": "failed", "device_s": 20.0, "energy_j": None}], [])
     assert "spent: 20 s of device time\n" in "\n".join(line.rstrip() for line in said.splitlines()) + "\n"
+
+
+def test_runs_of_a_study_are_told_apart_by_their_arms(capsys):
+    watch = Watch(Console(file=io.StringIO()), lines=True)
+    watch.arms = {9: "mask_source=cutmix"}
+    watch.begin(SearchSpace(name="s", knobs={}), [])
+    row = {"state": "complete", "val_top1": 50.0, "trial_id": "t00009", "method": "automix"}
+    watch.heard("end", SimpleNamespace(trial_id="t00009", number=9), row)
+    assert "t00009 complete: val_top1 50.00  automix (mask_source=cutmix)" in capsys.readouterr().err

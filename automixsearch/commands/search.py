@@ -52,6 +52,7 @@ def run_and_report(
     debug: bool = False,
 ) -> int:
     """Run a search or a study and print how it ended; `args.words` go on with it."""
+    from automixsearch.designs import enumerate_runs
     from automixsearch.search.driver import run_search, run_study
     from automixsearch.spec import SearchSpace
     from automixsearch.watch import Watch
@@ -61,6 +62,7 @@ def run_and_report(
         if isinstance(what, SearchSpace):
             result = run_search(what, results, address, watch, retry_failed=retry_failed, force=force, debug=debug)
         else:
+            watch.arms = {run.number: run.arm for run in enumerate_runs(what).runs}
             result = run_study(what, results, address, watch, retry_failed=retry_failed, force=force, debug=debug)
     finally:
         watch.end()
