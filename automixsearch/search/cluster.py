@@ -338,12 +338,14 @@ def check_dashboard(resources: Resources, stops: bool, note: Callable[[str], Non
     """
     if not resources.distributed:
         return
+    import ray
     from ray.util.state import list_placement_groups
 
+    here = ray.get_runtime_context().gcs_address  # without it, any cluster of this machine would be asked
     until = time.monotonic() + DASHBOARD_S
     while True:
         try:
-            list_placement_groups(limit=1)
+            list_placement_groups(here, limit=1)
             return
         except Exception as error:  # the state API raises many types when there is no dashboard
             if time.monotonic() < until:  # on a cluster that has just started it is not up yet

@@ -5,9 +5,12 @@ This module is imported by the driver, so it must not import torch; the loop arr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from automixsearch.search.failures import STORAGE_PATIENCE_S, Attempt, Place
@@ -91,6 +94,7 @@ def distributed_trial(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    _name_the_cluster()
     gpus = config["worker"].get("GPU", 0)
     trainer = TorchTrainer(
         train_worker,
@@ -110,6 +114,19 @@ def distributed_trial(config: dict[str, Any]) -> None:
         ),
     )
     trainer.fit()
+
+
+def _name_the_cluster() -> None:
+    """Let Ray Train's processes know which cluster is theirs.
+
+    The one that frees the places of a trial that has died asks the cluster's dashboard whether it has. Where several
+    clusters run on a machine it would find none or another's, and take a living trial for dead.
+    """
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    with suppress(ImportError):  # Ray Train has no public way to hand a variable on to its controller
+        from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+        ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
 
 
 def train_worker(config: dict[str, Any]) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
+import ray
+import ray.util.state
 
 from automixsearch.errors import ResourceError
+from automixsearch.search import cluster
 from automixsearch.search.cluster import MARGIN, SLIVER, TRIAL_SLOT, Peak, Room, connect, gpu_share
+from automixsearch.search.executors import _name_the_cluster
 from automixsearch.spec import Resources
 
 GIB = 2**30
@@ -172,3 +177,37 @@ def test_where_ray_does_not_start_it_is_said_what_to_do(tmp_path, monkeypatch):
         ResourceError, match=r"timed out during startup\. It may be too busy: try again; automixsearch do"
     ):
         connect(Resources(), None, tmp_path / "driver.log")
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """A process that thinks it is connected to a cluster at 10.0.0.1:6379."""
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setattr(cluster, "DASHBOARD_S", 0.0)
+
+
+def test_the_dashboard_of_our_own_cluster_is_asked_whatever_else_runs(connected, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ray.util.state, "list_placement_groups", lambda address, limit: asked.append(address))
+    cluster.check_dashboard(Resources(workers=2), True, pytest.fail)
+    assert asked == ["10.0.0.1:6379"]
+
+
+def test_without_a_dashboard_stops_of_several_workers_are_refused_and_deaths_are_warned_of(connected, monkeypatch):
+    def silent(address, limit):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(ray.util.state, "list_placement_groups", silent)
+    with pytest.raises(ResourceError, match=r"it does not answer \(ConnectionError\); start the head with"):
+        cluster.check_dashboard(Resources(workers=2), True, pytest.fail)
+    notes = []
+    cluster.check_dashboard(Resources(workers=2), False, notes.append)
+    assert "if the process of a trial dies, its workers' places stay taken" in notes[0]
+
+
+def test_the_processes_of_a_trial_of_several_workers_are_told_which_cluster_is_theirs(connected):
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+
+    _name_the_cluster()
+    assert get_env_vars_to_propagate()["RAY_ADDRESS"] == "10.0.0.1:6379"
