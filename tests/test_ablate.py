@@ -60,7 +60,7 @@ def test_planted_effects_are_found_and_none_is_unresolved_or_equivalent(tmp_path
     assert credit == pytest.approx(4.5, abs=0.5)
     assert main(["ablate", "report", "parts", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    for word in ("attention:teacher", "Shapley", "The path", "helps", "What is each part worth?"):
+    for word in ("attention:teacher", "Shapley", "The path", "helps", "What is each part worth?", "all off"):
         assert word in out
 
 

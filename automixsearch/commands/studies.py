@@ -247,8 +247,11 @@ def _print_ablation(found: Ablation, question: str) -> None:
     if found.path:
         title, change = ("The values", "against the centre") if curve else ("The path", "step")
         table = make_table(title, (*(("stratum",) if many else ()), "arm", found.metric, change, "95 %"))
+        before: set[str] = set()
         for one in found.path:
-            table.add_row(*((one.stratum,) if many else ()), one.arm, f"{one.score.value:.2f}", *_estimate(one.step))
+            name = one.arm if curve else _new_of(one.arm, before)
+            before = set(one.arm.split())
+            table.add_row(*((one.stratum,) if many else ()), name, f"{one.score.value:.2f}", *_estimate(one.step))
         out.print(table, highlight=False)
     same = {name: alike for name, alike in found.aliases.items() if alike}
     if same:
@@ -256,6 +259,14 @@ def _print_ablation(found: Ablation, question: str) -> None:
     for note in found.notes:
         print(note)
     print(f"Unresolved means: not enough runs to say; equivalent: within {found.margin:g} points.")
+
+
+def _new_of(arm: str, before: set[str]) -> str:
+    """What an arm such as `ema=on clean=off` has that the one `before` it has not: whole names fill the line."""
+    parts = arm.split()
+    if all(part.endswith("=off") for part in parts):
+        return "all off"
+    return " ".join(part for part in parts if part not in before) or arm
 
 
 def _estimate(estimate: Estimate) -> tuple[str, str]:
