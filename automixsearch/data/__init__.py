@@ -42,7 +42,7 @@ SOURCES = {
 }
 """Where each source lives; imported at first use, because each needs another library."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the cache, and of how images are decoded: higher when either changes."""
 
 _lock = threading.Lock()

@@ -21,6 +21,7 @@ import numpy as np
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
+    from automixsearch.data.shards import Shards
     from automixsearch.data.stream import Streamed
 
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 class Part:
     """Images with their labels; shared between trials, so never edited in place.
 
-    images: uint8 [N, H, W, C], a C-contiguous array, or decoded when asked for. labels: int64 [N].
+    images: uint8 [N, H, W, C], a C-contiguous array, or in mapped files, or decoded when asked for. labels: int64 [N].
     """
 
-    images: np.ndarray | Streamed
+    images: np.ndarray | Shards | Streamed
     labels: np.ndarray
 
     def __post_init__(self) -> None:
@@ -87,9 +88,9 @@ class ImageSet:
         """
         digest = hashlib.sha256()
         for part in (self.train, self.test):
-            assert isinstance(part.images, np.ndarray)  # what is streamed comes with its fingerprint
             digest.update(header(part.images.shape, self.classes))
-            digest.update(part.images.ravel().data)
+            for block in [part.images] if isinstance(part.images, np.ndarray) else part.images.blocks():
+                digest.update(block.ravel().data)
             digest.update(part.labels.astype("<i8").data)
         return digest.hexdigest()[:16]
 
@@ -99,7 +100,7 @@ def header(shape: tuple[int, ...], classes: Sequence[str]) -> bytes:
     return json.dumps([*shape, len(classes)]).encode()
 
 
-def channel_statistics(images: np.ndarray | Streamed, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray | Shards | Streamed, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over `images[indices]`, in units of 0 to 1.
 
     Exact: integer sums over the values of each channel. A standard deviation below one grey level (as of a
@@ -112,11 +113,12 @@ def channel_statistics(images: np.ndarray | Streamed, indices: np.ndarray) -> tu
     Returns:
         float64 [C] each.
     """
-    if isinstance(images, np.ndarray):
+    sums = getattr(images, "moments", None)  # which what is streamed has of every image
+    if sums is not None:
+        sums = sums[indices].sum(0)
+    else:
         blocks = (images[indices[start : start + 512]] for start in range(0, len(indices), 512))
         sums = sum(moments(block) for block in blocks)
-    else:
-        sums = images.moments[indices].sum(0)
     n = len(indices) * math.prod(images.shape[1:3])
     mean, std = np.empty(images.shape[3]), np.empty(images.shape[3])
     for channel, (first, second) in enumerate(np.asarray(sums).T.tolist()):
@@ -202,7 +204,7 @@ def hold_out(labels: np.ndarray, classes: Sequence[str], where: str) -> tuple[np
     return stratified(labels, classes, 0.2, 0, where)
 
 
-def cut(images: np.ndarray, labels: np.ndarray, n: int) -> tuple[Part, Part]:
+def cut(images: np.ndarray | Shards, labels: np.ndarray, n: int) -> tuple[Part, Part]:
     """(train, test): the first n images and the others."""
     return Part(images[:n], labels[:n]), Part(images[n:], labels[n:])
 

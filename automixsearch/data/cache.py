@@ -2,18 +2,19 @@
 
 The cache is a directory, `AUTOMIXSEARCH_CACHE` or ~/.cache/automixsearch, with one directory for each set:
 
-    <source>-<stamp>/images.npy   uint8 [N, H, W, C], the training part and then the test part
-    <source>-<stamp>/labels.npy   int64 [N]
-    <source>-<stamp>/set.json     names, notes, sizes, fingerprint
-    <source>-<stamp>.stream/      the same without images, of a set that is streamed: see `stream`
+    <source>-<stamp>/images-0000.npy ...   uint8 [n, H, W, C], shards of the training part and then the test part
+    <source>-<stamp>/labels.npy            int64 [N]
+    <source>-<stamp>/set.json              names, notes, sizes, fingerprint
+    <source>-<stamp>.stream/               the same without images, of a set that is streamed: see `stream`
 
 The stamp is that of the files and of the settings, so that an entry is never out of date; it may be deleted at any
-time. All processes of a node share the pages of `images.npy`, and a set larger than the memory can be opened.
+time. All processes of a node share the pages of the images, and a set larger than the memory can be opened.
 `AUTOMIXSEARCH_CACHE=off` decodes into memory, each process for itself.
 
-One process builds an entry under a lock, the others wait for it; a directory is named when it is complete. Whoever has
-an entry open holds a shared lock on its set.json. The cache takes `AUTOMIXSEARCH_CACHE_GB` at most: where a new set
-needs room, those sets go that were used longest ago and that nobody has open.
+One process builds an entry under a lock, the others wait for it; a directory is named when it is complete. If that
+process dies, the next one goes on with the shards that were complete. Whoever has an entry open holds a shared lock on
+its set.json. The cache takes `AUTOMIXSEARCH_CACHE_GB` at most: where a new set needs room, those sets go that were used
+longest ago and that nobody has open.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from automixsearch.data.base import ImageSet, Part
+from automixsearch.data.shards import Files, Shards
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ SMALL = 64 * 2**20
 """Bytes of decoded images below which a set is faster decoded again than looked after."""
 SHARE = 0.5
 """Of the disk that is free or already the cache's: what the cache may take where `LIMIT` does not say it."""
+SHARD = 2**30
+"""Bytes of the images in one file."""
 STREAM, PART = ".stream", ".part"
 """Endings of the names of entries without images, and of what is being built."""
 _NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{24}(\.stream|\.part)?")
@@ -87,7 +91,7 @@ def through(name: str, build: Callable[[], ImageSet], pipeline: Pipeline = "auto
             building.close()
 
 
-def empty(shape: tuple[int, ...], where: str) -> np.ndarray:
+def empty(shape: tuple[int, ...], where: str) -> np.ndarray | Shards:
     """An uninitialised uint8 array [N, H, W, C]: in the entry that is being built if it is large, else in memory.
 
     Raises:
@@ -110,10 +114,31 @@ def streamed() -> ImageSet | None:
     return _opened(building.stream)
 
 
-def copy(source: np.ndarray, target: np.ndarray) -> None:
-    """Copy images [N, ...] in blocks, so that little of a mapped file has to be in memory at once."""
-    for start in range(0, len(source), 512):
-        target[start : start + 512] = source[start : start + 512]
+def known(number: int) -> dict[str, Any] | None:
+    """What a process that died over the same entry remembered of a shard; its images are there then."""
+    building = _building.get()
+    return None if building is None else building.known.get(number)
+
+
+def remember(number: int, found: dict[str, Any]) -> None:
+    """A shard is complete: whoever comes next may take it as it is."""
+    building = _building.get()
+    if building is not None:
+        building.remember(number, found)
+
+
+def forget() -> None:
+    """Shards that were complete will be changed."""
+    building = _building.get()
+    if building is not None:
+        building.forget()
+
+
+def copy(source: np.ndarray | Shards, target: np.ndarray | Shards) -> None:
+    """Copy images one by one, so that little of a mapped file has to be in memory at once; channels that the target
+    lacks are left out."""
+    for place in range(len(source)):
+        target[place] = source[place][..., : target.shape[3]]
 
 
 # What there is, and what goes ---------------------------------------------------------------------------------
@@ -241,7 +266,8 @@ class _Building:
         self._place, self._entry, self._pipeline = entry.parent, entry, pipeline
         self.stream, self._part = (entry.with_name(f"{entry.name}{ending}") for ending in (STREAM, PART))
         self._lock: IO[bytes] | None = None
-        self._images: np.ndarray | None = None
+        self._images: Shards | None = None
+        self.known: dict[int, dict[str, Any]] = {}
 
     def found(self) -> ImageSet | None:
         """The set if it is there in the way that is wanted."""
@@ -255,49 +281,91 @@ class _Building:
         need = sum(math.prod(part.images.shape) for part in (made.train, made.test))
         return None if need <= _room(self._place, [entry for entry in there if entry.busy], there) else made
 
-    def array(self, shape: tuple[int, ...], where: str) -> np.ndarray:
-        """A new images.npy of that shape, mapped; one that was made before stays usable until it is let go."""
+    def array(self, shape: tuple[int, ...], where: str) -> Shards:
+        """Files of that shape, mapped: those that a process left which died, else new ones. Files that were made before
+        stay usable until they are let go."""
         self.begin()
         need, have = math.prod(shape), 0
-        file = self._part / "images.npy"
+        if self._images is None and (left := self._left(shape)) is not None:
+            self._images = left
+            return left
         try:
-            file.unlink(missing_ok=True)
+            self._clear()
             with (self._place / "room.lock").open("w") as alone:  # two that make room at once would count the same room
                 fcntl.flock(alone, fcntl.LOCK_EX)
                 have = _make_room(self._place, need)
                 if need > have:
                     raise OSError
-                mapped = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
-                with file.open("r+b") as opened:  # without the blocks, a disk that fills up would end the process
-                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+                self._images = Shards(Files(self._file(number, size) for number, size in enumerate(_sizes(shape))))
         except OSError:
             with suppress(OSError):
-                file.unlink(missing_ok=True)
+                self._clear()
             raise NoRoom(
                 f"{where}: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:,.1f} GB decoded, and "
                 f"the cache {self._place} has room for {have / 1e9:,.1f} GB, of {limit(self._place) / 1e9:,.1f} GB in "
                 f"all; {_REMEDY}, allow it more with {LIMIT}, or use a smaller data.size"
             ) from None
-        self._images = mapped
+        return self._images
+
+    def _file(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
+        """A new file of the part."""
+        file = self._part / f"images-{number:04d}.npy"
+        mapped = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+        with file.open("r+b") as opened:  # without the blocks, a disk that fills up would end the process
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         return mapped
+
+    def _left(self, shape: tuple[int, ...]) -> Shards | None:
+        """The files of a process that died, if it was building the same and had got anywhere."""
+        try:
+            found = {int(path.stem[-4:]): json.loads(path.read_text()) for path in self._part.glob("done-*.json")}
+            files = Files(np.load(path, mmap_mode="r+") for path in sorted(self._part.glob("images-*.npy")))
+        except (OSError, ValueError):
+            return None
+        if not found or [file.shape for file in files] != _sizes(shape):
+            return None
+        self.known = found
+        return Shards(files)
+
+    def remember(self, number: int, found: dict[str, Any]) -> None:
+        """A shard is complete."""
+        if self._images is not None:
+            mapped = self._images.files[number]
+            assert isinstance(mapped, np.memmap)
+            mapped.flush()
+            with _writing(self._place), _synced(self._part / f".done-{number:04d}") as file:
+                file.write(json.dumps(found).encode())
+            (self._part / f".done-{number:04d}").rename(self._part / f"done-{number:04d}.json")
+
+    def forget(self) -> None:
+        """No shard is complete any more."""
+        self.known = {}
+        for file in [*self._part.glob("done-*.json"), *self._part.glob(".done-*")]:
+            file.unlink()
+
+    def _clear(self) -> None:
+        """Remove all images of the part."""
+        self.forget()
+        for file in self._part.glob("images-*.npy"):
+            file.unlink()
 
     def keep(self, made: ImageSet) -> ImageSet:
         """The set from its new entry, or as it was `made` if it is small; so too if there is no room for it."""
-        arrays = [part.images for part in (made.train, made.test) if isinstance(part.images, np.ndarray)]
-        if arrays and sum(images.nbytes for images in arrays) < SMALL:
-            return made
-        if not arrays and made.train.images.kept:  # type: ignore[union-attr]
+        if isinstance(made.train.images, Shards | np.ndarray):
+            if sum(math.prod(part.images.shape) for part in (made.train, made.test)) < SMALL:
+                return made
+        elif made.train.images.kept:
             return made
         try:
             self.begin()
-            entry = self._write(made, arrays)
+            entry = self._write(made)
         except NoRoom:
             if self._pipeline == "cache":
                 raise
             return made  # what is mapped stays so, and its blocks are free when this process ends
         return _opened(entry) or made  # which others may have removed by now
 
-    def _write(self, made: ImageSet, arrays: Sequence[np.ndarray]) -> Path:
+    def _write(self, made: ImageSet) -> Path:
         """Write all files of a set and name its directory, which is returned."""
         n, m = map(len, (made.train, made.test))
         content: dict[str, Any] = {
@@ -308,22 +376,28 @@ class _Building:
             "notes": made.notes,
         }
         content |= {"skipped": made.skipped, "fingerprint": made.fingerprint}
-        if not arrays:
+        train, test = made.train.images, made.test.images
+        entry = self._entry
+        if not isinstance(train, Shards | np.ndarray) or not isinstance(test, Shards | np.ndarray):
             from automixsearch.data.stream import save as save_stream
 
+            entry = self.stream
+            self._clear()
             with _writing(self._place):
                 content |= save_stream(self._part, made)
-        elif not self._holds(arrays):
-            whole = self.array((n + m, *made.train.images.shape[1:]), made.name)
-            copy(arrays[0], whole[:n])
-            copy(arrays[1], whole[n:])
-        if isinstance(self._images, np.memmap):
-            self._images.flush()
+        elif not self._holds(train, test):
+            whole = self.array((n + m, *train.shape[1:]), made.name)
+            copy(train, whole[:n])
+            copy(test, whole[n:])
+        for file in self._images.files if self._images is not None else ():
+            assert isinstance(file, np.memmap)
+            file.flush()
+        self.forget()
         with _writing(self._place):
             save(self._part / "labels.npy", np.concatenate([part.labels for part in (made.train, made.test)]))
             with _synced(self._part / "set.json") as file:
                 file.write(json.dumps(content).encode())
-            return self._part.rename(self._entry if arrays else self.stream)
+            return self._part.rename(entry)
 
     def close(self) -> None:
         """Remove what was not finished and let the next process build."""
@@ -346,17 +420,23 @@ class _Building:
             self._lock = lock
             if self.found() is not None:
                 raise _Built
-            for left in (self._part, self._entry, self.stream):  # by a builder or a remover that died
-                if not (left / "set.json").exists() or left == self._part:
+            for left in (self._entry, self.stream):  # by one who died while he removed it
+                if not (left / "set.json").exists():
                     shutil.rmtree(left, ignore_errors=True)
-            self._part.mkdir()
+            self._part.mkdir(exist_ok=True)  # what is in it was left by one who died while he built it
 
-    def _holds(self, arrays: Sequence[np.ndarray]) -> bool:
-        """Whether both parts already lie in images.npy, one after the other."""
-        if self._images is None:
+    def _holds(self, train: np.ndarray | Shards, test: np.ndarray | Shards) -> bool:
+        """Whether both parts already lie in the files, one after the other."""
+        if self._images is None or not isinstance(train, Shards) or not isinstance(test, Shards):
             return False
-        start, train, test = (array.ctypes.data for array in (self._images, *arrays))
-        return start == train and test == train + arrays[0].nbytes
+        same = train.files is test.files is self._images.files
+        return same and train.start == 0 and test.start == train.stop
+
+
+def _sizes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of the files of an array [N, H, W, C]."""
+    each = max(1, SHARD // math.prod(shape[1:]))
+    return [(min(each, shape[0] - start), *shape[1:]) for start in range(0, shape[0], each)]
 
 
 _building: ContextVar[_Building | None] = ContextVar("building", default=None)
@@ -422,9 +502,11 @@ def _images(entry: Path, content: dict[str, Any], lock: IO[bytes]) -> tuple[Any,
         whole = opened(entry, content)
         weakref.finalize(whole.loaders, lock.close)
         return whole.part(0, n), whole.part(n, n + m)
-    mapped = np.load(entry / "images.npy", mmap_mode="r")
-    weakref.finalize(mapped._mmap, lock.close)
-    return np.asarray(mapped[:n]), np.asarray(mapped[n : n + m])
+    files = Files(np.load(file, mmap_mode="r") for file in sorted(entry.glob("images-*.npy")))
+    if [len(files[0])] * (len(files) - 1) != [len(file) for file in files[:-1]] or sum(map(len, files)) < n + m:
+        raise ValueError("images are missing")
+    weakref.finalize(files, lock.close)
+    return Shards(files, 0, n), Shards(files, n, n + m)
 
 
 # Memory -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 from automixsearch.data import cache
 from automixsearch.data.base import ImageSet, Listing, cut
 from automixsearch.data.labels import kept
+from automixsearch.data.shards import Shards
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Decoder:
 
     def __init__(self, total: int, data: Data) -> None:
         self._data = data
-        self._images: np.ndarray | None = None
+        self._images: np.ndarray | Shards | None = None
         self._first, self._first_bad, self._done = "", "", 0
         self._fitted: tuple[int, int] | None = None
         self.gray = True
@@ -94,7 +95,21 @@ class Decoder:
         if self._images is None:
             size = self._size(encoded, where)
             self._images = None if size is None else cache.empty((len(self.bad), *size, 3), self._first)
-        self._decode(encoded, where, self._images, self._done)
+        images = self._images
+        if not isinstance(images, Shards) or len(encoded) < len(self.bad):
+            self._decode(encoded, where, images, self._done)
+            return
+        step = len(images.files[0])
+        for number, start in enumerate(range(0, len(encoded), step)):
+            stop = min(start + step, len(encoded))
+            known = cache.known(number)
+            if known is None:
+                self._decode(encoded[start:stop], lambda i, start=start: where(start + i), images, start)
+                bad = np.flatnonzero(self.bad[start:stop]).tolist()
+                cache.remember(number, {"bad": bad, "first_bad": self._first_bad, "gray": self.gray})
+            else:
+                self.bad[start:stop][known["bad"]] = True
+                self._first_bad, self.gray, self._done = known["first_bad"], known["gray"], stop
 
     def windows(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> Iterator[np.ndarray]:
         """Decode all images, some at a time: uint8 [n, H, W, 3] of those that are not `bad`, in order.
@@ -110,7 +125,7 @@ class Decoder:
             yield images[~self.bad[first : self._done]]
 
     def _decode(
-        self, encoded: Sequence[Encoded], where: Callable[[int], str], images: np.ndarray | None, first: int
+        self, encoded: Sequence[Encoded], where: Callable[[int], str], images: np.ndarray | Shards | None, first: int
     ) -> None:
         """Decode the next images into `images`, from the place `first` on."""
 
@@ -128,11 +143,13 @@ class Decoder:
                 self._first_bad = self._first_bad or str(error).partition("; ")[0]
         self._done += len(encoded)
 
-    def result(self) -> np.ndarray:
+    def result(self) -> np.ndarray | Shards:
         """The images that are not `bad`, in order: uint8 [N, H, W, C]."""
         if self._images is None:
             return np.empty((0, 0, 0, 3), np.uint8)
         good = np.flatnonzero(~self.bad)
+        if len(good) < len(self.bad):
+            cache.forget()  # what is moved is not where it was remembered
         for place, i in enumerate(good):
             if place != i:
                 self._images[place] = self._images[i]
@@ -140,7 +157,7 @@ class Decoder:
         if not self.gray:
             return images
         single = cache.empty((*images.shape[:3], 1), self._first)
-        cache.copy(images[..., :1], single)
+        cache.copy(images, single)
         return single
 
     @property
@@ -167,7 +184,7 @@ class Decoder:
         return self._fitted
 
     def _into(
-        self, images: np.ndarray | None, place: int, encoded: Encoded, where: str
+        self, images: np.ndarray | Shards | None, place: int, encoded: Encoded, where: str
     ) -> tuple[bool, DataError | None]:
         """Whether the image, now in its place, was grayscale; or why it was skipped."""
         try:
@@ -230,7 +247,7 @@ def _pixels(encoded: Encoded, data: Fit) -> tuple[Image, bool]:
     return rgb.resize((data.size, data.size), Image.Resampling.BILINEAR, box=box), gray
 
 
-def resize(images: np.ndarray, data: Data) -> np.ndarray:
+def resize(images: np.ndarray, data: Data) -> np.ndarray | Shards:
     """Resize decoded images [N, H, W, C] as `Decoder` does; `data.size` None leaves them alone."""
     if data.size is None:
         return images

@@ -12,7 +12,7 @@ depend on where its images come from. It is kept in the cache, about two hundred
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,11 @@ class Streamed:
 
     def __getitem__(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
         return read(self._named(places), self.loaders.form)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All images in order, some at a time."""
+        for start in range(0, len(self), 256):
+            yield self[np.arange(start, min(start + 256, len(self)))]
 
     def begin(self, places: np.ndarray, processes: int) -> Coming:
         """Let processes decode the images at int64 [n] places; several batches may be under way."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +12,14 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from automixsearch.data.stream import Streamed
 from automixsearch.recipe import Recipe
 from automixsearch.spec import derive_seed
 from automixsearch.training.augment import augmented
 from automixsearch.training.world import World
 
 if TYPE_CHECKING:
-    from automixsearch.data.stream import Streamed
+    from automixsearch.data.shards import Shards
 
 AHEAD = 2
 """Batches that are read before they are needed."""
@@ -42,7 +42,7 @@ class Batches:
 
     def __init__(
         self,
-        images: np.ndarray | Streamed,
+        images: np.ndarray | Shards | Streamed,
         labels: np.ndarray,
         mean: np.ndarray,
         std: np.ndarray,
@@ -54,17 +54,12 @@ class Batches:
         self.shape = images.shape[1:]
         self.indices = torch.from_numpy(indices)
         self.world = world or World()
-        if isinstance(images, np.ndarray):
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-                self.images = torch.from_numpy(images)  # a mapped file cannot be written, and nobody does
-            self.fetched = device.type != "cpu" or not images.flags.writeable
-        else:
-            self.images, self.fetched = images, True
-        if device.type == "cuda" and isinstance(self.images, Tensor):
+        self.images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        self.fetched = device.type != "cpu" or not isinstance(images, np.ndarray)
+        if device.type == "cuda" and not isinstance(images, Streamed):
             room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
             if len(indices) * math.prod(self.shape) <= room:
-                self.images = self.images[self.indices].to(device)
+                self.images = torch.from_numpy(images[indices]).to(device)
                 self.indices, self.fetched = torch.arange(len(indices), device=device), False
         self.labels = torch.from_numpy(labels[indices]).to(device)
         self.device = device
@@ -104,7 +99,7 @@ class Batches:
             for batch in batches:
                 yield self.images, self.indices[batch.to(self.indices.device)]
             return
-        shared = common and not isinstance(self.images, Tensor)
+        shared = common and isinstance(self.images, Streamed)
         own = [self.world.share(batch) if shared else batch for batch in batches]
         with ThreadPoolExecutor(1) as ahead:
             coming = deque(ahead.submit(self._begin(batch)) for batch in own[:AHEAD])
@@ -121,8 +116,10 @@ class Batches:
         images, places = self.images, self.indices[batch]
         if isinstance(images, Tensor):
             return lambda: self._pinned(images[places])
-        begun = images.begin(places.numpy(), torch.get_num_threads())
-        return lambda: self._pinned(torch.from_numpy(begun.result()))
+        if isinstance(images, Streamed):
+            begun = images.begin(places.numpy(), torch.get_num_threads())
+            return lambda: self._pinned(torch.from_numpy(begun.result()))
+        return lambda: self._pinned(torch.from_numpy(images[places.numpy()]))
 
     def _pinned(self, pixels: Tensor) -> Tensor:
         return pixels.pin_memory() if self.device.type == "cuda" else pixels

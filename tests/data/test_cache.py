@@ -17,6 +17,7 @@ from PIL import Image
 import automixsearch.data as data_module
 from automixsearch.cli import main
 from automixsearch.data import ImageSet, cache, decode, load
+from automixsearch.data.shards import Shards
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
 
@@ -25,9 +26,10 @@ N = 8
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, for every set of more than 1,000 bytes."""
+    """A cache of its own, for every set of more than 1,000 bytes, in shards of five images of most sets."""
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "SMALL", 1000)
+    monkeypatch.setattr(cache, "SHARD", 5 * 12 * 12 * 3)
     forget()
     return tmp_path / "cache"
 
@@ -61,10 +63,8 @@ def uncached(data: Data, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     return made
 
 
-def mapped(array: np.ndarray) -> bool:
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return isinstance(array, np.memmap)
+def mapped(images: Any) -> bool:
+    return isinstance(images, Shards) and all(isinstance(file, np.memmap) for file in images.files)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -171,7 +171,7 @@ def test_what_a_dead_builder_left_is_replaced(tmp_path: Path, place: Path) -> No
     expected = load(data).fingerprint
     (name,) = entries(place)
     (place / name).rename(place / f"{name}.part")
-    (place / f"{name}.part" / "images.npy").write_bytes(b"half")
+    (place / f"{name}.part" / "images-0000.npy").write_bytes(b"half")
     forget()
     assert load(data).fingerprint == expected
     assert entries(place) == [name]
@@ -181,14 +181,14 @@ BUILD = """
 import sys, time
 from automixsearch.data import cache, decode, folder, load
 from automixsearch.spec import Data
-cache.SMALL = 1000
+cache.SMALL, cache.SHARD = 1000, 5 * 12 * 12 * 3
 real = decode._pixels
 def slow(*args):
     print("decoded", flush=True)
     time.sleep(0.05)
     return real(*args)
 decode._pixels = slow
-print(load(Data(source="folder", path=sys.argv[1])).fingerprint)
+print(load(Data(source="folder", path=sys.argv[1], on_bad_image="skip")).fingerprint)
 """
 
 
@@ -199,7 +199,7 @@ def start(root: Path) -> subprocess.Popen[str]:
 def test_of_two_processes_one_decodes_and_the_other_waits_for_it(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tree(tmp_path / "set")
+    data = tree(tmp_path / "set").model_copy(update={"on_bad_image": "skip"})
     expected = uncached(data, monkeypatch).fingerprint
     said = [process.communicate()[0].split() for process in [start(tmp_path / "set") for _ in range(2)]]
     assert [words[-1] for words in said] == [expected] * 2
@@ -208,20 +208,30 @@ def test_of_two_processes_one_decodes_and_the_other_waits_for_it(
     assert len(entries(place)) == 1
 
 
-def test_a_process_that_is_killed_hands_the_building_over(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_process_that_is_killed_hands_the_building_over_with_the_shards_that_are_complete(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    data = tree(tmp_path / "set")
-    expected = uncached(data, monkeypatch).fingerprint
+    data = tree(tmp_path / "set", mode=mode).model_copy(update={"on_bad_image": "skip"})
+    (tmp_path / "set/train/a/3.png").write_bytes(b"no image")
+    plain = uncached(data, monkeypatch)
     process = start(tmp_path / "set")
-    while not (place.exists() and any(path.suffix == ".part" for path in place.iterdir())):
+    while not any(place.glob("*.part/done-0001.json")):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    assert [Path(name).suffix for name in entries(place)] == [".part"]
-    assert load(data).fingerprint == expected
-    assert [Path(name).suffix for name in entries(place)] == [""]
+    (part,) = place.glob("*.part")
+    done = len([*part.glob("done-*.json")])
+    calls, real = [], decode._pixels
+    monkeypatch.setattr(decode, "_pixels", lambda *words: calls.append(1) or real(*words))
+    made = load(data)
+    assert len(calls) == 4 * N - 5 * done + 1  # the first again, for the size
+    assert ImageSet("x", made.train, made.test, made.classes).fingerprint == made.fingerprint == plain.fingerprint
+    assert (made.skipped, made.notes) == (plain.skipped, plain.notes)
+    (name,) = entries(place)
+    kinds = {path.name.partition("-")[0] for path in (place / name).iterdir()}
+    assert kinds == {"images", "labels.npy", "set.json"}
 
 
 # Room ---------------------------------------------------------------------------------------------------------
@@ -406,7 +416,11 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, place: Path) 
 
 
 def damage_images(entry: Path) -> None:
-    os.truncate(entry / "images.npy", 500)
+    os.truncate(entry / "images-0000.npy", 500)
+
+
+def damage_shards(entry: Path) -> None:
+    (entry / "images-0002.npy").unlink()
 
 
 def damage_set(entry: Path) -> None:
@@ -417,7 +431,7 @@ def damage_labels(entry: Path) -> None:
     (entry / "labels.npy").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_images, damage_set, damage_labels])
+@pytest.mark.parametrize("damage", [damage_images, damage_shards, damage_set, damage_labels])
 def test_a_damaged_entry_is_named(tmp_path: Path, place: Path, damage: Callable[[Path], None]) -> None:
     data = tree(tmp_path / "set")
     load(data)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from automixsearch.data.shards import Files, Shards
 from automixsearch.recipe import Recipe
 from automixsearch.training.augment import augmented
 from automixsearch.training.batches import Batches
@@ -84,9 +85,15 @@ def test_the_middle_is_what_is_tested():
     np.testing.assert_allclose(x.permute(0, 2, 3, 1), expected, atol=1e-5)
 
 
-def test_a_mapped_file_gives_the_same_batches_and_a_part_of_a_set_is_named_by_its_indices(tmp_path):
-    np.save(tmp_path / "images.npy", IMAGES)
-    mapped = np.asarray(np.load(tmp_path / "images.npy", mmap_mode="r"))
+def shards(folder) -> Shards:
+    """The images in three mapped files."""
+    for number, start in enumerate((0, 10, 20)):
+        np.save(folder / f"{number}.npy", IMAGES[start : start + 10])
+    return Shards(Files(np.load(folder / f"{number}.npy", mmap_mode="r") for number in range(3)))
+
+
+def test_mapped_files_give_the_same_batches_and_a_part_of_a_set_is_named_by_its_indices(tmp_path):
+    mapped = shards(tmp_path)
     indices = np.array([3, 4, 7, 9, 11, 12, 20, 22])
     labels, device = LABELS.astype(np.int64), torch.device("cpu")
     whole = Batches(IMAGES[indices], labels[indices], MEAN, STD, device)
@@ -103,8 +110,7 @@ def test_a_mapped_file_gives_the_same_batches_and_a_part_of_a_set_is_named_by_it
 
 
 def test_leaving_an_epoch_in_the_middle_ends_its_reader(tmp_path):
-    np.save(tmp_path / "images.npy", IMAGES)
-    mapped = np.asarray(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    mapped = shards(tmp_path)
     part = Batches(mapped, LABELS.astype(np.int64), MEAN, STD, torch.device("cpu"))
     batches = part.shuffled(Recipe(batch_size=2), 0, 0)
     next(batches)
