@@ -111,8 +111,9 @@ class Watch(Watcher):
         return max(left, 0) * (time.monotonic() - self.training_since) / trained
 
     def _policy(self, task: Task, row: Mapping[str, Any]) -> str:
-        arm = self.arms.get(task.number)
-        return policy_of(row) + (f" ({arm})" if arm else "")
+        policy = policy_of(row)
+        new = [part for part in self.arms.get(task.number, "").split() if "=" not in part or part not in policy.split()]
+        return policy + (f" ({' '.join(new)})" if new else "")
 
     def costs(self) -> tuple[float, float | None]:
         """Device-seconds of all trials so far, of earlier drivers too, and joules where the devices tell."""

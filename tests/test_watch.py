@@ -57,8 +57,8 @@ def test_without_a_meter_nothing_is_said_of_energy():
 
 def test_runs_of_a_study_are_told_apart_by_their_arms(capsys):
     watch = Watch(Console(file=io.StringIO()), lines=True)
-    watch.arms = {9: "mask_source=cutmix"}
+    watch.arms = {9: "mask_source=cutmix layer=l3"}
     watch.begin(SearchSpace(name="s", knobs={}), [])
-    row = {"state": "complete", "val_top1": 50.0, "trial_id": "t00009", "method": "automix"}
+    row = {"state": "complete", "val_top1": 50.0, "trial_id": "t00009", "method": "automix", "layer": "l3"}
     watch.heard("end", SimpleNamespace(trial_id="t00009", number=9), row)
-    assert "t00009 complete: val_top1 50.00  automix (mask_source=cutmix)" in capsys.readouterr().err
+    assert "t00009 complete: val_top1 50.00  automix layer=l3 (mask_source=cutmix)" in capsys.readouterr().err

@@ -23,6 +23,8 @@ BINS = 5
 """A knob that was drawn from a range is shown in this many bins of equal counts."""
 MOST_LEVELS = 12
 """More values than this are a range, not a list."""
+MOST_BLOCKS = 300
+"""Of more seeds and splits than this, the noise of each matters little."""
 NONE = Estimate(nan)
 
 
@@ -275,12 +277,14 @@ def _within(parts: list[Frame], centre: int | None) -> tuple[float, list[Estimat
     frame = pd.concat(parts)
     values = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     blocks = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
+    if len(parts) < 2 or 2 * (blocks.max() + 1) > len(frame) or blocks.max() >= MOST_BLOCKS:
+        return nan, gaps
     y, x = frame["score"].to_numpy(float), np.zeros((len(frame), blocks.max() + len(parts)))
     x[np.arange(len(y)), blocks] = 1
     for value in range(1, len(parts)):  # the first is what the others differ from
         x[values == value, blocks.max() + value] = 1
     freedom = len(y) - int(np.linalg.matrix_rank(x))
-    if len(parts) < 2 or freedom < 1 or np.linalg.matrix_rank(x) < x.shape[1]:
+    if freedom < 1 or np.linalg.matrix_rank(x) < x.shape[1]:
         return nan, gaps
     inverse = np.linalg.pinv(x)
     beta = inverse @ y

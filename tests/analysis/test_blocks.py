@@ -58,6 +58,18 @@ def test_a_flat_curve_seems_to_matter_in_one_of_twenty_studies(tmp_path):
     assert np.mean(ps) == pytest.approx(0.5, abs=0.15)
 
 
+def test_points_that_each_have_a_seed_of_their_own_make_no_blocks(tmp_path):
+    rng = np.random.default_rng(0)
+    drawn = [
+        {"knobs": {"method": "mixup", "mixup.alpha": float(rng.uniform(0.1, 4))}, "score": 70 + float(rng.normal())}
+        for _ in range(3000)
+    ]
+    found = curve(write_study(tmp_path, "drawn", drawn), "alpha", "mixup")
+    assert (found.kind, len(found.points)) == ("mean", 5)
+    assert found.p > 0.01
+    assert not any(point.gap.known for point in found.points)
+
+
 def test_methods_are_compared_within_seeds_though_each_has_several_values(tmp_path):
     (found,) = compare(study(tmp_path))
     assert (found.paired, found.n) == (True, 4)
