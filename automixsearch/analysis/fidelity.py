@@ -60,6 +60,13 @@ def fidelity(study: Study, metric: str | None = None, seed: int = 0) -> list[Fid
     if rungs is not None:
         sign, frame = rungs
     else:
+        scheduler = (study.info.get("space") or {}).get("scheduler") or {}
+        if scheduler.get("name") == "asha":
+            raise StudyError(
+                f"study {study.name}: its configs were chosen by their short schedules, and among the chosen these say "
+                "less than among all; give the search fidelity: {anchors: 12}, which trains the first configs at every "
+                "rung"
+            )
         sample = take_sample(study, metric, any_epochs=True)
         sign, frame = sample.sign, sample.frame
         keys = [

@@ -48,7 +48,10 @@ def _of_search(
     """What a search is for; of another study, its best trials stand at the end."""
     winners = best(study)
     if design is None:
-        found += [Verdict(kind, text) for kind, text in zip(("best", "unresolved"), winners.says, strict=False)]
+        found += [
+            Verdict(kind, text.removeprefix("Unresolved: "))
+            for kind, text in zip(("best", "unresolved"), winners.says, strict=False)
+        ]
     sections = [winners, gate(study, found, named=design is None), pareto(study, rows)]
     return [section for section in sections if section is not None]
 

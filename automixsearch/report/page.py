@@ -106,8 +106,12 @@ def to_markdown(report: Report) -> str:
     lines = [f"# {_md(report.question)}", "", f"Study `{report.study}`. {_md(report.about)}".rstrip(), ""]
     lines += [f"* **{verdict.kind}**: {_md(verdict.sentence)}" for verdict in report.verdicts]
     lines += ["", *_md_table(["", ""], [[label, value] for label, value in report.facts])]
-    for section in report.sections:
+    for section in report.answered:
         lines += ["", *_md_section(section)]
+    if report.unanswered:
+        lines += ["", "## What this study cannot say", ""]
+        for sections, reason in report.unanswered:
+            lines.append(f"* **{', '.join(_md(section.title) for section in sections)}**: {_md(reason)}")
     return "\n".join(lines) + "\n"
 
 

@@ -77,6 +77,11 @@ class Section:
     legend: str = ""
     """HTML."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether it holds nothing but why it cannot be answered."""
+        return bool(self.missing) and not (self.says or self.figures or self.tables or self.numbers)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -97,6 +102,20 @@ class Report:
     facts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     trials: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> list[Section]:
+        """The sections that say something."""
+        return [section for section in self.sections if not section.empty]
+
+    @property
+    def unanswered(self) -> list[tuple[list[Section], str]]:
+        """The others, those of one reason together, and what would be needed."""
+        found: dict[str, list[Section]] = {}
+        for section in self.sections:
+            if section.empty:
+                found.setdefault(" ".join(section.missing), []).append(section)
+        return [(sections, reason) for reason, sections in found.items()]
 
     @property
     def tables(self) -> list[Table]:

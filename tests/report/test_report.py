@@ -324,3 +324,24 @@ def test_the_report_of_a_curve_says_for_whom_the_knob_matters(tmp_path):
     columns = {column["name"]: column for column in report.trials["columns"]}
     assert columns["seed"]["hidden"]
     assert "why" not in columns
+
+
+def test_what_cannot_be_said_for_one_reason_stands_together_at_the_end(search_report):
+    page, text = to_html(search_report), to_markdown(search_report)
+    titles = next(
+        [section.title for section in sections]
+        for sections, reason in search_report.unanswered
+        if "no sample of the search space" in reason
+    )
+    assert {"Robustness", "Methods compared", "Sensitivity"} <= set(titles)
+    assert page.count("are no sample of the search space: ") < len(titles)
+    assert page.index('id="provenance"') < page.index('id="unanswered"') < page.index('<strong id="robustness">')
+    assert f"* **{', '.join(titles)}**: Its trials are no sample" in text
+    assert not any(verdict.sentence.startswith("Unresolved") for verdict in search_report.verdicts)
+
+
+def test_a_search_that_halves_without_anchors_says_nothing_of_its_rungs(tmp_path):
+    rows = [{"knobs": {"method": "mixup", "epochs": epochs}, "score": 50.0 + epochs} for epochs in (3, 12)]
+    space = {"scheduler": {"name": "asha", "rungs": "schedules"}, "sampler": {"name": "tpe"}}
+    report = make_report(write_study(tmp_path, "halved", rows, space=space))
+    assert "give the search fidelity: {anchors: 12}" in section(report, "fidelity").missing[0]
