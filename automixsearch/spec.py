@@ -272,8 +272,8 @@ class Data(Frozen):
             raise ValueError(f"size is missing; the images of source {self.source} differ in size; e.g. data.size=256")
         if self.size is None and self.resize == "squash":
             raise ValueError("resize = squash has no effect without size; give one, e.g. data.size=256")
-        if self.pipeline == "stream" and self.source in (*ARRAYS, "parquet"):
-            raise ValueError(f"pipeline = stream reads image files, and source {self.source} has none; drop it")
+        if self.pipeline == "stream" and self.source in ARRAYS:
+            raise ValueError(f"pipeline = stream reads encoded images, and source {self.source} has none; drop it")
         for name in ("size", "labels", "trim"):
             if getattr(self, name) and self.source in get_args(Several):
                 raise ValueError(f"{name} is for images with one class, and source {self.source} has several; drop it")

@@ -14,6 +14,7 @@ import numpy as np
 from automixsearch.data import cache
 from automixsearch.data.base import ImageSet, Listing, cut
 from automixsearch.data.labels import kept
+from automixsearch.data.rows import encoded_at, is_place
 from automixsearch.data.shards import Shards
 from automixsearch.errors import DataError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from automixsearch.spec import Data
 
 Encoded = bytes | str | Path | np.ndarray
-"""The content of an image file, its path, or pixels uint8 [H, W] or [H, W, 3]."""
+"""The content of an image file, its path or place in a Parquet file, or pixels uint8 [H, W] or [H, W, 3]."""
 
 
 class Fit(Protocol):
@@ -48,21 +49,42 @@ def decoded(
     chosen = kept(train.labels, classes, data, name, train.paths)
     paths = [*(train.paths[i] for i in chosen), *test.paths]
     labels = np.concatenate([train.labels[chosen], test.labels])
+
+    def once() -> ImageSet:
+        decoder = Decoder(len(paths), data)
+        decoder.add(paths, lambda i: str(paths[i]))
+        good = ~decoder.bad
+        parts = cut(decoder.result(), labels[good], int(good[: len(chosen)].sum()))
+        return ImageSet(name, *parts, classes, notes + decoder.notes, decoder.skipped)
+
+    return once_or_streamed(once, lambda: paths, labels, len(chosen), data, (name, classes, notes))
+
+
+def once_or_streamed(
+    once: Callable[[], ImageSet],
+    places: Callable[[], Sequence[str]],
+    labels: np.ndarray,
+    n: int,
+    data: Data,
+    named: tuple[str, tuple[str, ...], tuple[str, ...]],
+) -> ImageSet:
+    """What `once` gives, or where it has no room and the pipeline lets it, a stream of the images at some `places`.
+
+    Args:
+        labels: of the images at the places, of which the first n are the training part. named: name, classes, notes.
+    """
     try:
         if data.pipeline == "stream":
             raise cache.NoRoom("data.pipeline=stream")
-        decoder = Decoder(len(paths), data)
-        decoder.add(paths, lambda i: str(paths[i]))
+        return once()
     except cache.NoRoom as error:
         if data.pipeline == "cache":
             raise DataError(f"{error}, or let images be decoded for every epoch with data.pipeline=auto") from None
-        from automixsearch.data.stream import surveyed
-
         why = str(error).partition("; ")[0]
-        return surveyed(name, paths, labels, len(chosen), classes, data, notes, why)
-    good = ~decoder.bad
-    parts = cut(decoder.result(), labels[good], int(good[: len(chosen)].sum()))
-    return ImageSet(name, *parts, classes, notes + decoder.notes, decoder.skipped)
+    from automixsearch.data.stream import surveyed
+
+    name, classes, notes = named
+    return surveyed(name, places(), labels, n, classes, data, notes, why)
 
 
 class Decoder:
@@ -226,6 +248,8 @@ def opened(encoded: Encoded, data: Fit, where: str) -> tuple[Image, bool]:
 def _pixels(encoded: Encoded, data: Fit) -> tuple[Image, bool]:
     from PIL import Image
 
+    if isinstance(encoded, str) and is_place(encoded):
+        encoded = encoded_at(encoded)
     if isinstance(encoded, np.ndarray):
         image = Image.fromarray(encoded)
     else:

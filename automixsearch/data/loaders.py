@@ -25,6 +25,7 @@ from typing import Any, cast
 import numpy as np
 
 from automixsearch.data.decode import opened
+from automixsearch.data.rows import told
 from automixsearch.errors import DataError
 
 PIPE_BYTES = 2**20
@@ -41,7 +42,7 @@ class Form:
 
 
 def read(paths: Sequence[str], form: Form) -> np.ndarray:
-    """Decode some image files: uint8 [n, H, W, C].
+    """Decode some image files, or rows of Parquet files (`rows`): uint8 [n, H, W, C].
 
     Raises:
         DataError: one is missing, corrupt, or of another size than it was.
@@ -49,9 +50,11 @@ def read(paths: Sequence[str], form: Form) -> np.ndarray:
     images = np.empty((len(paths), *form.shape), np.uint8)
     height, width, channels = form.shape
     for place, path in enumerate(paths):
-        image, _ = opened(path, form, path)
+        image, _ = opened(path, form, told(path))
         if image.size != (width, height):
-            raise DataError(f"{path}: is {image.width}x{image.height} pixels now and was {width}x{height}; restore it")
+            raise DataError(
+                f"{told(path)}: is {image.width}x{image.height} pixels now and was {width}x{height}; restore it"
+            )
         images[place] = np.asarray(image)[..., :channels]
     return images
 

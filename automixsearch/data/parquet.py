@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from automixsearch.data.base import HELD_OUT, ImageSet, Part, cut, find, hold_out
-from automixsearch.data.decode import Decoder
+from automixsearch.data.decode import Decoder, once_or_streamed
 from automixsearch.data.labels import kept
+from automixsearch.data.rows import place_of
 from automixsearch.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def files(data: Data) -> list[Path]:
 
 
 def load(data: Data) -> ImageSet:
-    """Decode the images, row group by row group, into one array.
+    """Decode the images, row group by row group, into one array; or stream them, for which the group of each is read.
 
     Raises:
         DataError: splits or columns are not clear, a file is damaged, a label is out of range, an image bad.
@@ -72,20 +73,28 @@ def load(data: Data) -> ImageSet:
     parts = (np.arange(n), np.arange(n, len(labels))) if test else hold_out(labels, classes, str(root))
     chosen = parts[0][kept(labels[parts[0]], classes, data, name)]
     order = np.concatenate([chosen, parts[1]])
-    rows = np.zeros(len(labels), bool)
-    rows[order] = True
-    decoder, start = Decoder(len(order), data), 0
-    for shard in shards:
-        stop = start + shard.file.metadata.num_rows
-        _decode(shard, decoder, rows[start:stop])
-        start = stop
-    images, rows = decoder.result(), np.flatnonzero(rows)[~decoder.bad]
-    held = np.isin(rows, parts[1])
-    if test:
-        made = cut(images, labels[rows], len(rows) - int(held.sum()))
-    else:
-        made = (Part(images[~held], labels[rows[~held]]), Part(images[held], labels[rows[held]]))
-    return ImageSet(name, *made, classes, notes + decoder.notes, decoder.skipped)
+
+    def once() -> ImageSet:
+        rows = np.zeros(len(labels), bool)
+        rows[order] = True
+        decoder, start = Decoder(len(order), data), 0
+        for shard in shards:
+            stop = start + shard.file.metadata.num_rows
+            _decode(shard, decoder, rows[start:stop])
+            start = stop
+        images, rows = decoder.result(), np.flatnonzero(rows)[~decoder.bad]
+        held = np.isin(rows, parts[1])
+        if test:
+            made = cut(images, labels[rows], len(rows) - int(held.sum()))
+        else:
+            made = (Part(images[~held], labels[rows[~held]]), Part(images[held], labels[rows[held]]))
+        return ImageSet(name, *made, classes, notes + decoder.notes, decoder.skipped)
+
+    def places() -> list[str]:
+        every = [place for shard in shards for place in _places(shard)]
+        return [every[row] for row in order]
+
+    return once_or_streamed(once, places, labels[order], len(chosen), data, (name, classes, notes))
 
 
 # Splits -----------------------------------------------------------------------------------------------------
@@ -238,11 +247,24 @@ def _read_labels(shard: _Shard) -> np.ndarray:
     return column.to_numpy()
 
 
+def _leaf(shard: _Shard) -> str:
+    """The column that holds the encoded images, within its struct if it is one."""
+    kind = shard.file.schema_arrow.field(shard.image).type
+    return f"{shard.image}.bytes" if pa.types.is_struct(kind) else shard.image
+
+
+def _places(shard: _Shard) -> Iterator[str]:
+    """Where the image of each row lies."""
+    row, leaf = 0, _leaf(shard)
+    for group in range(shard.file.num_row_groups):
+        for inside in range(shard.file.metadata.row_group(group).num_rows):
+            yield place_of(shard.path, leaf, group, inside, row)
+            row += 1
+
+
 def _decode(shard: _Shard, decoder: Decoder, wanted: np.ndarray) -> None:
     """Decode the rows that are `wanted`: bool, one for each row."""
-    kind = shard.file.schema_arrow.field(shard.image).type
-    leaf = f"{shard.image}.bytes" if pa.types.is_struct(kind) else shard.image
-    start = 0
+    leaf, start = _leaf(shard), 0
     for group in range(shard.file.num_row_groups):
         count = shard.file.metadata.row_group(group).num_rows
         rows = start + np.flatnonzero(wanted[start : start + count])

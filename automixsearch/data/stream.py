@@ -24,6 +24,7 @@ from automixsearch.data.base import ImageSet, Part, header
 from automixsearch.data.decode import Decoder
 from automixsearch.data.decode import opened as decode
 from automixsearch.data.loaders import Coming, Form, Loaders, read
+from automixsearch.data.rows import told
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def surveyed(
     notes: tuple[str, ...],
     why: str,
 ) -> ImageSet:
-    """The set of the files `paths`, of which the first n are the training part; `why` it is not decoded once.
+    """The set of the files `paths` (or rows of Parquet files), of which the first n are the training part; `why` it is
+    not decoded once.
 
     Raises:
         DataError: an image is missing, corrupt or of another size.
@@ -166,7 +168,7 @@ def _look(
     sums: list[np.ndarray] = []
     for start, stop in ((0, n), (n, len(paths))):
         begun = False
-        for images in decoder.windows(paths[start:stop], lambda i, start=start: str(paths[start + i])):
+        for images in decoder.windows(paths[start:stop], lambda i, start=start: told(paths[start + i])):
             images = np.ascontiguousarray(images[..., :1] if before.gray else images)
             seen.shape = images.shape[1:]  # type: ignore[assignment]
             if not begun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
@@ -95,6 +98,30 @@ def test_a_streamed_set_is_the_decoded_set(tmp_path: Path, mode: str, bad: bool)
     for made in (built, opened):
         same(made, decoded)
         assert made.notes == (*decoded.notes, "images are decoded for every epoch: data.pipeline=stream")
+
+
+@pytest.mark.parametrize("layout", ["parts", "one file"])
+def test_a_parquet_set_is_streamed_by_its_rows(tmp_path: Path, layout: str) -> None:
+    random, folder = np.random.default_rng(0), tmp_path / "set"
+    folder.mkdir()
+    for part, count in (("train", 24), ("test", 7)):
+        encoded = []
+        for _ in range(count):
+            buffer = io.BytesIO()
+            Image.fromarray(random.integers(0, 256, (14, 12, 3), np.uint8)).save(buffer, "png")
+            encoded.append({"bytes": buffer.getvalue(), "path": None})
+        encoded[count // 2]["bytes"] = b"no image"
+        table = pa.table({"image": encoded, "label": [i % 3 for i in range(count)]})
+        pq.write_table(table, folder / f"{part}.parquet", row_group_size=5)
+    path = folder if layout == "parts" else folder / "train.parquet"
+    data = Data(source="parquet", path=str(path), size=12, on_bad_image="skip", labels=0.5)
+    decoded = by(data, "cache")
+    for _ in range(2):
+        made = by(data, "stream")
+        same(made, decoded)
+        assert made.notes[:-1] == decoded.notes
+    with pytest.raises(DataError, match=r"train\.parquet row 12: cannot be decoded: no image format"):
+        by(data, "stream", on_bad_image="fail", labels=None)
 
 
 def test_what_is_not_gray_after_all_is_noticed(tmp_path: Path) -> None:
@@ -306,10 +333,12 @@ def test_the_pipeline_is_no_part_of_what_a_config_or_a_space_is() -> None:
     assert spaces[0].space_id == spaces[1].space_id
 
 
-@pytest.mark.parametrize("source", ["digits", "cifar10", "parquet"])
+@pytest.mark.parametrize("source", ["digits", "cifar10"])
 def test_sources_without_image_files_cannot_be_streamed(source: str) -> None:
     from automixsearch.reading import parse_space
 
     data = {"source": source, "pipeline": "stream"} | ({} if source == "digits" else {"path": "/x"})
-    with pytest.raises(SpecError, match=f"pipeline = stream reads image files, and source {source} has none; drop it"):
+    with pytest.raises(
+        SpecError, match=f"pipeline = stream reads encoded images, and source {source} has none; drop it"
+    ):
         parse_space({"data": data, "knobs": {"method": "mixup"}}, "test")
