@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from automixsearch.results.study import Study
 
 T = TypeVar("T")
-PERMUTATIONS = 100
-"""Of the floor of importances; its command draws 200."""
 ABLATIONS = ("one_out", "one_in", "path", "factorial")
 NO_KNOB = "No knob takes several values within a method: vary one in a study of design curve, grid or sobol."
 IMPORTANCE = "Importance of the knobs"
@@ -580,10 +578,10 @@ def importances(study: Study, found: list[Verdict]) -> Section:
     """Which knobs matter, over all methods and within each, beside what chance alone would show and the seed."""
     from automixsearch.analysis.importance import importances as ask_importances
 
-    answer, refused = ask(lambda: ask_importances(study, permutations=PERMUTATIONS))
+    answer, refused = ask(lambda: ask_importances(study))
     local = answer is None and "sample of the search space" in refused
     if local:
-        answer, more = ask(lambda: ask_importances(study, during_optimisation=True, permutations=PERMUTATIONS))
+        answer, more = ask(lambda: ask_importances(study, during_optimisation=True))
         refused = refused.partition("; what mattered")[0] + "." if answer else more
     if answer is None:
         return Section("importance", IMPORTANCE, missing=[refused])

@@ -65,7 +65,8 @@ def gap_table(column: Column) -> Table:
     table.add_column("published", justify="right")
     table.add_column("measured [95 %], paired", justify="right")
     for cell, published, measured in column.gaps:
-        table.add_row(cell.row, f"{published:+.2f}", str(measured))
+        text = str(measured)
+        table.add_row(cell.row, f"{published:+.2f}", text if text.startswith("-") else f"+{text}")
     return table
 
 
