@@ -92,6 +92,11 @@ class Loaders:
         self._asking, self._hearing = threading.Lock(), threading.Lock()
         weakref.finalize(self, _end, self._processes)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The ids of the processes that have been started."""
+        return tuple(process.pid for process in self._processes)
+
     def begin(self, paths: Sequence[str], count: int) -> Coming:
         """Let `count` processes decode some files."""
         with self._asking:

@@ -66,23 +66,27 @@ def measure(config: TrialConfig, device: torch.device, steps: int = STEPS) -> Pe
     import torch
 
     from automixsearch.data import load
+    from automixsearch.data.stream import Streamed
     from automixsearch.training.loop import TrainingRun
 
-    run = TrainingRun(config, load(config.data), device)
+    images = load(config.data)
+    run = TrainingRun(config, images, device)
     run.steps_per_epoch = min(steps, run.steps_per_epoch)
     for part in (run.train, run.val):  # images that are resident stay so: they are part of what a trial takes
         count = min(len(part), run.steps_per_epoch * run.recipe.batch_size)
         part.indices, part.labels = part.indices[:count], part.labels[:count]
     next(run.epochs())
     run.state()
+    beside = () if not isinstance(images.train.images, Streamed) else images.train.images.loaders.pids
+    host = peak_rss() + sum(map(peak_rss, beside))  # the processes that decode are the trial's too
     if device.type != "cuda":
-        return Peak(peak_rss())
-    return Peak(peak_rss(), torch.cuda.max_memory_reserved(device) + CONTEXT, torch.cuda.mem_get_info(device)[1])
+        return Peak(host)
+    return Peak(host, torch.cuda.max_memory_reserved(device) + CONTEXT, torch.cuda.mem_get_info(device)[1])
 
 
-def peak_rss() -> float:
-    """The most bytes of memory that this process has had resident."""
-    with open("/proc/self/status", encoding="ascii") as lines:  # unlike ru_maxrss, it starts anew with the program
+def peak_rss(pid: int | str = "self") -> float:
+    """The most bytes of memory that a process has had resident."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as lines:  # unlike ru_maxrss, it starts anew with the program
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 

@@ -26,6 +26,7 @@ from automixsearch.data import ImageSet, cache, channel_statistics, load
 from automixsearch.data.stream import Streamed
 from automixsearch.errors import DataError, SpecError
 from automixsearch.recipe import Recipe
+from automixsearch.search.memory import peak_rss
 from automixsearch.spec import Data, SearchSpace, TrialConfig
 from automixsearch.training.batches import Batches
 from automixsearch.training.loop import TrainingRun
@@ -272,8 +273,9 @@ def test_without_a_size_an_image_of_another_one_is_named(tmp_path: Path) -> None
 def test_a_process_that_is_killed_fails_the_epoch_and_not_the_next(tmp_path: Path) -> None:
     part = batches(by(tree(tmp_path / "set"), "stream"))
     expected = [y.tolist() for _, y in part.in_order(5)]
-    (process,) = part.images.loaders._processes  # type: ignore[union-attr]
-    os.kill(process.pid, signal.SIGKILL)
+    (pid,) = part.images.loaders.pids  # type: ignore[union-attr]
+    assert peak_rss(pid) > 2**24
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"a process that decodes images has died \(status -9\); perhaps memory"):
         list(part.in_order(5))
     assert [y.tolist() for _, y in part.in_order(5)] == expected
@@ -297,7 +299,7 @@ def test_the_processes_end_when_the_one_that_asks_them_is_killed(tmp_path: Path)
         "import sys, time, numpy as np; from automixsearch.data import load; from automixsearch.spec import Data\n"
         "images = load(Data.model_validate_json(sys.argv[1])).train.images\n"
         "images.begin(np.arange(4), 2).result()\n"
-        "print(*[process.pid for process in images.loaders._processes], flush=True); time.sleep(60)"
+        "print(*images.loaders.pids, flush=True); time.sleep(60)"
     )
     data = tree(tmp_path / "set").model_copy(update={"pipeline": "stream"})
     process = subprocess.Popen([sys.executable, "-c", code, data.model_dump_json()], stdout=subprocess.PIPE, text=True)

@@ -18,6 +18,7 @@ from automixsearch.data import load
 from automixsearch.errors import SpecError, StorageError
 from automixsearch.reading import parse_space
 from automixsearch.results.store import Store, weights_of
+from automixsearch.search.driver import run_search
 from automixsearch.search.executors import _start_inline
 from automixsearch.search.failures import Attempt
 from automixsearch.search.proposer import Proposer
@@ -131,6 +132,26 @@ def test_a_writer_that_is_killed_leaves_whole_checkpoints_only(tmp_path, moment,
         assert store.get(name) == bytes([epoch]) * 1000
     Retention(last=2).save(store, "t00000", 4, b"next")
     assert [epoch for epoch, _ in checkpoints(store, "t00000")] == [4, there[0]], "what was too many goes"
+
+
+def test_in_a_bucket_a_search_goes_on_and_a_truncated_checkpoint_costs_an_epoch(s3, every_epoch):
+    content = {"name": "s", "knobs": {"method": "mixup", "width": 2}, "budget": {"trials": 1, "epochs": EPOCHS}}
+    content |= {"data": {"source": "digits", "val_fraction": 0.2}, "sampler": "random"}
+    store = Store(s3, "s")
+    trial = store, Proposer(parse_space(content, "test"), store, None).next()
+    run(trial, 2)
+    store.put(f"checkpoints/{names(store)[-1]}", store.get(f"checkpoints/{names(store)[-1]}")[:1000])
+    again = run(trial, 2)
+    assert again[0]["note"].startswith("t00000 goes on from its checkpoint of epoch 1: that of epoch 2 is damaged")
+    for trials in (1, 2):
+        more = parse_space({**content, "budget": {"trials": trials, "epochs": EPOCHS}}, "test")
+        result = run_search(more, s3, debug=True)
+        assert (result.finished, result.interrupted) == (trials, False)
+    assert [row["state"] for row in store.trial_rows()] == ["complete"] * 2
+    assert len(store.epoch_rows()) == 2 * EPOCHS
+    best = max(store.trial_rows(), key=lambda row: (row["val_top1"], -row["number"]))
+    assert store.names("weights") == [f"{best['trial_id']}.pt"]
+    assert (names(store), store.names("pending")) == ([], [])
 
 
 # The best ------------------------------------------------------------------------------------------------------
