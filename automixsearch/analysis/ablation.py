@@ -15,7 +15,7 @@ from automixsearch.analysis import intervals
 from automixsearch.analysis.compare import adjusted, margin_of
 from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
-from automixsearch.analysis.sample import CENTRE, Frame, take_sample
+from automixsearch.analysis.sample import CENTRE, Frame, Sample, take_sample
 from automixsearch.analysis.verdict import Verdict, judge
 from automixsearch.errors import StudyError
 
@@ -137,6 +137,8 @@ class _Fit:
     left: np.ndarray
     """What takes from scores what arms and replicates explain, [N, N]."""
     residual: np.ndarray
+    place: np.ndarray
+    """The number of the arm of each run, [N]."""
     replicates: int
 
     def contrast(self, weights: Mapping[str, float]) -> tuple[float, float]:
@@ -189,15 +191,18 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
             f"study {study.name}: it switches no parts on or off, so it is no ablation; run one of design factorial, "
             "one_out, one_in or path, or compare its methods with automixsearch compare"
         )
-    sample = take_sample(study, metric)
-    margin = margin_of(study, margin)
+    return of_sample(take_sample(study, metric), design, margin_of(study, margin))
+
+
+def of_sample(sample: Sample, design: Mapping[str, Any], margin: float) -> Ablation:
+    """As `ablation`, of runs at hand and the `design` of their study.json."""
+    factors, name = list(design.get("factors") or {}), str(design.get("name"))
     strata = list(dict.fromkeys(sample.frame["stratum"]))
     effects, interactions, shapley, path, notes = [], [], [], [], []
     for stratum in strata:
         frame = sample.frame[sample.frame["stratum"] == stratum]
         fit, note = _fit(frame, factors)
-        if note:
-            notes.append(f"{stratum}: {note}" if len(strata) > 1 else note)
+        notes += [f"{stratum}: {text}" if len(strata) > 1 else text for text in (note, _unlike(fit)) if text]
         levels = {
             arm: frozenset(f for f in factors if part["levels"].iloc[0].get(f)) for arm, part in frame.groupby("arm")
         }
@@ -332,9 +337,29 @@ def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
     counts, device = frame["arm"].value_counts().to_dict(), frame.groupby("arm")["device_s"].sum().to_dict()
     left = np.eye(len(y)) - x @ np.linalg.pinv(x)
     found = _Fit(
-        arms, beta[: len(arms)], covariance, freedom, counts, device, core, left, left @ y, int(blocks.max()) + 1
+        arms, beta[: len(arms)], covariance, freedom, counts, device, core, left, left @ y, place, int(blocks.max()) + 1
     )
     return found, note
+
+
+def _unlike(fit: _Fit) -> str:
+    """A warning, where the runs of one arm scatter more than those of the others; F test, Bonferroni over the arms."""
+    if fit.freedom < LEAST_FREEDOM or fit.replicates < 2:
+        return ""
+    square, kept = fit.residual**2, np.diag(fit.left)
+    for place, arm in enumerate(fit.arms):
+        own = fit.place == place
+        freedom = float(kept[own].sum())
+        rest = fit.freedom - freedom
+        if min(freedom, rest) < 1 or not square[~own].sum() > 0:
+            continue
+        ratio = square[own].sum() / freedom / (square[~own].sum() / rest)
+        if len(fit.arms) * stats.f.sf(ratio, freedom, rest) < 0.01:
+            return (
+                f"runs of {arm} scatter {sqrt(ratio):.1f} times as much as the others: intervals of its effects are "
+                "too narrow and those of other arms too wide (the Shapley credit's hold); look at its runs"
+            )
+    return ""
 
 
 def _higher_order(frame: Frame, factors: Sequence[str]) -> tuple[float, int]:

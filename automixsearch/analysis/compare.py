@@ -216,13 +216,14 @@ def adjusted(p: Sequence[float]) -> list[float]:
 class Contrast:
     """Whether `a` is less sensitive to its hyperparameters than `b`: S_hp of a minus S_hp of b.
 
-    verdict: better where a is less sensitive. `comparable` is empty where both priors hold the same information, else
-    it says how they differ, and there is no verdict.
+    p_holm: corrected for all pairs that can be compared. verdict: better where a is less sensitive. `comparable` is
+    empty where both priors hold the same information, else it says how they differ, and there is no verdict.
     """
 
     a: str
     b: str
     difference: Estimate
+    p_holm: float
     comparable: str
     verdict: Verdict
 
@@ -235,30 +236,38 @@ class Contrast:
         if self.verdict is Verdict.UNRESOLVED:
             return f"Unresolved: which of {self.a} and {self.b} is less sensitive ({span})."
         less, more = (self.a, self.b) if self.verdict is Verdict.BETTER else (self.b, self.a)
-        return f"{less} is less sensitive than {more} ({span})."
+        return f"{less} is less sensitive than {more} ({span}, Holm {p_text(self.p_holm)})."
 
     def rows(self) -> list[dict[str, Any]]:
         """One row."""
-        more = {"comparable": self.comparable or "yes", "verdict": str(self.verdict)}
+        more = {"p_holm": self.p_holm, "comparable": self.comparable or "yes", "verdict": str(self.verdict)}
         return [{"a": self.a, "b": self.b} | self.difference.row("difference") | more]
 
 
 def compare_sensitivity(
     study: Study, metric: str | None = None, cards: Sequence[Scorecard] | None = None
 ) -> list[Contrast]:
-    """S_hp of every method against every other's; needs replicates, and priors of equal information."""
+    """S_hp of every method against every other's; needs replicates, and priors of equal information.
+
+    The p-value is that of the interval: the level at which it would reach 0.
+    """
     cards = list(cards) if cards is not None else scorecards(study, metric)
     sample = take_sample(study, metric)
-    return [_contrast(sample, a, b) for a, b in combinations(cards, 2)]
+    found = [(a, b, intervals.difference(a.s_hp, b.s_hp), _unequal(sample, a.method, b.method))
+             for a, b in combinations(cards, 2)]  # fmt: skip
+    holm = adjusted([nan if problem else difference_p(gap) for _, _, gap, problem in found])
+    return [
+        Contrast(a.method, b.method, gap, p, problem, judge(-gap.value, p))
+        for (a, b, gap, problem), p in zip(found, holm, strict=True)
+    ]
 
 
-def _contrast(sample: Sample, a: Scorecard, b: Scorecard) -> Contrast:
-    found = intervals.difference(a.s_hp, b.s_hp)
-    problem = _unequal(sample, a.method, b.method)
-    verdict = Verdict.UNRESOLVED
-    if not problem and found.known and (found.high < 0 or found.low > 0):
-        verdict = Verdict.BETTER if found.high < 0 else Verdict.WORSE
-    return Contrast(a.method, b.method, found, problem, verdict)
+def difference_p(gap: Estimate) -> float:
+    """That a difference is 0, from the end of its interval on that side, as if it were normal there."""
+    if not gap.known:
+        return nan
+    half = gap.high - gap.value if gap.value < 0 else gap.value - gap.low
+    return float(2 * stats.norm.sf(abs(gap.value) / half * stats.norm.ppf((1 + gap.level) / 2))) if half > 0 else 1.0
 
 
 def _unequal(sample: Sample, a: str, b: str) -> str:

@@ -409,8 +409,9 @@ def worth_interval(clean: Clean, n: int) -> Estimate:
     draws = fresh(clean.drawn, clean.drawn[0].best(n), clean.variances[3])
     freedom = _freedom_of_best(len(values), n)
     found = interval(value, value, draws, (freedom, freedom))
-    least = float(np.quantile(clean.drawn[0].mean, (1 - LEVEL) / 2))  # choosing does no harm
-    return Estimate(value, min(max(found.low, least), value), found.high)
+    # Choosing does no harm: what is chosen is worth no less than the mean is, at either end.
+    least, most = (float(end) for end in np.quantile(clean.drawn[0].mean, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return Estimate(value, min(max(found.low, least), value), max(found.high, most))
 
 
 def gain_interval(values: Array, n: int) -> Estimate:
@@ -434,7 +435,7 @@ def median_best(values: Array, n: int, level: float = LEVEL) -> Estimate:
     covers as promised; it is found between them by straight lines. An end is missing (NaN) where not even the outermost
     value of the sample covers often enough.
 
-    Source: Hutson, Journal of Applied Statistics 26 (1999), equation 3; `band` holds for all n at once, and is exact.
+    Source: Hutson, Journal of Applied Statistics 26 (1999); `band` holds for all n at once, and is exact.
     """
     order, y, count = 0.5 ** (1 / n), np.sort(values), len(values)
     value = float(np.quantile(values, order, method="inverted_cdf"))
@@ -457,24 +458,24 @@ def _fractional(y: Array, order: float, below: float) -> float:
     return float(np.interp(rank, np.arange(1, n + 1), y))
 
 
-def band(values: Array, most: int, level: float = LEVEL) -> list[tuple[int, float, float, float]]:
-    """The tuning curve: for 1 to `most` draws the median best, with a band that holds for all of them at once.
+def band(values: Array, counts: Sequence[int], level: float = LEVEL) -> dict[int, Estimate]:
+    """The tuning curve: for these numbers of draws the median best, with a band that holds for all numbers at once.
 
     It needs no assumption, and is exact for the whole distribution function, of which the curve shows the upper half,
     so it holds a little more often than `level`: the band whose ends are Beta quantiles of one level for every order
     statistic, that level chosen so that all hold together (Owen, JASA 90 (1995); as bands of
-    tuning curves Lourie et al., arXiv 2311.09480). Ends that the sample cannot give are infinite.
+    tuning curves Lourie et al., arXiv 2311.09480). Ends that the sample cannot give are NaN.
     """
     n = len(values)
     low, high = _band_levels(n, level)
-    y = np.concatenate([[-np.inf], np.sort(values), [np.inf]])
-    found = []
-    for draws in range(1, most + 1):
+    y = np.concatenate([[nan], np.sort(values), [nan]])
+    found = {}
+    for draws in counts:
         order = 0.5 ** (1 / draws)
         # F(y_(i)) lies from low[i] to high[i]: the quantile is above y_(i) where that ends below its order.
         under, over = int((high < order).sum()), n - int((low >= order).sum())
         middle = float(np.quantile(values, order, method="inverted_cdf"))
-        found.append((draws, middle, float(y[under]), float(y[min(over, n) + 1])))
+        found[draws] = Estimate(middle, float(y[under]), float(y[min(over, n) + 1]), level)
     return found
 
 

@@ -34,7 +34,8 @@ class Scorecard:
     noise: standard deviation of one config over seeds. icc: share of S_hp^2 in the variance of single runs.
     top: the best config, by fresh runs of the best few. share: configs within `delta` of it.
     best_of: expected best score of n configs, as a search of n would show it. worth: what that config scores
-        on a fresh seed. median_best: the median of best_of, with exact intervals. gain: best of 16 over best of 1.
+        on a fresh seed. median_best: the median of best_of. band: the same with an exact band that holds for all n at
+        once; an end that so few configs cannot give is NaN. gain: best of 16 over best of 1.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Scorecard:
     best_of: dict[int, Estimate]
     worth: dict[int, Estimate]
     median_best: dict[int, Estimate]
+    band: dict[int, Estimate]
     gain: Estimate
     notes: tuple[str, ...] = field(default=())
 
@@ -61,7 +63,7 @@ class Scorecard:
         for name in ("mean", "cvar", "s_hp", "noise", "icc", "top", "share", "gain"):
             row |= getattr(self, name).row(name)
         row["delta"] = self.delta
-        for name in ("best_of", "worth", "median_best"):
+        for name in ("best_of", "worth", "median_best", "band"):
             for n, estimate in getattr(self, name).items():
                 row |= estimate.row(f"{name}_{n}")
         return [row | {"notes": "; ".join(self.notes)}]
@@ -151,6 +153,7 @@ def _card(
         best_of={n: score(intervals.best_interval(y, n)) for n in usable},
         worth={n: score(intervals.worth_interval(clean, n)) for n in usable},
         median_best={n: score(intervals.median_best(y, n)) for n in usable},
+        band={n: score(found) for n, found in intervals.band(y, usable).items()},
         gain=intervals.gain_interval(y, max(BEST_OF)),
         notes=tuple(notes),
     )
@@ -203,9 +206,10 @@ class Phi:
 def cross_task(studies: Sequence[Study], metric: str | None = None, seed: int = 0) -> list[Phi]:
     """Phi of every method that all studies have, over at least three tasks with the same configs.
 
-    Phi = mean_e max_l G - max_l mean_e G, G the score of config l on task e, scaled to 0 to 1 on each task. Its
-    interval is the bootstrap's over configs.
-    Source: Adkins et al., arXiv 2412.07165.
+    Phi = mean_e max_l G - max_l mean_e G, G the score of config l on task e, scaled to 0 to 1 on each task, over the
+    configs that were run. Noise alone makes one config the best here and another there, so what the scores of a config
+    are worth on all tasks is drawn from what seeds and configs leave open (empirical Bayes, normal), and Phi with it.
+    Source: Adkins et al., arXiv 2412.07165; Efron and Morris, Biometrika 59 (1972), for the multivariate posterior.
 
     Raises:
         StudyError: fewer than three studies, or no configs in common.
@@ -214,28 +218,52 @@ def cross_task(studies: Sequence[Study], metric: str | None = None, seed: int = 
 
     if len(studies) < 3:
         raise StudyError(f"phi asks what one setting for all tasks costs and needs 3 tasks or more, not {len(studies)}")
-    columns, sign = {}, 1
+    columns, noises, sign = {}, {}, 1
     for study in studies:
         sample = take_sample(study, metric)
         sign, frame = sample.sign, sample.frame
         keys = [config_key(text, row, data=False) for text, row in zip(frame["config"], frame["trial_id"], strict=True)]
         columns[study.name] = frame.assign(key=keys).groupby(["method", "key"])["score"].mean()
+        again = _extra(study, sample.metric, "replicate")
+        for method in sample.methods:
+            own = sample.of(method)
+            more = own.iloc[:0] if again is None else again[again["method"] == method]
+            noises[study.name, method] = intervals.noise_interval(_groups(own, more))
     scores = sign * pd.DataFrame(columns).dropna()
     if scores.empty:
         raise StudyError(f"studies {', '.join(columns)} have no config in common; give them the same design and seed")
-    scaled = (scores - scores.min()) / (scores.max() - scores.min()).replace(0, 1)
     rng, found = np.random.default_rng(seed), []
-    for method, block in scaled.groupby(level="method", sort=False):
-        grid = block.to_numpy()
-        drawn = _price(grid[rng.integers(len(grid), size=(intervals.RESAMPLES, len(grid)))])
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        phi = (
-            Estimate(float(_price(grid)), float(low), float(high)) if len(grid) >= 10 else Estimate(float(_price(grid)))
-        )
+    for method, block in scores.groupby(level="method", sort=False):
+        grid, of = block.to_numpy(), [noises[name, str(method)] for name in columns]
+        if len(grid) < intervals.LEAST:
+            phi = Estimate(float(_price(grid)), note=intervals.TOO_FEW)
+        elif not all(freedom for _, freedom in of):
+            phi = Estimate(float(_price(grid)), note="no config was run twice, and noise makes phi larger than it is")
+        else:
+            drawn = _price(_worth(grid, [noise.value for noise, _ in of], [freedom for _, freedom in of], rng))
+            low, middle, high = (float(end) for end in np.quantile(drawn, [0.025, 0.5, 0.975]))
+            phi = Estimate(middle, low, high)
         found.append(Phi(phi, tuple(columns), len(grid), str(method)))
     return found
 
 
-def _price(scaled: np.ndarray) -> np.ndarray:
-    """Phi of scores [..., configs, tasks]."""
+def _worth(scores: np.ndarray, noise: Sequence[float], freedom: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Draws of what scores [configs, tasks] are worth on fresh seeds, given their noise on each task, [R, ...]."""
+    centre, total = scores.mean(0), np.cov(scores.T)
+    drawn = []
+    for _ in range(40):
+        own = np.diag([value * df / rng.chisquare(df) for value, df in zip(noise, freedom, strict=True)])
+        sizes, ways = np.linalg.eigh(total - own)
+        between = (ways * np.maximum(sizes, 0)) @ ways.T  # of what the configs are worth
+        kept = between @ np.linalg.pinv(between + own)
+        sizes, ways = np.linalg.eigh(between - kept @ between)
+        root = ways * np.sqrt(np.maximum(sizes, 0))
+        drawn.append(centre + (scores - centre) @ kept.T + rng.standard_normal((25, *scores.shape)) @ root.T)
+    return np.concatenate(drawn)
+
+
+def _price(scores: np.ndarray) -> np.ndarray:
+    """Phi of scores [..., configs, tasks], larger is better."""
+    low, high = scores.min(-2, keepdims=True), scores.max(-2, keepdims=True)
+    scaled = (scores - low) / np.where(high > low, high - low, 1)
     return scaled.max(-2).mean(-1) - scaled.mean(-1).max(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from automixsearch.analysis import intervals
+from automixsearch.analysis.compare import adjusted
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
 from automixsearch.analysis.sample import CENTRE, Column, Frame, Sample, knob_columns, take_sample
 from automixsearch.errors import StudyError, unknown
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BINS = 5
 """A knob that was drawn from a range is shown in this many bins of equal counts."""
+PERMUTATIONS = 999
 MOST_LEVELS = 12
 """More values than this are a range, not a list."""
 MOST_BLOCKS = 300
@@ -48,8 +50,9 @@ class Curve:
     """Scores over the values of one knob, one method.
 
     kind: `curve` (all else at the centre), `mean` (averaged over all other knobs), or `best` (the best over all other
-    knobs: an isolation plot). effect: highest minus lowest point. p: that all values do the same (F test, within seeds
-    and splits where the values share them), NaN where it does not apply.
+    knobs: an isolation plot). effect: highest minus lowest point; its interval holds for whichever two these are.
+    p: that all values do the same (F test, within seeds and splits where the values share them), NaN where it cannot be
+    tested. p_holm: corrected for the curves that are asked for together (`together`), else p.
     """
 
     knob: str
@@ -59,24 +62,27 @@ class Curve:
     points: tuple[Point, ...]
     effect: Estimate
     p: float
-    note: str = ""
+    p_holm: float
 
     @property
     def sentence(self) -> str:
         """What the curve says in words."""
         knob, unit = self.knob.removeprefix("knob."), unit_of(self.metric)
-        if self.kind == "best":
-            return f"With all else at its best, {knob} of {self.method} is worth {self.effect.value:.2f}{unit}."
+        at = ", with all else at its best" if self.kind == "best" else ""
         if not isfinite(self.p):
-            return f"Unresolved: {knob} of {self.method} was not run twice at its values."
-        found = f"{self.effect.value:.2f}{unit} between its best and its worst value, {p_text(self.p)}"
-        if self.p < 0.05:
-            return f"{knob} of {self.method} matters: {found}."
-        return f"Unresolved: whether {knob} of {self.method} matters ({found})."
+            return f"Unresolved: {knob} of {self.method} was not run twice at its values{at}."
+        holm = "Holm " if self.p_holm != self.p else ""
+        found = f"{self.effect}{unit} between its best and its worst value, {holm}{p_text(self.p_holm)}"
+        if self.p_holm < 0.05:
+            return f"{knob} of {self.method} matters{at}: {found}."
+        return f"Unresolved: whether {knob} of {self.method} matters{at} ({found})."
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per value."""
-        head = {"method": self.method, "knob": self.knob, "metric": self.metric, "kind": self.kind}
+        head: dict[str, Any] = {
+            "method": self.method, "knob": self.knob, "metric": self.metric, "kind": self.kind
+        }  # fmt: skip
+        head |= self.effect.row("effect") | {"p": self.p, "p_holm": self.p_holm}
         return [
             head | {"value": point.value, "start": point.start, "end": point.end, "n": point.n}
             | point.estimate.row("score") | point.gap.row("gap") for point in self.points
@@ -141,15 +147,19 @@ def curve(study: Study, knob: str, method: str | None = None, metric: str | None
         frame, kind = frame[on] if full else frame, "curve"
     groups = _groups(study, frame, column)
     centre = next((i for i, (_, _, part) in enumerate(groups) if CENTRE in set(part["arm"])), None)
-    p, gaps = _within([part for _, _, part in groups], centre if kind == "curve" else None)
+    effect, p, gaps = _within([part for _, _, part in groups], centre if kind == "curve" else None)
     if not isfinite(p):
-        p = _one_way([part["score"].to_numpy() for _, _, part in groups])
+        effect, p = _one_way([part["score"].to_numpy() for _, _, part in groups])
     points = tuple(
         Point(value, intervals.t_interval(part["score"].to_numpy()).within(sample.legal), len(part), *ends, gap)
         for (value, ends, part), gap in zip(groups, gaps, strict=True)
     )
-    means = [point.estimate.value for point in points]
-    return Curve(column, method, sample.metric, kind, points, Estimate(max(means) - min(means)), p)
+    return Curve(column, method, sample.metric, kind, points, effect, p, p)
+
+
+def together(curves: Sequence[Curve]) -> list[Curve]:
+    """Curves that are looked at together, their p-values corrected for their number (Holm)."""
+    return [replace(one, p_holm=p) for one, p in zip(curves, adjusted([one.p for one in curves]), strict=True)]
 
 
 def isolation(study: Study, knob: str, method: str | None = None, metric: str | None = None) -> Curve:
@@ -169,8 +179,9 @@ def isolation(study: Study, knob: str, method: str | None = None, metric: str | 
         found = intervals.best_interval(y, max(1, n // 2))
         found = (found if sample.sign > 0 else found.flipped()).within(sample.legal)
         points.append(Point(value, found, len(part), *ends))
+    p = _permuted_range([sample.sign * part["score"].to_numpy() for _, _, part in groups], max(1, n // 2))
     means = [point.estimate.value for point in points]
-    return Curve(column, method, sample.metric, "best", tuple(points), Estimate(max(means) - min(means)), nan)
+    return Curve(column, method, sample.metric, "best", tuple(points), Estimate(max(means) - min(means)), p, p)
 
 
 def heat(study: Study, knob_a: str, knob_b: str, method: str | None = None, metric: str | None = None) -> Heat:
@@ -258,18 +269,46 @@ def _plain(value: Any) -> Scalar:
     return value.item() if hasattr(value, "item") else value
 
 
-def _one_way(groups: list[np.ndarray]) -> float:
-    """That all groups have one mean: Welch's test for several groups, where each has two runs or more."""
+def _one_way(groups: list[np.ndarray]) -> tuple[Estimate, float]:
+    """Highest minus lowest mean, and that all groups have one mean, where each has two runs or more.
+
+    Source: Welch's test for several groups; the interval by Games and Howell, J. Educational Statistics 1 (1976).
+    """
+    means = [float(group.mean()) for group in groups]
+    top, low = int(np.argmax(means)), int(np.argmin(means))
+    gap = means[top] - means[low]
     if len(groups) < 2 or any(len(group) < 2 or np.ptp(group) == 0 for group in groups):
+        return Estimate(gap, note="a value was run once only"), nan
+    a, b = (float(np.var(groups[i], ddof=1)) / len(groups[i]) for i in (top, low))
+    freedom = (a + b) ** 2 / (a**2 / (len(groups[top]) - 1) + b**2 / (len(groups[low]) - 1))
+    p = float(stats.f_oneway(*groups, equal_var=False).pvalue)
+    return _widest(gap, sqrt((a + b) / 2), len(groups), freedom), p
+
+
+def _widest(gap: float, error: float, groups: int, freedom: float) -> Estimate:
+    half = float(stats.studentized_range.ppf(0.95, groups, max(freedom, 1))) * error
+    return Estimate(gap, max(gap - half, 0.0), gap + half)
+
+
+def _permuted_range(groups: Sequence[np.ndarray], n: int) -> float:
+    """How often the best of n differ between groups as much as they do, where groups are drawn anew."""
+    sizes = [len(group) for group in groups]
+    if len(sizes) < 2 or min(sizes) < 2:
         return nan
-    return float(stats.f_oneway(*groups, equal_var=False).pvalue)
+    y = np.concatenate(groups)
+    rng = np.random.default_rng(len(y))
+    drawn = np.vstack([y, rng.permuted(np.tile(y, (PERMUTATIONS, 1)), axis=1)])
+    ends = np.cumsum(sizes)[:-1]
+    bests = [np.sort(part, axis=1) @ intervals.weights_of_best(part.shape[1], n) for part in np.split(drawn, ends, 1)]
+    span = np.ptp(bests, axis=0)
+    return float((span >= span[0] - 1e-12).mean())
 
 
-def _within(parts: list[Frame], centre: int | None) -> tuple[float, list[Estimate]]:
-    """The p-value of the F test that all values have one mean within seeds and splits, and the difference of each from
-    the centre; NaN where the values share too few of these to tell.
+def _within(parts: list[Frame], centre: int | None) -> tuple[Estimate, float, list[Estimate]]:
+    """Highest minus lowest value within seeds and splits, the p-value of the F test that all have one mean, and the
+    difference of each from the centre; NaN where the values share too few of these to tell.
 
-    Source: randomised blocks; Box, Hunter and Hunter, Statistics for Experimenters, chapter 4.
+    Source: randomised blocks; Box, Hunter and Hunter, Statistics for Experimenters, chapter 4; Tukey's interval.
     """
     import pandas as pd
 
@@ -278,33 +317,39 @@ def _within(parts: list[Frame], centre: int | None) -> tuple[float, list[Estimat
     values = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     blocks = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
     if len(parts) < 2 or 2 * (blocks.max() + 1) > len(frame) or blocks.max() >= MOST_BLOCKS:
-        return nan, gaps
+        return NONE, nan, gaps
     y, x = frame["score"].to_numpy(float), np.zeros((len(frame), blocks.max() + len(parts)))
     x[np.arange(len(y)), blocks] = 1
     for value in range(1, len(parts)):  # the first is what the others differ from
         x[values == value, blocks.max() + value] = 1
     freedom = len(y) - int(np.linalg.matrix_rank(x))
     if freedom < 1 or np.linalg.matrix_rank(x) < x.shape[1]:
-        return nan, gaps
+        return NONE, nan, gaps
     inverse = np.linalg.pinv(x)
     beta = inverse @ y
     left, alone = float(((y - x @ beta) ** 2).sum()), x[:, : blocks.max() + 1]
     explained = float(((y - alone @ np.linalg.lstsq(alone, y, rcond=None)[0]) ** 2).sum()) - left
     if left <= 1e-12 * max(1.0, float((y**2).sum())):
-        return nan, gaps
+        return NONE, nan, gaps
     many = len(parts) - 1
     p = float(stats.f.sf(explained / many / (left / freedom), many, freedom))
+
+    def difference(value: int, other: int) -> tuple[float, float]:
+        c = np.zeros(x.shape[1])
+        for place, sign in ((value, 1.0), (other, -1.0)):
+            if place:
+                c[blocks.max() + place] += sign
+        return float(c @ beta), float(np.linalg.norm(c @ inverse)) * sqrt(left / freedom)
+
     if centre is not None:
         half = float(stats.t.ppf(0.975, freedom))
         for value in range(len(parts)):
-            c = np.zeros(x.shape[1])
-            for place, sign in ((value, 1.0), (centre, -1.0)):
-                if place:
-                    c[blocks.max() + place] += sign
             if value != centre:
-                gap, error = float(c @ beta), float(np.linalg.norm(c @ inverse)) * sqrt(left / freedom)
+                gap, error = difference(value, centre)
                 gaps[value] = Estimate(gap, gap - half * error, gap + half * error)
-    return p, gaps
+    means = [0.0, *beta[blocks.max() + 1 :]]
+    gap, error = difference(int(np.argmax(means)), int(np.argmin(means)))
+    return _widest(gap, error / sqrt(2), len(parts), freedom), p, gaps
 
 
 def unit(values: Column) -> np.ndarray:

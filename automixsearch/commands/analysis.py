@@ -104,7 +104,7 @@ def compare_command(args: argparse.Namespace) -> int:
 
 def sensitivity_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.sample import take_sample
-    from automixsearch.analysis.sensitivity import curve, heat, isolation, varies
+    from automixsearch.analysis.sensitivity import curve, heat, isolation, together, varies
     from automixsearch.errors import StudyError
 
     study = open_named(args)
@@ -122,9 +122,9 @@ def sensitivity_command(args: argparse.Namespace) -> int:
                    ((_brief(value), *(f"{cell.value:.2f}" if n else "-" for cell, n in zip(row, counts, strict=True)))
                     for value, row, counts in zip(one.a, one.cells, one.counts, strict=True)))  # fmt: skip
         return 0
-    curves = [curve(study, args.knob[0], method, args.metric) for method in methods]
+    curves = together([curve(study, args.knob[0], method, args.metric) for method in methods])
     blind = "curve" not in {one.kind for one in curves}
-    bests = [isolation(study, args.knob[0], method, args.metric) for method in methods] if blind else []
+    bests = together([isolation(study, args.knob[0], method, args.metric) for method in methods]) if blind else []
     if args.json:
         return _json([one.sentence for one in (*curves, *bests)], curves=curves, isolation=bests)
     _say(one.sentence for one in (*curves, *bests))

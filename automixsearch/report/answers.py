@@ -257,6 +257,7 @@ def comparison(study: Study, cards: Sequence[Scorecard], found: list[Verdict]) -
             Column("against", plain("b")),
             Column("verdict", plain("verdict"), kind="verdict"),
             Column("difference of S_hp", estimate("difference"), True),
+            Column("Holm p", p_text("p_holm"), True),
             Column("priors of equal information", plain("comparable")),
         ]
         note = (
@@ -369,7 +370,7 @@ def sensitivity_sentences(contrasts: Sequence[Any]) -> list[Verdict]:
             )
     if not found:
         open_ = [one for one in contrasts if not one.comparable]
-        why = "no interval of a difference of S_hp leaves out 0" if open_ else "the priors hold different information"
+        why = "no difference of S_hp is resolved" if open_ else "the priors hold different information"
         return [Verdict("unresolved", f"Which method is least sensitive to its knobs: {why}.")]
     return found[:MOST_NAMED]
 
@@ -397,13 +398,14 @@ def tuning(cards: Sequence[Scorecard], refused: str) -> Section:
                 | found.row("expected_best")
                 | card.worth[n].row("worth")
                 | card.median_best[n].row("median_best")
+                | card.band[n].row("median_band")
             )
     return Section(
         "tuning",
         title,
         about=f"The {cards[0].metric} that the best of n configs drawn from the prior is expected to show (unbiased, "
         "band: 95 %); faint: the other methods. What it shows is more than it is worth on a fresh seed: the CSV holds "
-        "both, and the median with exact bands.",
+        "both, and the median, also with the exact band that holds for all n at once (where there are configs enough).",
         figures=figures,
         numbers=[Table("tuning-curves", "", numbers)],
     )
@@ -471,7 +473,7 @@ def sensitivity(study: Study, found: list[Verdict]) -> Section:
         svg = charts.lines(
             f"{shown.metric} by {name}, {method}", x, charts.Axis(shown.metric, low=low, high=high), lines
         )
-        caption = f"F test: p {p_text('p')({'p': shown.p})}" if isfinite(shown.p) else ""
+        caption = f"Best - worst: {shown.effect}, p {p_text('p')({'p': shown.p})}" if isfinite(shown.p) else ""
         figures.append(Figure(f"sensitivity-{file_name(name)}-{file_name(method)}", f"{name}, {method}", svg, caption))
     tables = [Table("sensitivity", "", numbers)] if numbers else []
     for method in charts.in_order(sample.methods):

@@ -2,8 +2,9 @@
 
     python tests/analysis/simulate.py [--repeats 2000] [--out FILE]     (`make simulations`)
 
-writes the table of automixsearch/analysis/README.md. Each simulated study is the default one: 64 configs with one
-run each, a replicate block of 12 configs with 2 further seeds, and 5 fresh runs of the best 3.
+writes the tables of automixsearch/analysis/README.md. Each simulated study of configs is the default one: 64 configs
+with one run each, a replicate block of 12 configs with 2 further seeds, and 5 fresh runs of the best 3. Searches,
+ablations and fidelity: see `GATES`, `ABLATIONS`, `rank_coverage`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -19,11 +20,15 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
-from automixsearch.analysis import intervals
-from automixsearch.analysis.compare import adjusted, paired_difference
+from automixsearch.analysis import gate, importance, intervals
+from automixsearch.analysis.ablation import of_sample
+from automixsearch.analysis.compare import adjusted, difference_p, paired_difference
 from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.fidelity import rank_correlation
 from automixsearch.analysis.power import detectable
+from automixsearch.analysis.sample import Sample
 from automixsearch.analysis.verdict import judge
 
 Array = np.ndarray
@@ -51,7 +56,7 @@ SHAPES: dict[str, Callable[[np.random.Generator, int], Array]] = {
     "outliers": _scaled(lambda g, n: 0.4 * g.standard_normal(n) - 2.0 * (g.random(n) < 0.1)),
     "insensitive": lambda g, n: 0.05 * g.standard_normal(n),
 }
-NUMBERS = ("mean", "CVaR20", "S_hp", "W", "E_4", "E_8", "E_16", "worth_8", "median_8", "best")
+NUMBERS = ("mean", "CVaR20", "S_hp", "ICC", "W", "E_4", "E_8", "E_16", "worth_8", "median_8", "best")
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def truth(shape: str) -> Truth:
     y = f + SIGMA * g.standard_normal(BIG)
     ordered = np.sort(f)
     values = {"mean": f.mean(), "CVaR20": ordered[: BIG // 5].mean(), "S_hp": f.std()}
+    values["ICC"] = f.var() / (f.var() + SIGMA**2)
     for n in (4, 8, 16):
         groups, own = y[: BIG // n * n].reshape(-1, n), f[: BIG // n * n].reshape(-1, n)
         values[f"E_{n}"] = groups.max(1).mean()
@@ -108,6 +114,7 @@ def estimates(study: Simulated, g: np.random.Generator) -> Iterator[tuple[str, E
     yield "mean", intervals.mean_interval(study.y, g, 999)
     yield "CVaR20", intervals.tail_interval(clean)
     yield "S_hp", intervals.spread(study.y, noise)
+    yield "ICC", intervals.share_of_configs(study.y, noise)
     top = intervals.top_of(study.fresh, noise, freedom)
     yield "best", top
     yield "W", intervals.share_interval(clean, top, DELTA)
@@ -146,6 +153,144 @@ def coverage(shape: str, repeats: int, seed: int = 0) -> dict[str, Coverage]:
     return made
 
 
+# The gate -----------------------------------------------------------------------------------------------------
+
+GATES: dict[str, dict[str, int]] = {
+    "5 confirmation runs, TrivialMix 3 seeds": {"fresh": 5, "seeds": 3},
+    "no run repeated, noise guessed": {"seeds": 1},
+    "TrivialMix 8 settings x 2 seeds": {"settings": 8, "seeds": 2},
+    "TrivialMix 5 seeds": {"seeds": 5},
+    "TrivialMix 3 seeds": {"seeds": 3},
+}
+"""Searches of 4 methods with 10 configs each, by what was repeated."""
+
+
+def gate_miss(
+    shape: str, g: np.random.Generator, settings: int = 1, seeds: int = 1, fresh: int = 0
+) -> tuple[bool, bool]:
+    """One search: whether the interval of its gain over TrivialMix is above the true gain, and below it."""
+    number = 0
+
+    def run(method: str, key: str, worth: float, purpose: str = "search") -> gate.Row:
+        nonlocal number
+        number += 1
+        row = {"trial_id": f"t{number}", "number": number, "method": method, "purpose": purpose, "key": key}
+        # 5,000 images and 10 % errors: the noise that is guessed is about SIGMA.
+        row |= {"epochs_total": 100, "device_s": 60.0, "val_images": 5000, "first": False, "worth": worth}
+        return row | {"score": 90 + worth + SIGMA * g.standard_normal()}
+
+    methods = [[run(f"m{m}", f"{m}.{i}", f) for i, f in enumerate(SHAPES[shape](g, 10))] for m in range(4)]
+    theirs = [run("trivialmix", f"b{i}", f) for i, f in enumerate(SHAPES[shape](g, settings)) for _ in range(seeds)]
+    rows = [row for group in methods for row in group]
+    winner = max(rows, key=lambda row: row["score"])
+    winner["first"] = True
+    rows += [run(winner["method"], winner["key"], winner["worth"], "confirm") for _ in range(fresh)]
+    rivals = gate.Rivals.of([[row["score"] for row in group] for group in methods])
+    found = gate._judged("val_top1", 1, winner, "winner", rows, theirs, rivals).difference
+    first = gate._first(theirs, 1)
+    true = winner["worth"] - next(row["worth"] for row in theirs if row["key"] == first)
+    return found.low > true, found.high < true
+
+
+# Ablations ----------------------------------------------------------------------------------------------------
+
+NOISES: dict[str, Callable[[np.random.Generator, int, int], Array]] = {
+    "normal": lambda g, seeds, arms: g.standard_normal((seeds, arms)),
+    "left-skewed": lambda g, seeds, arms: 1 - g.exponential(size=(seeds, arms)),
+    "heavy-tailed": lambda g, seeds, arms: g.standard_t(3, (seeds, arms)) / 3**0.5,
+    "arms 1 to 4 times": lambda g, seeds, arms: np.linspace(0.5, 2, arms) * g.standard_normal((seeds, arms)),
+    "one arm 5 times": lambda g, seeds, arms: np.where(np.arange(arms) == 0, 5, 1) * g.standard_normal((seeds, arms)),
+}
+"""What a run scatters by beside what its seed does to all arms, in units of SIGMA."""
+ABLATIONS = {
+    "one_out": (4, 3, "effects"),
+    "factorial 2^3 x 3": (3, 3, "effects"),
+    "its interactions": (3, 3, "interactions"),
+    "its Shapley credit": (3, 3, "shapley"),
+    "Shapley credit, 2^2 x 5": (2, 5, "shapley"),
+    "Shapley credit, 2^4 x 3": (4, 3, "shapley"),
+}
+"""Factors, replicates, and what is looked at."""
+
+
+def ablation_misses(design: str, noise: str, g: np.random.Generator) -> list[bool]:
+    """One ablation: of each of its effects whether the interval leaves out the true one."""
+    import pandas as pd
+
+    count, seeds, kind = ABLATIONS[design]
+    factors = [f"f{i}" for i in range(count)]
+    sets = [frozenset(part) for size in range(count + 1) for part in combinations(factors, size)]
+    about: dict[str, object] = {"name": "factorial", "factors": {name: {} for name in factors}}
+    if design == "one_out":
+        sets = [frozenset(factors), *(frozenset(factors) - {name} for name in factors)]
+        about |= {"name": "one_out", "against": {str(i): "0" for i in range(1, len(sets))}}
+    truth = {own: 0.5 * ("f0" in own) + 0.3 * (own >= {"f0", "f1"}) for own in sets}
+    scores = np.array([truth[own] for own in sets]) + g.standard_normal((seeds, 1))
+    scores = scores + SIGMA * NOISES[noise](g, seeds, len(sets))
+    rows = [
+        {"arm": str(i), "levels": {name: name in own for name in factors}, "stratum": "m", "seed": seed,
+         "split_seed": 0, "score": scores[seed, i], "device_s": 1.0}
+        for seed in range(seeds) for i, own in enumerate(sets)
+    ]  # fmt: skip
+    found = getattr(of_sample(Sample("s", pd.DataFrame(rows), "val_top1", 1, {}), about, 0.3), kind)
+    exact = {"f0": 0.5 + 0.3 * (1 if design == "one_out" else 0.5), "f1": 0.3 * (1 if design == "one_out" else 0.5)}
+    wanted = [exact.get(one.name, 0.15 if one.name == "f0:f1" else 0.0) for one in found]
+    return [not one.effect.low <= true <= one.effect.high for one, true in zip(found, wanted, strict=True)]
+
+
+# Fidelity -----------------------------------------------------------------------------------------------------
+
+COPULAS = ("normal", "heavy-tailed", "4 methods")
+"""How scores at a rung and at the end depend: normal; t with 4 degrees of freedom; methods that differ by 1.5 standard
+deviations, of each as many configs."""
+
+
+def paired_scores(copula: str, rho: float, n: int, g: np.random.Generator) -> tuple[Array, Array]:
+    """n configs at a rung and at the end, monotone transformations left out: ranks do not see them."""
+    x = g.standard_normal(n)
+    y = rho * x + (1 - rho**2) ** 0.5 * g.standard_normal(n)
+    if copula == "heavy-tailed":
+        scale = (g.chisquare(4, n) / 4) ** 0.5
+        return x / scale, y / scale
+    offset = 1.5 * (np.arange(n) % 4) if copula == "4 methods" else np.zeros(n)
+    return x + offset, y + offset
+
+
+@cache
+def true_rank_correlation(copula: str, rho: float) -> float:
+    """Spearman's, from two million configs."""
+    return float(stats.spearmanr(*paired_scores(copula, rho, BIG, np.random.default_rng(2))).statistic)
+
+
+def rank_coverage(copula: str, rho: float, n: int, repeats: int, seed: int = 0) -> float:
+    """How often the interval of the rank correlation of n anchors holds it."""
+    g, true = np.random.default_rng([seed, n]), true_rank_correlation(copula, rho)
+    found = (rank_correlation(*paired_scores(copula, rho, n, g)) for _ in range(repeats))
+    return sum(one.low <= true <= one.high for one in found) / repeats
+
+
+# Importance ---------------------------------------------------------------------------------------------------
+
+
+def knobs_above_chance(effect: float, repeats: int, knobs: int = 5, seed: int = 0) -> tuple[float, float]:
+    """How often the knob that matters is above chance, and how often any that does not; 64 configs.
+
+    effect: of the first knob from one end of its range to the other, in standard deviations of the rest.
+    """
+    import pandas as pd
+
+    g, right, wrong = np.random.default_rng([seed, 5]), 0, 0
+    for _ in range(repeats):
+        places = g.random((CONFIGS, knobs))
+        columns = {f"k{i}": pd.Series(places[:, i]) for i in range(knobs)}
+        values = importance._Evaluation(columns, g.random(CONFIGS), "ped_anova", False, 0)
+        y = effect * places[:, 0] + g.standard_normal(CONFIGS)
+        null = np.array([list(values(g.permutation(y)).values()) for _ in range(100)])
+        above = {bar.knob for bar in importance._bars(values(y), null) if bar.distinguishable}
+        right, wrong = right + ("k0" in above), wrong + bool(above - ({"k0"} if effect else set()))
+    return right / repeats, wrong / repeats
+
+
 # Tests --------------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +305,8 @@ def called_less_sensitive(a: str, b: str, factor: float, repeats: int, seed: int
         return intervals.spread(y, intervals.noise_interval(groups)[0])
 
     for _ in range(repeats):
-        found += intervals.difference(spread(a, 1.0), spread(b, factor)).high < 0
+        gap = intervals.difference(spread(a, 1.0), spread(b, factor))
+        found += gap.value < 0 and difference_p(gap) < 0.05
     return found / repeats
 
 
@@ -196,16 +342,70 @@ def coverage_table(repeats: int) -> str:
         start, found = time.perf_counter(), coverage(shape, repeats)
         cells = []
         for name in NUMBERS:
-            share = 100 * found[name].inside
-            inside = 93 <= round(share, 1) <= 97
-            cells.append(f"{share:.1f}" if inside else f"**{share:.1f}**")
-            if not inside:
-                outside.append(f"{name} of {shape} {share:.1f} %")
+            cells.append(cell(found[name].inside))
+            if "*" in cells[-1]:
+                outside.append(f"{name} of {shape} {100 * found[name].inside:.1f} %")
         lines.append(f"| {shape} | " + " | ".join(cells) + " |")
         print(lines[-1], f"{time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     within = len(SHAPES) * len(NUMBERS) - len(outside)
     summary = f"{within} of {len(SHAPES) * len(NUMBERS)} lie between 93 and 97 %"
     return "\n".join([*lines, "", summary + (f"; outside: {', '.join(outside)}." if outside else ".")])
+
+
+def cell(share: float) -> str:
+    """A coverage in percent, bold outside 93 to 97."""
+    text = f"{100 * share:.1f}"
+    return text if 93 <= float(text) <= 97 else f"**{text}**"
+
+
+def _table(head: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    lines = [f"| {head} | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for name, cells in rows:
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def gate_table(repeats: int) -> str:
+    """Coverage of the gain over TrivialMix."""
+
+    def rows() -> Iterator[tuple[str, list[str]]]:
+        for name, how in GATES.items():
+            cells = []
+            for shape in SHAPES:
+                g = np.random.default_rng([3, len(name)])
+                missed = np.array([gate_miss(shape, g, **how) for _ in range(repeats)])
+                cells.append(cell(1 - float(missed.any(1).mean())))
+            yield name, cells
+
+    return _table("what was repeated", list(SHAPES), rows())
+
+
+def ablation_table(repeats: int) -> str:
+    """Coverage of effects, the lowest and the highest of a study's."""
+
+    def rows() -> Iterator[tuple[str, list[str]]]:
+        for design in ABLATIONS:
+            cells = []
+            for noise in NOISES:
+                g = np.random.default_rng([4, len(design)])
+                missed = np.mean([ablation_misses(design, noise, g) for _ in range(repeats)], axis=0)
+                ends = cell(1 - float(missed.max())), cell(1 - float(missed.min()))
+                cells.append(ends[0] if len(missed) == 1 else " to ".join(ends))
+            yield design, cells
+
+    return _table("runs scatter", list(NOISES), rows())
+
+
+def rank_table(repeats: int) -> str:
+    """Coverage of rank correlations."""
+    sizes = (8, 12, 16, 32)
+    return _table(
+        "dependence, rank correlation", [f"{n} anchors" for n in sizes],
+        ((f"{copula}, {true_rank_correlation(copula, rho):.2f}",
+          [cell(rank_coverage(copula, rho, n, repeats)) for n in sizes])
+         for copula in COPULAS for rho in (0.0, 0.4, 0.8, 0.95)),
+    )  # fmt: skip
 
 
 def test_table(repeats: int) -> str:
@@ -237,22 +437,41 @@ def test_table(repeats: int) -> str:
         add(f"{methods} equal methods, {n} pairs", "the first two equivalent within 0.3", "-", alike)
     edge = verdicts(0.3, 64, 2, repeats)
     add("A better by just the margin 0.3, 64 pairs", "equivalent", "at most 5 %", edge.get("equivalent", 0))
+    few = max(20, repeats // 20)
+    planted = f"5 knobs of no effect, 64 configs ({few} studies)"
+    add(planted, "any above chance", "at most 5 %", knobs_above_chance(0.0, few)[1])
+    right, wrong = knobs_above_chance(4.0, few)
+    add("one knob of 4 standard deviations, 4 of none", "the one above chance", "-", right)
+    add("one knob of 4 standard deviations, 4 of none", "another above chance", "at most 5 %", wrong)
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Simulate, and write the table."""
+    """Simulate, and write the tables."""
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--repeats", type=int, default=2000, help="studies of each shape (2000)")
     ask.add_argument("--out", type=Path, default=README, help="file with the marks <!-- simulations -->")
     args = ask.parse_args()
-    start = time.perf_counter()
-    parts = [coverage_table(args.repeats), test_table(args.repeats)]
+    start = time.process_time()
+    half, few = max(20, args.repeats // 2), max(20, args.repeats // 5)
+    parts = [
+        coverage_table(args.repeats),
+        f"Gain over TrivialMix, by shape and by what was repeated ({half:,} searches each):",
+        gate_table(half),
+        "Effects of an ablation, the lowest and the highest coverage among those of a study, by how its runs scatter "
+        f"({few:,} studies each; 5 arms x 3 seeds where one part is left out):",
+        ablation_table(few),
+        f"Rank correlation of a rung with the full schedule ({args.repeats:,} sets of anchors each):",
+        rank_table(args.repeats),
+        "Verdicts:",
+        test_table(args.repeats),
+    ]
     command = f"python tests/analysis/simulate.py --repeats {args.repeats}"
-    error = 100 * (0.95 * 0.05 / args.repeats) ** 0.5
+    error = [100 * (0.95 * 0.05 / count) ** 0.5 for count in (args.repeats, half, few)]
     head = (
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {(time.perf_counter() - start) / 60:.0f} minutes of one CPU core. "
-        f"Every figure is from {args.repeats:,} studies; a coverage of 95 % has a standard error of {error:.1f} points."
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {(time.process_time() - start) / 60:.0f} CPU minutes of one core. "
+        f"A coverage of 95 % has a standard error of {error[0]:.1f} points from {args.repeats:,} studies, of "
+        f"{error[1]:.1f} from {half:,}, of {error[2]:.1f} from {few:,}."
     )
     text = args.out.read_text(encoding="utf-8")
     before, _, rest = text.partition("<!-- simulations -->\n")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 from ledgers import write_study
 from worlds import ablation_study, sobol_rows
@@ -12,12 +14,13 @@ from automixsearch.analysis.ablation import ablation
 from automixsearch.analysis.compare import compare, compare_sensitivity
 from automixsearch.analysis.fidelity import fidelity
 from automixsearch.analysis.gate import gate
-from automixsearch.analysis.importance import DUMMY, SEED, importance
-from automixsearch.analysis.robustness import scorecards
+from automixsearch.analysis.importance import DUMMY, SEED, importance, importances
+from automixsearch.analysis.robustness import cross_task, scorecards
 from automixsearch.analysis.sample import take_sample
-from automixsearch.analysis.sensitivity import curve, heat, isolation
+from automixsearch.analysis.sensitivity import curve, heat, isolation, together
 from automixsearch.analysis.verdict import Verdict
 from automixsearch.errors import StudyError
+from automixsearch.results.study import Study
 
 
 def truth(method: str, a: float, b: float) -> float:
@@ -41,6 +44,23 @@ def test_the_scorecard_finds_what_was_planted(study) -> None:
     assert set(mixup.rows()[0]) >= {"mean_low", "share_high", "best_of_8", "notes"}
 
 
+def test_one_setting_for_all_tasks_costs_nothing_where_tasks_agree(tmp_path) -> None:
+    def task(name: str, of: Callable[[float, float], float], seed: int) -> Study:
+        rows = sobol_rows(lambda _, a, b: 90 + of(a, b), ("mixup",), top=0, seed=7)
+        g = np.random.default_rng(seed)
+        for row in rows:
+            row["score"] += 0.3 * g.normal()
+        return write_study(tmp_path, name, rows)
+
+    alike = cross_task([task(f"alike{i}", lambda a, b: 3 * a, i) for i in range(3)])[0].phi
+    apart = cross_task([task("up", lambda a, b: 3 * a, 0), task("down", lambda a, b: -3 * a, 1),
+                        task("aside", lambda a, b: 3 * b, 2)])[0].phi  # fmt: skip
+    assert alike.high < 0.15 < 0.25 < apart.low
+    assert apart.value == pytest.approx(1 - 2 / 3, abs=0.15)  # one end is the best of two tasks at most
+    with pytest.raises(StudyError, match="needs 3 tasks or more, not 2"):
+        cross_task([task(f"two{i}", lambda a, b: a, i) for i in range(2)])
+
+
 def test_the_better_method_is_better_and_the_flatter_one_less_sensitive(study) -> None:
     (found,) = compare(study)
     assert (found.a, found.b, found.verdict, found.n, found.paired) == ("mixup", "cutmix", Verdict.BETTER, 64, True)
@@ -55,7 +75,48 @@ def test_only_the_knob_that_matters_rises_above_the_floor(study) -> None:
     assert {name for name, bar in bars.items() if bar.distinguishable} == {"alpha", SEED}
     assert bars[DUMMY].value < bars[DUMMY].floor
     assert 0.1 < bars[SEED].value < 0.45  # 0.09 of noise in 0.09 + 4 / 12
+    assert bars[SEED].low < 0.21 < bars[SEED].high
     assert found.sentence == "Above what chance shows: alpha of mixup (64 configs)."
+
+
+def test_importances_are_given_over_all_methods_and_within_each(study) -> None:
+    found, refused = importances(study, permutations=30)
+    assert [one.method for one in found] == [None, "mixup", "cutmix"]
+    assert not refused
+    assert {bar.knob for bar in found[0].bars} == {"method", "alpha", "knob.lr", DUMMY, SEED}
+    with pytest.raises(StudyError, match="unknown method 'mixpu'"):
+        importance(study, "mixpu")
+
+
+def test_a_knob_that_has_one_value_for_each_method_is_no_bar(tmp_path) -> None:
+    """It would take the credit of the method."""
+    rows = sobol_rows(truth, configs=32)
+    for row in rows:
+        row["knobs"]["label_smoothing"] = 0.1 if row["knobs"]["method"] == "mixup" else 0.0
+    found = importance(write_study(tmp_path, "s", rows), permutations=20)
+    assert "knob.label_smoothing" not in {bar.knob for bar in found.bars}
+
+
+def test_repeated_runs_of_a_config_are_one_observation(tmp_path) -> None:
+    """Counted one by one, what two seeds of a config share would look like the work of its knobs."""
+    rows = sobol_rows(truth, ("mixup",), configs=24, block=0, top=0)
+    twice = [*rows, *({**row, "seed": row["seed"] + 100} for row in rows)]
+    found = importance(write_study(tmp_path, "s", twice), permutations=20)
+    assert found.configs == 24
+    few = write_study(tmp_path, "few", [{**row, "seed": s} for row in rows[:12] for s in range(3)])
+    with pytest.raises(StudyError, match="12 configs are too few"):
+        importance(few)
+
+
+def test_importance_where_a_search_went_must_be_asked_for(tmp_path) -> None:
+    rows = [row | {"purpose": "search"} for row in sobol_rows(truth, ("mixup",), block=0, top=0)]
+    study = write_study(tmp_path, "s", rows, space={"sampler": {"name": "tpe"}})
+    with pytest.raises(StudyError, match="ask it with --during-optimisation"):
+        importance(study)
+    found = importance(study, during_optimisation=True, permutations=20)
+    assert found.during_optimisation
+    assert math.isnan(found.seed.value)
+    assert "add replicates" in found.notes[-1]
 
 
 def test_curves_rise_where_the_truth_does(study) -> None:
@@ -63,6 +124,11 @@ def test_curves_rise_where_the_truth_does(study) -> None:
     assert means == sorted(means)
     bests = [point.estimate.value for point in isolation(study, "mixup.alpha", "mixup").points]
     assert bests == sorted(bests)
+    assert [curve(study, knob, "mixup").p < 0.05 for knob in ("alpha", "lr")] == [True, False]
+    assert [isolation(study, knob, "mixup").p < 0.05 for knob in ("alpha", "lr")] == [True, False]
+    assert curve(study, "alpha", "mixup").effect.low < 1.6 < curve(study, "alpha", "mixup").effect.high
+    both = together([curve(study, knob, "mixup") for knob in ("alpha", "lr")])
+    assert [one.p_holm for one in both] == [2 * both[0].p, both[1].p]
     found = heat(study, "alpha", "lr", "mixup")
     assert found.interaction.low < 0 < found.interaction.high
 
@@ -79,6 +145,36 @@ def test_an_ablation_finds_its_effects(tmp_path) -> None:
         found.path[-1].score.value - found.path[0].score.value
     )
     assert len(found.rows()) == 5
+
+
+def test_an_arm_that_scatters_more_than_the_others_is_pointed_out(tmp_path) -> None:
+    arms = {f"arm{i}": frozenset(f"f{j}" for j in range(3) if i >> j & 1) for i in range(8)}
+    factors = {f"f{j}": [] for j in range(3)}
+    calm = ablation(ablation_study(tmp_path / "a", arms, factors, lambda on: 90, seeds=4))
+    assert not calm.notes
+    g = np.random.default_rng(1)
+    wild = ablation(
+        ablation_study(tmp_path / "b", arms, factors, lambda on: 90 + 4 * g.normal() * (len(on) == 3), seeds=4)
+    )
+    assert "runs of arm7 scatter" in wild.notes[0]
+    assert (
+        wild.shapley[0].effect.high - wild.shapley[0].effect.low
+        > wild.effects[0].effect.high - wild.effects[0].effect.low
+    )
+
+
+def test_a_curve_on_shared_seeds_is_freed_of_them(tmp_path) -> None:
+    g, rows, runs = np.random.default_rng(0), [], []
+    for s, shared in enumerate(3 * g.normal(size=4)):
+        for alpha in (0.2, 1.0, 2.0):
+            runs.append({"number": len(rows), "purpose": "study", "arm": "a", "levels": {"mixup.alpha": alpha},
+                         "stratum": "mixup"})  # fmt: skip
+            score = 90 + shared + (alpha == 1.0) + 0.1 * g.normal()
+            rows.append({"knobs": {"method": "mixup", "mixup.alpha": alpha}, "score": score, "seed": s})
+    found = curve(write_study(tmp_path, "c", rows, {"name": "curve", "runs": runs}), "alpha")
+    assert found.kind == "curve"
+    assert found.p < 0.001
+    assert 0.5 < found.effect.low < 1 < found.effect.high < 1.5
 
 
 def test_short_schedules_that_rank_alike_have_a_high_correlation(tmp_path) -> None:
