@@ -104,10 +104,7 @@ def _searched(metric: str) -> str:
 
 
 def _rows(study: Study, metric: str, sign: int) -> list[Row]:
-    """The winner (`first`), repeated runs, and runs of the baseline; with keys of configs.
-
-    Two questions, for the configs of a million trials must not be read to find the few that count.
-    """
+    """The winner (`first`), repeated runs, and runs of the baseline; with keys of configs."""
     sql = f"""
         WITH own AS (
             SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, "{metric}" AS score,
@@ -117,7 +114,11 @@ def _rows(study: Study, metric: str, sign: int) -> list[Row]:
         SELECT own.*, own.number = winner.number AS first FROM own LEFT JOIN winner ON true
         WHERE first OR own.method = '{BASELINE}' OR NOT own.searched ORDER BY first DESC NULLS LAST, own.number
         LIMIT {MOST_ROWS}"""
-    rows = study.rows(sql)
+    return _with_keys(study, study.rows(sql))
+
+
+def _with_keys(study: Study, rows: list[Row]) -> list[Row]:
+    """Rows with the keys of their configs; asked for by themselves, for those of a million trials must not be read."""
     numbers = ", ".join(str(row["number"]) for row in rows) or "NULL"
     configs = {row["trial_id"]: row["config"] for row in
                study.rows(f"SELECT trial_id, config FROM trials WHERE number IN ({numbers})")}  # fmt: skip
@@ -150,11 +151,14 @@ def _field(study: Study, metric: str, sign: int, winner: Row) -> tuple[list[Row]
     length = winner["epochs_total"]
     where = f"{_searched(metric)} AND epochs_total IS NOT DISTINCT FROM {'NULL' if length is None else length}"
     best = study.rows(
-        f'SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, config, "{metric}" AS score, '
+        f'SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, "{metric}" AS score, '
         f"number = {winner['number']} AS first FROM trials WHERE {where} "
         f'ORDER BY {-sign} * "{metric}", number LIMIT {MOST_RIVALS}'
     )
-    best: list[Row] = [row | {"key": config_key(row.pop("config"), row["trial_id"])} for row in best]
+    if len(best) < MOST_RIVALS:
+        best = _with_keys(study, best)
+    else:  # spread over a large ledger; each counts as a config of its own
+        best = [row | {"key": winner["key"] if row["first"] else row["trial_id"]} for row in best]
     configs: dict[tuple[str, str], list[float]] = {}
     for row in best:
         configs.setdefault((str(row["method"]), row["key"]), []).append(sign * row["score"])

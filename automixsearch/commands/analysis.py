@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
     sub = _command(commands, importance_command, "Print which knobs matter, beside what chance alone shows.")
     sub.add_argument("--method", metavar="M", help="within this method only (over all, and within each)")
     sub.add_argument("--evaluator", choices=("ped_anova", "fanova"), default="ped_anova", help="(ped_anova)")
-    sub.add_argument("--permutations", type=_count, default=200, metavar="N", help="behind the floor (200)")
+    sub.add_argument(
+        "--permutations", type=_count, metavar="N", help="behind the floor (200; of fanova, which is slow, 50)"
+    )
     sub.add_argument("--during-optimisation", action="store_true", help="where a search went, which is all it can say")
     sub = _command(commands, fidelity_command, "Print how well short schedules rank configs as the full one does.")
 
@@ -146,7 +148,8 @@ def importance_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.importance import importance, importances
 
     study = open_named(args)
-    options = {"during_optimisation": args.during_optimisation, "permutations": args.permutations,
+    permutations = args.permutations or (50 if args.evaluator == "fanova" else 200)
+    options = {"during_optimisation": args.during_optimisation, "permutations": permutations,
                "metric": args.metric, "evaluator": args.evaluator}  # fmt: skip
     found, refused = ([importance(study, args.method, **options)], []) if args.method else importances(study, **options)
     said = [one.sentence for one in found]

@@ -213,6 +213,25 @@ def test_the_gate_says_what_it_lacks_and_what_it_finds(tmp_path) -> None:
     assert "beats the search-free trivialmix by 2.00 points" in found.sentence
 
 
+def test_a_winner_that_only_chance_made_is_no_winner(tmp_path, monkeypatch) -> None:
+    """The best of many equal configs scores far above a baseline that is as good; of a large search, a part is read."""
+    g = np.random.default_rng(0)
+    rows = [
+        {"knobs": {"method": "mixup", "mixup.alpha": 0.1 + 0.01 * i} if i < 60 else {"method": "trivialmix"},
+         "score": 90 + 0.3 * g.normal(), "purpose": "search"}
+        for i in range(68)
+    ]  # fmt: skip
+    study = write_study(tmp_path, "s", rows, space={})
+    assert max(row["score"] for row in rows[:60]) > 90.5
+    whole = gate(study)
+    assert whole.verdict is Verdict.UNRESOLVED
+    assert abs(whole.difference.value) < 0.35
+    monkeypatch.setattr("automixsearch.analysis.gate.MOST_RIVALS", 20)
+    part = gate(study)
+    assert part.verdict is Verdict.UNRESOLVED
+    assert part.difference.value == pytest.approx(whole.difference.value, abs=0.25)
+
+
 def test_trials_that_a_sampler_chose_are_refused(tmp_path) -> None:
     rows = [{"knobs": {"method": "mixup"}, "score": 95.0, "purpose": "search"} for _ in range(3)]
     study = write_study(tmp_path, "s", rows, space={"sampler": {"name": "tpe"}})
