@@ -482,8 +482,12 @@ def _cooled_epochs(study: Study, frame: Any) -> Any:
 def noise_of(study: Study, metric: str) -> Noise | None:
     """The scatter of seeds in a ledger: pooled within configs that ran more than once; None where there are none."""
     from automixsearch.analysis.sample import take_sample
+    from automixsearch.errors import StudyError
 
-    frame = take_sample(study, metric, ("study", "replicate")).frame
+    try:
+        frame = take_sample(study, metric, ("study", "replicate")).frame
+    except StudyError:  # of a search: its configs ran once each
+        return None
     frame = frame.assign(level=frame.groupby("split_seed")["score"].transform("mean"))
     rest = (frame["score"] - frame["level"]).groupby(frame["config_key"])
     freedom = int((rest.count() - 1).sum())
@@ -743,6 +747,15 @@ def _of_sobol(study: StudyFile, design: Design) -> list[str]:
                 f"{stratum} has none of the varied knobs: its {len(runs)} runs are {len(runs)} seeds of one config"
             )
     return said
+
+
+def images_of(study: Study, data: Data) -> int | None:
+    """How many training images a ledger of the same data had, by its validation split; None where they are others."""
+    frame: Any = study.trials()
+    known = frame["val_images"].dropna()
+    if known.empty or _other_data(study, data, frame):
+        return None
+    return round(float(known.iloc[0]) / data.val_fraction)
 
 
 def train_images(data: Data, images: ImageSet | None) -> int | None:

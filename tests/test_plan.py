@@ -132,6 +132,17 @@ def test_a_curve_without_values_is_named():
         said("method=mixup")
 
 
+def test_a_search_gives_times_and_no_noise(tmp_path):
+    rows = [{"knobs": {"method": "mixup", "epochs": 10}, "score": 70.0, "purpose": "search", "device_s": 20.0}]
+    rows += [{**rows[0], "state": "pruned", "epochs_run": 5, "device_s": 15.0}]
+    study = write_study(tmp_path, "searched", rows, space={"sampler": {"name": "tpe"}})
+    assert plan.noise_of(study, "val_top1") is None
+    (cost,), odd = plan.costs_of(study, {"mixup": {"method": "mixup"}}, 40)
+    assert (cost.device_s, odd) == (pytest.approx(40 * 2.5), [])
+    assert plan.images_of(study, Data()) == 50_000  # 5,000 are a tenth
+    assert plan.images_of(study, Data(source="cifar10", path=".")) is None
+
+
 def test_a_teacher_that_is_too_slow_for_the_run_is_named(capsys):
     words = ["plan", str(JOBS / "ablation/masks.yaml"), "recipe=digits", "data={source: digits, val_fraction: 0.4}"]
     slow = ["automix.ema_start=0.999", "automix.ema_end=0.99999", "epochs=1", "width=4", "--json"]

@@ -165,6 +165,10 @@ def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, i
         out.print(order_sentence(column), highlight=False)
     for line in remarks(found, args.scale, args.margin):
         out.print(line, highlight=False)
+    asked = {f"data.{key}": value for key, value in changes.data.items() if key not in ("path", "download")}
+    if asked | dict(changes.knobs):
+        changed = ", ".join(f"{name} = {value}" for name, value in (asked | dict(changes.knobs)).items())
+        out.print(f"Changed by you: {changed}.", highlight=False)
     if interrupted:
         out.print("Stopped early; nothing is lost. The same command goes on.")
     return status

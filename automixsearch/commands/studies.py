@@ -81,7 +81,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         args.study_opened = ledger = open_study(place)
         costs, said = plan.costs_of(ledger, settings, what.budget.epochs, what.data)
         noise = plan.noise_of(ledger, metric)
-        images = plan.train_images(what.data, None)
+        images = plan.train_images(what.data, None) or plan.images_of(ledger, what.data)
     else:
         data = _load_data(what, said)
         costs = [] if data is None else [
