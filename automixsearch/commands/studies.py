@@ -271,8 +271,10 @@ def _new_of(arm: str, before: set[str]) -> str:
 
 def _estimate(estimate: Estimate) -> tuple[str, str]:
     """A difference and its interval; nothing where there is none."""
-    value = "" if isnan(estimate.value) else f"{estimate.value:+.2f}"
-    return value, "" if isnan(estimate.low) else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
+    value, low, high = (
+        f"{end:+.2f}".replace("-0.00", "+0.00") for end in (estimate.value, estimate.low, estimate.high)
+    )
+    return "" if isnan(estimate.value) else value, "" if isnan(estimate.low) else f"{low} to {high}"
 
 
 def _p(value: float) -> str:

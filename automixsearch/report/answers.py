@@ -694,7 +694,9 @@ def ablation(study: Study, found: list[Verdict]) -> Section:
             figures.append(Figure(f"{name}-{file_name(stratum)}", label, svg, caption))
     for stratum in () if curve else dict.fromkeys(step.stratum for step in answer.path):
         own = [step for step in answer.path if step.stratum == stratum]
-        names = [own[0].arm, *(_added(before.arm, step.arm) for before, step in pairwise(own))]
+        parts = own[0].arm.split()
+        first = "all off" if all(part.endswith("=off") for part in parts) else own[0].arm
+        names = [first, *(_added(before.arm, step.arm) for before, step in pairwise(own))]
         bars = [
             charts.Bar(
                 name,
