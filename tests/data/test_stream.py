@@ -85,8 +85,7 @@ def same(one: ImageSet, other: ImageSet) -> None:
             np.testing.assert_array_equal(streamed, exact)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize(("mode", "bad"), [("RGB", False), ("L", True)])
 def test_a_streamed_set_is_the_decoded_set(tmp_path: Path, mode: str, bad: bool) -> None:
     data, kept = tree(tmp_path / "set", mode), {"labels": 0.75, "on_bad_image": "skip" if bad else "fail"}
     if bad:
