@@ -175,8 +175,8 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
 
     Runs of all arms share seeds and splits, and all effects share one error: what is left of the scores when arm and
     seed are known. That gives a few seeds many degrees of freedom, and takes for granted that arms scatter alike. The
-    Shapley credit, to which every arm contributes, takes nothing of the kind for granted: its interval is from the
-    bootstrap over replicates.
+    Shapley credit, to which every arm contributes, takes less for granted: its interval is from the bootstrap over
+    replicates.
 
     Source: two-level factorials, Box, Hunter and Hunter, Statistics for Experimenters, chapters 5 and 6; Shapley,
         Contributions to the Theory of Games II (1953).
@@ -357,7 +357,7 @@ def _unlike(fit: _Fit) -> str:
         if len(fit.arms) * stats.f.sf(ratio, freedom, rest) < 0.01:
             return (
                 f"runs of {arm} scatter {sqrt(ratio):.1f} times as much as the others: intervals of its effects are "
-                "too narrow and those of other arms too wide (the Shapley credit's hold); look at its runs"
+                "too narrow and those of other arms too wide (the Shapley credit's nearly hold); look at its runs"
             )
     return ""
 

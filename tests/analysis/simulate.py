@@ -402,7 +402,7 @@ def rank_table(repeats: int) -> str:
     sizes = (8, 12, 16, 32)
     return _table(
         "dependence, rank correlation", [f"{n} anchors" for n in sizes],
-        ((f"{copula}, {true_rank_correlation(copula, rho):.2f}",
+        ((f"{copula}, {abs(true_rank_correlation(copula, rho)):.2f}",
           [cell(rank_coverage(copula, rho, n, repeats)) for n in sizes])
          for copula in COPULAS for rho in (0.0, 0.4, 0.8, 0.95)),
     )  # fmt: skip
