@@ -221,11 +221,11 @@ def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], the
     advice = "run both again with fresh seeds" if min(len(ahead), len(behind)) < 2 else ""
     tail = "; ".join(part for part in (note, advice) if part)
     tail = f" ({tail})" if tail and verdict is Verdict.UNRESOLVED else f" ({note})" if note else ""
-    side = "above" if gain >= 0 else "below"
+    side = "better" if gain >= 0 else "worse"
     words = {
         Verdict.BETTER: f"{name} beats the search-free {BASELINE} by {far} {more}{tail}.",
-        Verdict.WORSE: f"{name} does not beat the search-free {BASELINE}: it is {far} below it, {more}{tail}.",
-        Verdict.UNRESOLVED: f"Unresolved: {name} is {far} {side} the search-free {BASELINE}, {more}{tail}.",
+        Verdict.WORSE: f"{name} does not beat the search-free {BASELINE}: it is {far} worse, {more}{tail}.",
+        Verdict.UNRESOLVED: f"Unresolved: {name} is {far} {side} than the search-free {BASELINE}, {more}{tail}.",
     }
     shown = estimate if sign > 0 else estimate.flipped()
     return Gate(winner["trial_id"], metric, shown, times, (len(ahead), len(behind)), verdict, words[verdict])
