@@ -7,20 +7,17 @@ A trial writes the rows of two made-up epochs and of its end as a real one does,
 left is what the driver, the sampler and the ledger cost: seconds for each trial, milliseconds for each proposal (the
 median, and the 95th of 100), and the memory of the driver's process, all in blocks of trials, so that growth is seen.
 CPU is the time that the driver's process computed, apart from what it waited for while other work went on.
-With --trace, every thousand trials: the lines of code that hold more memory of Python's than a thousand trials before.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import random
 import statistics
 import sys
 import tempfile
 import time
-import tracemalloc
 from typing import Any
 
 from automixsearch.search.environment import set_switches
@@ -62,33 +59,17 @@ class Idle(executors.InlineTrial):
 class Meter(driver.Watcher):
     """When each trial ended, and how much memory the driver had then."""
 
-    def __init__(self, trace: bool) -> None:
+    def __init__(self) -> None:
         self.ends: list[tuple[float, float, float]] = []
-        self.trace, self.before = trace, None
-        if trace:
-            tracemalloc.start(8)
 
     def heard(self, event: str, task: Any, values: dict[str, Any]) -> None:
         if event == "end":
             with open("/proc/self/status") as file:
                 mib = next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
             self.ends.append((time.perf_counter(), time.process_time(), mib))
-            if self.trace and len(self.ends) % 1000 == 0:
-                self._compare()
-
-    def _compare(self) -> None:
-        gc.collect()
-        now, before = tracemalloc.take_snapshot(), self.before
-        held = sum(one.size for one in now.traces) / 2**20
-        print(f"\n{len(self.ends)} trials, {self.ends[-1][2]:.0f} MiB, of which Python holds {held:.0f}")
-        for one in now.compare_to(before, "traceback")[:12] if before else ():
-            print(f"{one.size_diff / 1024:+.0f} kB in {one.count_diff:+d} objects")
-            print("\n".join(one.traceback.format()[-8:]))
-        sys.stdout.flush()
-        self.before = now
 
 
-def run(trials: int, sampler: str, scheduler: str, trace: bool) -> None:
+def run(trials: int, sampler: str, scheduler: str) -> None:
     space = parse_space(
         {
             "name": f"idle{trials}",
@@ -112,7 +93,7 @@ def run(trials: int, sampler: str, scheduler: str, trace: bool) -> None:
 
     proposer.Proposer.next = timed  # type: ignore[method-assign]
     executors.InlineTrial = Idle  # type: ignore[misc]
-    meter = Meter(trace)
+    meter = Meter()
     with tempfile.TemporaryDirectory() as place:
         began = time.perf_counter()
         result = driver.run_search(space, place, watcher=meter)
@@ -139,10 +120,9 @@ def main() -> None:
     parser.add_argument("--trials", default="100,1000", help="comma-separated")
     parser.add_argument("--sampler", default="tpe", choices=("tpe", "random", "sobol", "gp", "nsga2"))
     parser.add_argument("--scheduler", default="fifo", choices=("fifo", "asha"))
-    parser.add_argument("--trace", action="store_true", help="where the memory goes; takes several times as long")
     args = parser.parse_args()
     for trials in args.trials.split(","):
-        run(int(trials), args.sampler, args.scheduler, args.trace)
+        run(int(trials), args.sampler, args.scheduler)
     sys.stdout.flush()
 
 

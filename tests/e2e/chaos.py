@@ -1,7 +1,7 @@
 """Kill searches at random moments, everything that can die in turn, until they are done; then count their rows.
 
 COMMAND   python tests/e2e/chaos.py --kills 200 --seed 0
-HARDWARE  any; on two CPU cores about 10 s for each kill
+HARDWARE  any; on two CPU cores about 10 s for each kill, 20 to 60 s where much else goes on
 EXPECTED  found = expected, 0 duplicated, 0 changed or lost; nearly every trial goes on from a checkpoint
 
 Two searches on two simulated nodes: one of inline trials, of which the trial's process, the driver, the second node
