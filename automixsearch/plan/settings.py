@@ -1,0 +1,39 @@
+"""Which settings the methods of a study or a search are looked at with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from automixsearch.designs import Design, known_setting
+from automixsearch.spec import Data, SearchSpace, TrialConfig
+
+
+def config_of(data: Data, values: Mapping[str, Any]) -> TrialConfig:
+    """The config of a run, without seeds."""
+    return TrialConfig(data=data, knobs=dict(values))
+
+
+def method_settings(space: SearchSpace) -> dict[str, Mapping[str, Any]]:
+    """A setting in the middle of the space for each method."""
+    (methods,) = (dimension.choices or () for dimension in space.dimensions if dimension.name == "method")
+    return {str(method): known_setting(space, {"method": method}) for method in methods}
+
+
+def study_settings(design: Design) -> dict[str, Mapping[str, Any]]:
+    """The first setting of each stratum."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for run in design.runs:
+        if run.stratum and not run.waits:
+            found.setdefault(run.stratum, run.values)
+    return found
+
+
+TEACHER = ("ema", "ema_start", "ema_end", "ema_hold", "report")
+
+
+def teacher_settings(design: Design) -> list[Mapping[str, Any]]:
+    """A setting for each way in which the design lets the teacher of AutoMix follow."""
+    names = ("method", "batch_size", *(f"automix.{name}" for name in TEACHER))
+    settings = (run.values for run in design.runs if not run.waits)
+    return list({tuple(values.get(name) for name in names): values for values in settings}.values())
