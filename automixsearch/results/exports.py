@@ -181,7 +181,10 @@ def _storage(place: str | Path | BaseStorage | None) -> Any:
         raise StudyError(f"{place}: exists already; give another file, or remove it")
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.suffix in (".db", ".sqlite", ".sqlite3"):
-        return f"sqlite:///{place}"
+        from sqlalchemy.pool import NullPool
+
+        # A pool would keep the file open for as long as this process lives.
+        return optuna.storages.RDBStorage(f"sqlite:///{place}", engine_kwargs={"poolclass": NullPool})
     return optuna.storages.JournalStorage(JournalFileBackend(str(place)))
 
 

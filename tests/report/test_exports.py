@@ -12,6 +12,7 @@ import urllib.request
 
 import optuna
 import pandas as pd
+from sqlalchemy.pool import NullPool
 
 from automixsearch.cli import main
 from automixsearch.commands.report import dashboard_storage
@@ -48,7 +49,8 @@ def test_an_exported_optuna_study_holds_the_trials(sobol, tmp_path):
 
 def test_a_file_that_ends_in_db_is_sqlite(factorial, tmp_path):
     optuna_study(factorial, tmp_path / "study.db")
-    loaded = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}", engine_kwargs={"poolclass": NullPool})
+    loaded = optuna.load_study(study_name=None, storage=storage)
     assert [trial.value for trial in loaded.trials] == factorial.trials()["val_top1"].tolist()
 
 
