@@ -85,3 +85,10 @@ def keep_freed_memory() -> None:
     if tune is not None:
         tune(TRIM_THRESHOLD, 2**31 - 1)
         tune(MMAP_THRESHOLD, 2**30)
+
+
+def give_memory_back() -> None:
+    """Let go of what `keep_freed_memory` kept: when a run has ended, others need it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

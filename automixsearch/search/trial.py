@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import socket
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,6 +21,7 @@ import torch
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
 from automixsearch.errors import SpecError, StudyError, TrainingError
+from automixsearch.native import give_memory_back
 from automixsearch.results.store import Store, weights_of
 from automixsearch.search.failures import MEMORY, Attempt, Place, cause_of
 from automixsearch.search.retention import Retention, checkpoints
@@ -57,8 +59,12 @@ def run_trial(
             raise
     except Exception as error:
         if world.size == 1 or not _may_be_a_lost_peer(error):
+            cause = cause_of(error)[0]
+            if cause == MEMORY:  # what the trial holds is in the way of the note about it
+                traceback.clear_frames(error.__traceback__)
+                _free(device)
             with suppress(StudyError):  # the storage can be what failed
-                Attempt(place, cause_of(error)[0], said(error)).save(store, task.trial_id)
+                Attempt(place, cause, said(error)).save(store, task.trial_id)
         raise
     finally:
         _free(device)
@@ -200,3 +206,5 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        give_memory_back()
