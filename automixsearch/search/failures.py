@@ -27,7 +27,11 @@ STORAGE_PATIENCE_S = 120.0
 its checkpoint when it is tried again."""
 
 MEMORY, DIED, NO_ROOM = "OutOfMemory", "WorkerDied", "NoRoom"
-_FULL = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.I)
+_FULL = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|could not create a primitive$",  # all that oneDNN says where it finds no memory for its code
+    re.I,
+)
 _DEAD = ("RayActorError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "OwnerDiedError",
          "NodeDiedError", "LocalRayletDiedError")  # fmt: skip
 

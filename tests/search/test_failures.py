@@ -108,6 +108,7 @@ def dead() -> ActorDiedError:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MEMORY),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), MEMORY),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), MEMORY),
+        (RuntimeError("could not create a primitive"), MEMORY),
         (RuntimeError("shapes do not fit"), "RuntimeError"),
         (dead(), DIED),
         (RayTaskError("step", "trace", StudyError("gone")), "StudyError"),

@@ -89,16 +89,15 @@ except Exception as error:
 
 
 def test_a_trial_that_runs_out_of_memory_says_so_and_gets_no_row(tmp_path):
-    """What fails where no memory is left is a matter of luck: torch may end the process, or speak of something else."""
-    causes = []
-    for turn in range(8):
+    """Where an allocation fails in C, the process can end by a signal; the driver sees that, so it is left out here."""
+    for turn in range(5):
         store = Store(tmp_path / str(turn), "s")
         assert Proposer(space(method="mixup", width=64, batch_size=512), store, None).next() is not None
         with suppress(Ended):
-            alone(LACK, results=str(tmp_path / str(turn)))
-        attempt = Attempt.load(store, "t00000")
-        causes.append(attempt and attempt.cause)
-        assert store.finished() == set()
-        if causes[-1] == MEMORY:
+            said = alone(LACK, results=str(tmp_path / str(turn)))
             break
-    assert causes[-1] == MEMORY, causes
+    assert said in ("RuntimeError", "MemoryError", "SystemError")
+    attempt = Attempt.load(store, "t00000")
+    assert attempt is not None
+    assert attempt.cause == MEMORY
+    assert store.finished() == set()
