@@ -119,7 +119,7 @@ def convolved(module: nn.Module, parts: list[Tensor]) -> Tensor:
     first, *rest = module if isinstance(module, nn.Sequential) else [module]
     assert isinstance(first, nn.Conv2d)
     weights = first.weight.split([part.shape[1] for part in parts], 1)
-    pieces = [functional.conv2d(part, weight) for part, weight in zip(parts, weights, strict=True)]
+    pieces = [pointwise(part, weight) for part, weight in zip(parts, weights, strict=True)]
     if first.bias is not None:
         pieces.append(first.bias[:, None, None])
     small_first = sorted(pieces, key=Tensor.numel)  # so that a map is gone over once for all constants together
@@ -129,6 +129,16 @@ def convolved(module: nn.Module, parts: list[Tensor]) -> Tensor:
     for layer in rest:
         out = layer(out)
     return out
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """The 1x1 convolution of x [B, c, h, w] with weight [c', c, 1, 1].
+
+    To one channel, or of one pixel, it is done as a product: convolutions have no fast path for these on CPUs.
+    """
+    if len(weight) == 1 or x[0, 0].numel() == 1:
+        return functional.linear(x.movedim(1, 3), weight.flatten(1)).movedim(3, 1)
+    return functional.conv2d(x, weight)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
