@@ -79,4 +79,4 @@ def unknown(kind: str, name: object, choices: Iterable[object]) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     if near and len(names) > 24:  # a long list would bury the answer
         return f"unknown {kind} {name!r}{hint}"
-    return f"unknown {kind} {name!r}{hint} (choices: {', '.join(names)})"
+    return f"unknown {kind} {name!r}{hint} (choices: {', '.join(names) or 'none'})"

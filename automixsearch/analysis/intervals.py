@@ -292,13 +292,13 @@ class Clean:
     @cached_property
     def drawn(self) -> tuple[Smoothed, Smoothed]:
         """What may be behind the sample, and with its noise once more."""
-        found = Smoothed.of(self.values)
+        found = Smoothed.of(self.values) if len(self.values) > 2 else plain(self.values)
         return found, found.noisier(self.noise) if self.noise else found
 
     @cached_property
     def variances(self) -> tuple[float, float, Array, Array, Array]:
         """Of the sample and of it without noise; of the draws, of their noise, and of them without noise."""
-        own = float(((self.values - self.values.mean()) ** 2).sum() / (len(self.values) - self.lost))
+        own = float(((self.values - self.values.mean()) ** 2).sum() / max(len(self.values) - self.lost, 1))
         drawn = self.drawn[0].variance
         drawn = drawn * own / exp(float(np.log(np.maximum(drawn, 1e-300)).mean())) if own > 0 else drawn
         noise = np.full(len(drawn), self.noise)

@@ -93,7 +93,8 @@ def show_command(args: argparse.Namespace) -> int:
     from automixsearch.show import brief, make_table, policy_of, score
 
     out, row = console(), trial["row"]
-    out.print(f"{row['trial_id']} {policy_of(row)}: {row['state']}", style="bold", highlight=False)
+    policy = f" {policy_of(row)}" if "method" in row else ""  # of a running trial there are epochs only
+    out.print(f"{row['trial_id']}{policy}: {row['state']}", style="bold", highlight=False)
     table = make_table("", ("column", "value"))
     for name, value in row.items():
         if value is not None and name != "config":

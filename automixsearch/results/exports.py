@@ -6,6 +6,7 @@ Needs neither torch nor ray; optuna only where an Optuna study is made.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,13 +115,14 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
     reported = _intermediate(study, rows)
     trials = []
     for row, (params, distributions) in zip(rows, _parameters(study, rows), strict=True):
-        values = [row[name] for name in study.objective if row.get(name) is not None]
+        scores = [row.get(name) for name in study.objective]
+        values = [score for score in scores if score is not None and not math.isnan(score)]  # Optuna takes no NaN
         state = states[row["state"]]
         if state is TrialState.COMPLETE and len(values) < len(study.objective):
             state = TrialState.FAIL
         steps = reported.get(row["trial_id"], {})
         if state is TrialState.PRUNED:  # its value is the last one that it reported, as Optuna has it
-            values = [steps[max(steps)]] if steps else []
+            values = [value for value in [steps[max(steps)] if steps else math.nan] if not math.isnan(value)]
         trial = create_trial(
             state=state,
             values=values if values and state is not TrialState.FAIL else None,

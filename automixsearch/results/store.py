@@ -225,12 +225,12 @@ class Store:
         rows = in_order("trials", self.read("trials", wanted))
         return (rows if columns is None else rows.select(columns)).to_pylist()
 
-    def trial_row(self, trial_id: str) -> dict[str, Any] | None:
-        """The row of one ended trial, or None."""
+    def trial_row(self, trial_id: str, copied: bool = False) -> dict[str, Any] | None:
+        """The row of one ended trial, or None; `copied`: merged files may have come without their marks."""
         try:
             alone = self._open("trials", f"{_stem(trial_id)}.parquet", _read)
         except FileNotFoundError:
-            if not self._marked("trials"):
+            if not copied and not self._marked("trials"):
                 return None
             alone = None
         if alone is not None:  # mostly it is a file of its own, and then no listing is needed

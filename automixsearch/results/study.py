@@ -163,7 +163,7 @@ class Study:
             trial: an id such as `t00007`, or the number: 7, `7`, `t7`.
         """
         name = _trial_id(trial)
-        row, epochs = self.store.trial_row(name), self.store.epoch_rows(name)
+        row, epochs = self.store.trial_row(name, copied=True), self.store.epoch_rows(name)
         if row is None and not epochs:
             raise StudyError(self._no_trial(trial))
         if row is None:

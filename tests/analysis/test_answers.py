@@ -44,6 +44,16 @@ def test_the_scorecard_finds_what_was_planted(study) -> None:
     assert set(mixup.rows()[0]) >= {"mean_low", "share_high", "best_of_8", "notes"}
 
 
+@pytest.mark.parametrize("configs", [1, 2, 3])
+def test_a_few_configs_have_a_scorecard_without_intervals(tmp_path, configs) -> None:
+    rows = [{"knobs": {"method": "mixup", "mixup.alpha": 1.0 + n}, "score": 50.0 + n + seed, "seed": seed,
+             "purpose": "replicate" if seed else "study"} for n in range(configs) for seed in range(2)]  # fmt: skip
+    (card,) = scorecards(write_study(tmp_path, "s", rows))
+    assert card.mean.value == pytest.approx(50 + (configs - 1) / 2)
+    assert not card.cvar.known
+    assert "fewer than 10 configs" in card.cvar.note
+
+
 def test_one_setting_for_all_tasks_costs_nothing_where_tasks_agree(tmp_path) -> None:
     def task(name: str, of: Callable[[float, float], float], seed: int) -> Study:
         rows = sobol_rows(lambda _, a, b: 90 + of(a, b), ("mixup",), top=0, seed=7)

@@ -66,6 +66,17 @@ def test_states_intermediate_values_and_times_are_kept(search):
     assert made.best_trial.user_attrs["trial_id"] == search.best_rows(1)[0]["trial_id"]
 
 
+def test_a_score_that_is_no_number_makes_a_failed_trial(tmp_path):
+    from ledgers import write_study
+
+    scores = [(float("nan"), "complete"), (50.0, "complete"), (None, "pruned")]
+    rows = [{"knobs": {"method": "mixup"}, "score": score, "state": state} for score, state in scores]
+    epochs = [{"number": 2, "epoch": 1, "val_top1": float("nan")}]
+    made = optuna_study(write_study(tmp_path, "s", rows, epochs=epochs))
+    assert [trial.state.name for trial in made.trials] == ["FAIL", "COMPLETE", "PRUNED"]
+    assert [trial.value for trial in made.trials] == [None, 50.0, None]
+
+
 def test_of_halved_configs_the_rungs_are_intermediate_values(tmp_path):
     from ledgers import write_study
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from automixsearch.cli import main
+from automixsearch.commands.report import EXAMPLE
 from automixsearch.errors import StudyError
 from automixsearch.results.schema import config_row, encode, schema, to_arrow
 from automixsearch.results.store import Store
@@ -192,12 +195,23 @@ def test_an_unknown_trial_is_refused_with_the_nearest(study: Study) -> None:
         study.show(9)
 
 
-def test_a_running_trial_shows_its_epochs(study: Study) -> None:
+def test_a_running_trial_shows_its_epochs(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     study.store.write_epoch({"trial_id": "t00009", "epoch": 1, "val_top1": 3.0})
     shown = study.show(9)
     assert (shown["row"]["state"], shown["epochs"][0]["val_top1"], shown["config"]) == ("running", 3.0, None)
     with pytest.raises(StudyError, match=r"trial t00009: has no config \(running\); wait"):
         study.config(9)
+    assert main(["show", f"{study.store.results}/s", "9"]) == 0
+    assert "t00009: running" in capsys.readouterr().out
+
+
+def test_trials_are_found_in_a_copy_that_left_the_hidden_files_behind(study: Study, tmp_path: Path) -> None:
+    study.store.compact()
+    shutil.copytree(tmp_path / "s", tmp_path / "copy", ignore=shutil.ignore_patterns(".*"))
+    for file in (tmp_path / "copy" / "study.json", tmp_path / "copy" / "trials"):
+        assert file.exists()
+    assert open_study(tmp_path / "copy").show(3)["row"]["val_top1"] == 70.0
+    assert open_study(EXAMPLE).show(3)["row"]["method"] == "manifoldmix"
 
 
 def test_the_summary_counts_by_state(study: Study) -> None:
