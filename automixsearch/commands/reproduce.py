@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.terminal import add_json, add_results, console, declare, dump_json
+from automixsearch.commands.terminal import add_json, add_results, console, declare, dump_json, positive
 from automixsearch.reproduce.settings import MARGIN, SCALES, SHARE, Changes, missing, read_changes
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     scales = "; ".join(f"{name}: {what}" for name, what in SCALES.items())
     sub.add_argument("--scale", default="tiny", metavar="SCALE", help=f"{scales} (tiny)")
     sub.add_argument("--share", type=_share, default=SHARE, metavar="S", help=f"of the epochs, for short ({SHARE:g})")
-    sub.add_argument("--seeds", type=_whole, metavar="N", help="replicates of each cell (3; --show: all there are)")
+    sub.add_argument("--seeds", type=positive, metavar="N", help="replicates of each cell (3; --show: all there are)")
     sub.add_argument(
         "--margin", type=_points, default=MARGIN, metavar="POINTS", help=f"that do not matter ({MARGIN:g})"
     )
@@ -65,12 +65,6 @@ def _share(text: str) -> float:
 
 def _points(text: str) -> float:
     return _number(text, 0, 100, "a number above 0, at most 100")
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
-    return int(text)
 
 
 def reproduce_command(args: argparse.Namespace) -> int:

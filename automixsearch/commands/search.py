@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 from automixsearch.commands.results import gate_sentence, print_best
 from automixsearch.commands.terminal import (
     RESULTS,
-    add_force,
     add_json,
-    add_results,
+    add_running,
     console,
     declare,
     dump_json,
     positive,
     program,
     quote,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from automixsearch.spec import SearchSpace
@@ -35,8 +34,13 @@ def search_command(args: argparse.Namespace) -> int:
     overrides += [f"seeds.study={args.seed}"] if args.seed is not None else []
     overrides += [f"name={json.dumps(args.name)}"] if args.name is not None else []
     space = load_space(args.space, overrides)
+    return run_as_told(space, args)
+
+
+def run_as_told(what: SearchSpace | StudyFile, args: argparse.Namespace) -> int:
+    """Run a search or a study as the options of `add_running` say."""
     more = {"retry_failed": args.retry_failed, "force": args.force, "debug": args.debug}
-    return run_and_report(space, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
+    return run_and_report(what, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
 
 
 def run_and_report(
@@ -176,15 +180,8 @@ def add(commands: Any) -> None:
     sub.add_argument("space", metavar="SPACE", help="a YAML file, or the name of a space that comes along")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 data.path=DIR lr=0.1")
     sub.add_argument("--trials", type=int, help="total number of trials of the study")
-    sub.add_argument("--name", metavar="STUDY", help="name of the study (the space's name)")
-    sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
     sub.add_argument("--seed", type=int, metavar="S", help="study seed")
-    sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
-    add_force(sub)
-    sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
-    sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
-    add_json(sub, "the result")
-    add_results(sub)
+    add_running(sub, "the space")
     sub = declare(commands, train_command, "Train one config from start to end.")
     sub.add_argument("config", metavar="CONFIG", help="YAML file, as written by best --export")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR seed=3 epochs=300")

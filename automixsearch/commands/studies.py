@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.terminal import add_force, add_json, add_results, console, dump_json
+from automixsearch.commands.terminal import add_json, add_results, add_running, console, declare, dump_json
 
 if TYPE_CHECKING:
     from automixsearch.analysis.ablation import Ablation
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
 
 def study_command(args: argparse.Namespace) -> int:
-    from automixsearch.commands.search import run_and_report
+    from automixsearch.commands.search import run_as_told
 
-    more = {"retry_failed": args.retry_failed, "force": args.force, "debug": args.debug}
-    study = _load(args)
-    return run_and_report(study, args, args.results, args.address, lines=args.lines, as_json=args.json, **more)
+    return run_as_told(_load(args), args)
 
 
 def next_steps(design: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -51,7 +49,6 @@ def _load(args: argparse.Namespace) -> StudyFile:
 
 
 def plan_command(args: argparse.Namespace) -> int:
-
     plan = _plan(args)
     if args.json:
         print(dump_json(plan.content()))
@@ -283,29 +280,19 @@ def _p(value: float) -> str:
 
 def add(commands: Any) -> None:
     """Declare the commands."""
-
-    def command(group: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        sub = group.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
-
     run_text, plan_text = "Run a study file, or go on with it.", "Say what a search or a study costs and can resolve."
-    sub = command(commands, "study", study_command, run_text)
-    _file(sub)
-    _running(sub)
-    sub = command(commands, "plan", plan_command, plan_text)
-    _file(sub)
+    _file(sub := declare(commands, study_command, run_text))
+    add_running(sub, "the file")
+    _file(sub := declare(commands, plan_command, plan_text))
     _planning(sub)
     text = "Plan, run or report an ablation: a study of parts that are on or off."
     group = commands.add_parser("ablate", help=text, description=text)
     inner = group.add_subparsers(required=True, metavar="plan|run|report")
-    sub = command(inner, "plan", plan_command, plan_text)
-    _file(sub)
+    _file(sub := declare(inner, plan_command, plan_text))
     _planning(sub)
-    sub = command(inner, "run", study_command, run_text)
-    _file(sub)
-    _running(sub)
-    sub = command(inner, "report", ablate_report_command, "What each part is worth, with what the runs cannot tell.")
+    _file(sub := declare(inner, study_command, run_text, "run"))
+    add_running(sub, "the file")
+    sub = declare(inner, ablate_report_command, "What each part is worth, with what the runs cannot tell.", "report")
     _file(sub, "a study file, or the name, directory or URI of its study")
     add_results(sub)
     sub.add_argument("--metric", metavar="M", help="column to judge by (the study's)")
@@ -328,14 +315,3 @@ def _planning(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sd", type=float, metavar="POINTS", help="standard deviation from seed to seed, if you know it")
     sub.add_argument("--error", type=float, metavar="%", help="error rate to guess it from, in %% (by data set)")
     add_json(sub, "everything")
-
-
-def _running(sub: argparse.ArgumentParser) -> None:
-    add_results(sub)
-    sub.add_argument("--name", metavar="STUDY", help="name of the study (the file's)")
-    sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
-    sub.add_argument("--retry-failed", action="store_true", help="run what failed again")
-    add_force(sub)
-    sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
-    sub.add_argument("--lines", action="store_true", help="a line for each run that ends, instead of the live view")
-    add_json(sub, "the result")

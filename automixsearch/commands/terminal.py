@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 RESULTS = "results"
 
 
-def declare(commands: Any, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    """Declare the command that `run` is the function of, named as it is up to `_command`."""
-    sub = commands.add_parser(run.__name__.removesuffix("_command"), help=text, description=text)
+def declare(
+    commands: Any, run: Callable[[argparse.Namespace], int], text: str, name: str | None = None
+) -> argparse.ArgumentParser:
+    """Declare the command that `run` is the function of, named as it is up to `_command` where no `name` is given."""
+    sub = commands.add_parser(name or run.__name__.removesuffix("_command"), help=text, description=text)
     sub.set_defaults(run=run)
     return sub
 
@@ -44,6 +46,18 @@ def add_study(sub: argparse.ArgumentParser) -> None:
 def add_force(sub: argparse.ArgumentParser) -> None:
     """Declare --force."""
     sub.add_argument("--force", action="store_true", help="those too that failed three times of one cause")
+
+
+def add_running(sub: argparse.ArgumentParser, of: str) -> None:
+    """Declare what a search and a study have in common when they run; `of` is what gives a study its name."""
+    add_results(sub)
+    sub.add_argument("--name", metavar="STUDY", help=f"name of the study ({of}'s)")
+    sub.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one on this machine")
+    sub.add_argument("--retry-failed", action="store_true", help="run the trials that failed again")
+    add_force(sub)
+    sub.add_argument("--debug", action="store_true", help="in this process, without Ray: breakpoints work")
+    sub.add_argument("--lines", action="store_true", help="a line for each trial that ends, instead of the live view")
+    add_json(sub, "the result")
 
 
 def add_json(sub: argparse.ArgumentParser, what: str) -> None:

@@ -300,17 +300,10 @@ def bars(title: str, x: Axis, content: Sequence[Bar]) -> str:
     low, high = limits(values)
     low = low if min(finite(values)) < 0 else 0.0
     sx = Scale(low if x.low is None else x.low, high if x.high is None else x.high, left, panel.width - RIGHT)
-    bottom = panel.height - BOTTOM
-    for value in ticks(sx.low, sx.high, 5):
-        panel.add("line", x1=sx(value), x2=sx(value), y1=top, y2=bottom, cls="grid")
-        panel.add("text", number(value), x=sx(value), y=bottom + 15, text_anchor="middle", cls="tick")
-    panel.add("line", x1=sx(0), x2=sx(0), y1=top, y2=bottom, cls="axis")
-    panel.add("text", x.label, x=(left + panel.width - RIGHT) / 2, y=panel.height - 6, text_anchor="middle", cls="name")
+    _ground(panel, x, sx, left, top)
     for position, bar in enumerate(content):
         middle = top + row * (position + 0.5)
-        letters = int((left - 14) / 6.2)
-        shown = bar.name if len(bar.name) <= letters else bar.name[: letters - 1] + "…"
-        panel.add("text", shown, x=left - 8, y=middle + 4, text_anchor="end", cls="name", tip=bar.name)
+        _name(panel, bar.name, left, middle, int((left - 14) / 6.2))
         if math.isfinite(bar.value):
             ends = sorted((sx(0), sx(bar.value)))
             panel.add(
@@ -340,22 +333,14 @@ def intervals(title: str, x: Axis, content: Sequence[Bar], margin: float = math.
     left = min(168.0, 14 + 6.2 * max(len(bar.name) for bar in content))
     values = [*([0.0] if zero else []), *(v for bar in content for v in (bar.value, bar.low, bar.high))]
     sx = Scale(*limits([*values, margin, -margin] if math.isfinite(margin) else values), left, panel.width - RIGHT)
-    bottom = panel.height - BOTTOM
     if math.isfinite(margin):
         a, b = sx(-margin), sx(margin)
         tip = f"equivalent: within ±{brief(margin)}"
-        panel.add("rect", x=a, width=b - a, y=top, height=bottom - top, cls="margin", tip=tip)
-    for value in ticks(sx.low, sx.high, 5):
-        panel.add("line", x1=sx(value), x2=sx(value), y1=top, y2=bottom, cls="grid")
-        panel.add("text", number(value), x=sx(value), y=bottom + 15, text_anchor="middle", cls="tick")
-    if zero:
-        panel.add("line", x1=sx(0), x2=sx(0), y1=top, y2=bottom, cls="axis")
-    panel.add("text", x.label, x=(left + panel.width - RIGHT) / 2, y=panel.height - 6, text_anchor="middle", cls="name")
+        panel.add("rect", x=a, width=b - a, y=top, height=panel.height - BOTTOM - top, cls="margin", tip=tip)
+    _ground(panel, x, sx, left, top, zero)
     for position, bar in enumerate(content):
         middle = top + row * (position + 0.5)
-        letters = int((left - 14) / 6.0)
-        shown = bar.name if len(bar.name) <= letters else bar.name[: letters - 1] + "…"
-        panel.add("text", shown, x=left - 8, y=middle + 4, text_anchor="end", cls="name", tip=bar.name)
+        _name(panel, bar.name, left, middle, int((left - 14) / 6.0))
         style = f"stroke:{bar.ink.colour}"
         if math.isfinite(bar.low) and math.isfinite(bar.high):
             a, b = sx(bar.low), sx(bar.high)
@@ -376,6 +361,23 @@ def intervals(title: str, x: Axis, content: Sequence[Bar], margin: float = math.
                 tip=bar.tip,
             )
     return str(panel)
+
+
+def _ground(panel: Panel, x: Axis, sx: Scale, left: float, top: float, zero: bool = True) -> None:
+    """What lies under rows: the grid of values, a line at `zero`, the label of the axis."""
+    bottom = panel.height - BOTTOM
+    for value in ticks(sx.low, sx.high, 5):
+        panel.add("line", x1=sx(value), x2=sx(value), y1=top, y2=bottom, cls="grid")
+        panel.add("text", number(value), x=sx(value), y=bottom + 15, text_anchor="middle", cls="tick")
+    if zero:
+        panel.add("line", x1=sx(0), x2=sx(0), y1=top, y2=bottom, cls="axis")
+    panel.add("text", x.label, x=(left + panel.width - RIGHT) / 2, y=panel.height - 6, text_anchor="middle", cls="name")
+
+
+def _name(panel: Panel, name: str, left: float, y: float, letters: int) -> None:
+    """The name of a row, left of it, as many letters as there is room for."""
+    shown = name if len(name) <= letters else name[: letters - 1] + "…"
+    panel.add("text", shown, x=left - 8, y=y + 4, text_anchor="end", cls="name", tip=name)
 
 
 def heat(

@@ -9,9 +9,6 @@ batches, each with a draw of its own. Before anything is timed, the two are comp
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import PIL
 import torch
+from machine import begin
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -106,14 +104,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batches", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=10)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} torch threads,")
-    print(f"load {os.getloadavg()[0]:.1f} at the start, Python {platform.python_version()}, torch {torch.__version__},")
+    options = begin(__doc__, batches=5)
     print(f"Pillow {PIL.__version__}")
     generator, mixer = torch.Generator().manual_seed(0), AugMix()
     for shape in SHAPES:

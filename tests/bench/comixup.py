@@ -10,15 +10,13 @@ is over batches.
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import begin
 from puzzlemix import images, saliency_of
 from torch import nn
 
@@ -79,16 +77,8 @@ def compare(golden: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=10)
-    options = parser.parse_args()
+    options = begin(__doc__, batches=8)
     torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    load = os.getloadavg()[0]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} torch threads,")
-    print(f"load {load:.1f} at the start, Python {platform.python_version()}, torch {torch.__version__}")
     began = time.perf_counter()
     from automixsearch.mixers import supermodular  # noqa: F401
 

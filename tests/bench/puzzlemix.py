@@ -10,13 +10,11 @@ harder to find than others.
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import statistics
 import time
 
 import torch
+from machine import begin
 from torch import Tensor, nn
 
 from automixsearch.mixers.puzzlemix import GRIDS, PuzzleMix, PuzzleMixDraw
@@ -63,16 +61,8 @@ def measure(shape: tuple[int, int, int, int], blocks: int, mixer: PuzzleMix, bat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batches", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=10)
-    options = parser.parse_args()
+    options = begin(__doc__, batches=8)
     torch.manual_seed(0)
-    torch.set_num_threads(options.threads)
-    load = os.getloadavg()[0]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} torch threads,")
-    print(f"load {load:.1f} at the start, Python {platform.python_version()}, torch {torch.__version__}")
     for name, (shape, knobs, authors) in SETTINGS.items():
         means = []
         for blocks in GRIDS:
