@@ -99,7 +99,6 @@ LAYERS = {
     "automixsearch.report.charts": (),
     "automixsearch.report.page": (),
     "automixsearch.report.sections": (),
-    "automixsearch.report.answers": (),
     "automixsearch.training.loop": ("torch",),
     "automixsearch.evaluation.classification": ("torch",),
     "automixsearch.models": ("torch",),

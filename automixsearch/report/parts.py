@@ -60,6 +60,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """A sentence and how it ends: better, worse, equivalent, unresolved, or what it is about: best, note."""
+
+    kind: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Section:
     """One question and its answer. What cannot be answered stands in `missing`, with what would be needed."""
 
@@ -76,19 +84,13 @@ class Section:
     missing: Sequence[str] = ()
     legend: str = ""
     """HTML."""
+    verdicts: Sequence[Verdict] = ()
+    """What of it stands at the top of the report."""
 
     @property
     def empty(self) -> bool:
         """Whether it holds nothing but why it cannot be answered."""
         return bool(self.missing) and not (self.says or self.figures or self.tables or self.numbers)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A sentence and how it ends: better, worse, equivalent, unresolved, or what it is about: best, note."""
-
-    kind: str
-    sentence: str
 
 
 @dataclass(frozen=True)
