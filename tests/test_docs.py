@@ -86,6 +86,7 @@ LAYERS = {
     "automixsearch.analysis.power": (),
     "automixsearch.analysis.sample": (),
     "automixsearch.analysis.gate": (),
+    "automixsearch.analysis.noise": ("scipy",),
     "automixsearch.analysis.robustness": ("scipy",),
     "automixsearch.analysis.compare": ("scipy",),
     "automixsearch.analysis.sensitivity": ("scipy",),

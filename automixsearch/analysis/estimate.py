@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import hypot, isfinite, nan
 
 
 def unit_of(metric: str) -> str:
@@ -43,6 +43,11 @@ class Estimate:
     def flipped(self) -> Estimate:
         """The estimate of minus the quantity."""
         return Estimate(-self.value, -self.high, -self.low, self.level, self.note)
+
+    def widened(self, half: float) -> Estimate:
+        """The same with another error of mean 0 and this half of an interval, independent of its own (MOVER)."""
+        low, high = self.value - hypot(self.value - self.low, half), self.value + hypot(self.high - self.value, half)
+        return Estimate(self.value, low, high, self.level, self.note)
 
     def within(self, legal: tuple[float, float]) -> Estimate:
         """The same without what no value of the quantity can be: an accuracy of 104 %."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from automixsearch.analysis import intervals
+from automixsearch.analysis.noise import scores_of
 from automixsearch.analysis.sample import Column, Sample, check_drawn, take_sample
 from automixsearch.errors import StudyError
 
@@ -210,19 +211,12 @@ def _bars(real: Mapping[str, float], null: np.ndarray) -> list[Bar]:
 
 def _seed_bar(study: Study, sample: Sample, method: str | None) -> Bar:
     """The share of the variance of single runs that seeds make; NaN where no config was run twice."""
-    import pandas as pd
-
-    frames = [sample.frame]
+    more = sample.frame.iloc[:0]
     with suppress(StudyError):  # a study need not have any
-        frames.append(take_sample(study, sample.metric, ("replicate",), any_epochs=True).frame)
-    own, both = (
-        frame if method is None else frame[frame["method"] == method] for frame in (sample.frame, pd.concat(frames))
-    )
-    keys = ["method", "config_key"]
-    noise, _ = intervals.noise_interval([part.to_numpy() for _, part in both.groupby(keys)["score"] if len(part) > 1])
-    configs: Column = own.groupby(keys)["score"]
-    runs = len(configs) / float((1 / configs.size()).sum())
-    part = intervals.share_of_configs(configs.mean().to_numpy(), noise, runs)
+        more = take_sample(study, sample.metric, ("replicate",), any_epochs=True).frame
+    own, again = (frame if method is None else frame[frame["method"] == method] for frame in (sample.frame, more))
+    found = scores_of(own, again, own.iloc[:0], sample.sign)
+    part = intervals.share_of_configs(found.values, found.noise, found.runs, found.lost, found.rest.value)
     return Bar(SEED, 1 - part.value, distinguishable=isfinite(part.value), low=1 - part.high, high=1 - part.low)
 
 

@@ -112,14 +112,30 @@ def variance_interval(values: Array, lost: int = 1, level: float = LEVEL) -> Est
     )
 
 
-def noise_interval(groups: Sequence[Array], level: float = LEVEL) -> tuple[Estimate, int]:
-    """The variance within groups, pooled, with its interval from chi-square, and its degrees of freedom."""
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
+def noise_interval(groups: Sequence[Array], spent: int = 0, level: float = LEVEL) -> tuple[Estimate, int]:
+    """The variance within groups, pooled, with its interval, and its degrees of freedom.
+
+    Noise may have long tails, and some groups more of it than others: the interval is that of the jackknife over
+    groups, on the scale of logarithms. Fewer than 10 do not tell that; theirs is from chi-square, for normal noise.
+
+    Args:
+        spent: degrees of freedom that were spent on what groups share.
+
+    Source: Miller, Annals of Mathematical Statistics 39 (1968); Layard, JASA 68 (1973).
+    """
+    sums = np.array([((group - group.mean()) ** 2).sum() for group in groups])
+    each = np.array([len(group) - 1 for group in groups])
+    count, total, freedom = len(groups), float(sums.sum()), int(each.sum()) - spent
+    if freedom < 1:
         return Estimate(nan, level=level, note="no config was run twice"), 0
-    total = float(sum(((group - group.mean()) ** 2).sum() for group in groups))
-    ends = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], freedom)
-    return Estimate(total / freedom, float(total / ends[0]), float(total / ends[1]), level), freedom
+    value = total / freedom
+    if count < LEAST or not (total - sums > 0).all():
+        ends = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], freedom)
+        return Estimate(value, float(total / ends[0]), float(total / ends[1]), level), freedom
+    moved = (count - 1) * (np.log((total - sums) / (each.sum() - each)) - log(total / each.sum()))
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * float(moved.std(ddof=1)) / sqrt(count)
+    low, high = (value * exp(-float(moved.mean()) + end) for end in (-half, half))
+    return Estimate(value, min(low, value), max(high, value), level), freedom
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
@@ -149,20 +165,26 @@ def spread(values: Array, noise: Estimate, runs: float = 1.0, lost: int = 1) -> 
     return Estimate(sqrt(max(found.value, 0)), low, high, note=found.note)
 
 
-def share_of_configs(values: Array, noise: Estimate, runs: float = 1.0, lost: int = 1) -> Estimate:
+def share_of_configs(
+    values: Array, noise: Estimate, runs: float = 1.0, lost: int = 1, rest: float | None = None
+) -> Estimate:
     """ICC: the share of the variance of single runs that is due to their configs, from 0 to 1.
 
     1 - noise / (S_hp^2 + noise); the interval of the ratio is MOVER's on the scale of logarithms.
+
+    Args:
+        rest: the part of the noise that scatters the values, where seeds that they share have a part of their own.
     """
     total = variance_interval(values, lost)
-    single = [end + noise.value * (1 - 1 / runs) for end in (total.value, total.low, total.high)]
+    more = noise.value - (noise.value if rest is None else rest) / runs
+    single = [end + more for end in (total.value, total.low, total.high)]
     if not isfinite(single[0]) or not noise.value > 0 or not single[0] > 0:
         return Estimate(1.0 if noise.value == 0 else nan, note=noise.note or total.note)
     value = min(max(1 - noise.value / single[0], 0), 1)
-    if not (total.known and noise.known):
+    if not (total.known and noise.known and single[1] > 0):
         return Estimate(value, note=noise.note or total.note)
     ratio = difference(
-        Estimate(log(noise.value), log(noise.low), log(noise.high)),
+        Estimate(log(noise.value), log(max(noise.low, 1e-300)), log(noise.high)),
         Estimate(log(single[0]), log(single[1]), log(single[2])),
     )
     return Estimate(value, min(max(1 - exp(ratio.high), 0), 1), min(max(1 - exp(ratio.low), 0), 1))

@@ -14,6 +14,7 @@ import numpy as np
 
 from automixsearch.analysis import intervals
 from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.noise import scores_of
 from automixsearch.analysis.sample import Frame, Sample, check_drawn, config_key, take_sample
 from automixsearch.errors import StudyError
 
@@ -111,76 +112,51 @@ def _card(
     rng: np.random.Generator,
     resamples: int,
 ) -> Scorecard:
-    own = base.of(method)
-    sign, notes = base.sign, []
-    extra = {
-        name: frame[frame["method"] == method] if frame is not None else own.iloc[:0] for name, frame in more.items()
-    }
-    own, extra, lost = _freed_of_splits(own, extra)
-    configs = own.groupby("config_key", sort=False)["score"]
-    y = sign * configs.mean().to_numpy()
-    sizes = configs.size().to_numpy()
-    runs = len(sizes) / float((1 / sizes).sum())
-    groups = _groups(own, extra["replicate"])
-    noise, freedom = intervals.noise_interval([sign * group for group in groups])
+    own, notes = base.of(method), []
+    replicates, confirmed = (
+        own.iloc[:0] if (frame := more[purpose]) is None else frame[frame["method"] == method]
+        for purpose in ("replicate", "confirm")
+    )
+    found = scores_of(own, replicates, confirmed, base.sign)
+    y, noise, rest, fresh = found.values, found.noise, found.rest, found.fresh
     if noise.note:
         notes.append(f"{noise.note}: what seeds alone do is unknown, so nothing is freed of it; add replicates")
-    clean = intervals.Clean.of(y, noise, freedom, runs, lost)
-    fresh = [sign * part.to_numpy() for _, part in extra["confirm"].groupby("config_key")["score"]]
-    top = intervals.top_of(fresh, noise, freedom) if fresh else Estimate(nan, note="no confirmation runs")
+    if found.note:
+        notes.append(found.note)
+    clean = intervals.Clean.of(y, rest, found.freedom, found.runs, found.lost)
+    top = intervals.top_of(fresh, noise, found.freedom) if fresh else Estimate(nan, note="no confirmation runs")
     if not fresh:
         notes.append("no confirmation runs: the best of many single runs is an extreme of noise, and no share is given")
     if delta is None:
         delta = max(0.5, 2 * sqrt(noise.value / 5)) if isfinite(noise.value) else 0.5
     usable = [n for n in BEST_OF if n <= len(y)]
 
-    def score(found: Estimate) -> Estimate:
-        return (found if sign > 0 else found.flipped()).within(base.legal)
+    def fixed(one: Estimate) -> Estimate:
+        return (one if base.sign > 0 else one.flipped()).within(base.legal)
+
+    def score(one: Estimate) -> Estimate:
+        return fixed(one.widened(found.level))
 
     return Scorecard(
         method=method,
         metric=base.metric,
         configs=len(y),
-        runs=len(own) + sum(len(frame) for frame in extra.values()),
+        runs=len(own) + len(replicates) + len(confirmed),
         mean=score(intervals.mean_interval(y, rng, resamples)),
         cvar=score(intervals.tail_interval(clean)),
-        s_hp=intervals.spread(y, noise, runs, lost),
+        s_hp=intervals.spread(y, rest, found.runs, found.lost),
         noise=_root(noise),
-        icc=intervals.share_of_configs(y, noise, runs, lost),
-        top=score(top),
-        share=intervals.share_interval(clean, top, delta) if fresh else top,
+        icc=intervals.share_of_configs(y, noise, found.runs, found.lost, rest.value),
+        top=fixed(top),
+        share=intervals.share_interval(clean, top.widened(found.level), delta) if fresh else top,
         delta=delta,
         best_of={n: score(intervals.best_interval(y, n)) for n in usable},
         worth={n: score(intervals.worth_interval(clean, n)) for n in usable},
         median_best={n: score(intervals.median_best(y, n)) for n in usable},
-        band={n: score(found) for n, found in intervals.band(y, usable).items()},
+        band={n: score(one) for n, one in intervals.band(y, usable).items()},
         gain=intervals.gain_interval(y, max(BEST_OF)),
         notes=tuple(notes),
     )
-
-
-def _groups(own: Frame, replicates: Frame) -> list[np.ndarray]:
-    """The scores of each config that was run more than once."""
-    import pandas as pd
-
-    both = pd.concat([own, replicates]).groupby("config_key", sort=False)["score"]
-    return [scores.to_numpy() for _, scores in both if len(scores) > 1]
-
-
-def _freed_of_splits(own: Frame, extra: dict[str, Frame]) -> tuple[Frame, dict[str, Frame], int]:
-    """Scores without what their validation split does to all configs alike, and the degrees of freedom that took.
-
-    Left as they are where there are fewer than 4 runs per split to say what it does.
-    """
-    splits = own["split_seed"]
-    if splits.nunique() < 2 or splits.nunique() * 4 > len(own):
-        return own, extra, 1
-    offsets = own["score"].groupby(splits).mean() - own["score"].mean()
-
-    def freed(frame: Frame) -> Frame:
-        return frame.assign(score=frame["score"] - frame["split_seed"].map(offsets).fillna(0.0))
-
-    return freed(own), {name: freed(frame) for name, frame in extra.items()}, int(splits.nunique())
 
 
 def _root(found: Estimate) -> Estimate:
@@ -228,7 +204,8 @@ def cross_task(studies: Sequence[Study], metric: str | None = None, seed: int = 
         for method in sample.methods:
             own = sample.of(method)
             more = own.iloc[:0] if again is None else again[again["method"] == method]
-            noises[study.name, method] = intervals.noise_interval(_groups(own, more))
+            made = scores_of(own, more, own.iloc[:0], sign)
+            noises[study.name, method] = made.rest, made.freedom
     scores = sign * pd.DataFrame(columns).dropna()
     if scores.empty:
         raise StudyError(f"studies {', '.join(columns)} have no config in common; give them the same design and seed")
