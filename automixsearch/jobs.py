@@ -178,7 +178,7 @@ def versions() -> dict[str, str]:
     for name in PINNED:
         try:
             found[name] = importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
+        except importlib.metadata.PackageNotFoundError:  # doctor tells of what is missing
             continue
     return found
 
@@ -292,7 +292,7 @@ def _listed_by_git(root: Path) -> list[Path] | None:
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-    except OSError:
+    except OSError:  # no git here: then all files are listed
         return None
     return None if done.returncode else [Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name]
 
@@ -411,7 +411,7 @@ def submit(client: JobSubmissionClient, job: Prepared) -> tuple[str, bool]:
                     entrypoint_num_cpus=job.driver_cpus or None,
                 )
                 return submission, True
-            except Exception as error:
+            except Exception as error:  # requests', Ray's and urllib's own types
                 text = " ".join(str(error).split())
                 agent = "No available agent" in text
                 if not agent or time.monotonic() > until:

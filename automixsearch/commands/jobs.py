@@ -114,8 +114,8 @@ def _progress(about: Mapping[str, str]) -> str:
         if not store.exists():
             return f"; no results of {about['job']} in {place} yet, as seen from here"
         rows = store.trial_rows(["state", "device_s", "energy_j"])
-    except (AutoMixError, OSError):
-        return f"; results in {place}, which cannot be read from here"
+    except (AutoMixError, OSError) as error:
+        return f"; results in {place}, which cannot be read from here ({' '.join(str(error).split())[:200]})"
     states = [row["state"] for row in rows]
     counts = ", ".join(
         f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states

@@ -227,7 +227,7 @@ def _alone(path: Path) -> Iterator[bool]:
 
 def _remove(path: Path) -> bool:
     """Remove an entry unless someone has it open or builds it; whether it went."""
-    with suppress(OSError), _alone(path) as alone:
+    with suppress(OSError), _alone(path) as alone:  # another user's, as a rule: it stays, and counts
         if alone:
             (path / "set.json").unlink(missing_ok=True)  # half an entry is none
             shutil.rmtree(path)
@@ -297,9 +297,11 @@ class _Building:
                 if need > have:
                     raise OSError
                 self._images = Shards(Files(self._file(number, size) for number, size in enumerate(_sizes(shape))))
-        except OSError:
-            with suppress(OSError):
+        except OSError as error:
+            with suppress(OSError):  # what stays is cleared by whoever builds here next
                 self._clear()
+            if error.errno not in (*FULL, None):
+                raise _unwritable(self._place, error) from None
             raise NoRoom(
                 f"{where}: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:,.1f} GB decoded, and "
                 f"the cache {self._place} has room for {have / 1e9:,.1f} GB, of {limit(self._place) / 1e9:,.1f} GB in "
@@ -320,7 +322,7 @@ class _Building:
         try:
             found = {int(path.stem[-4:]): json.loads(path.read_text()) for path in self._part.glob("done-*.json")}
             files = Files(np.load(path, mmap_mode="r+") for path in sorted(self._part.glob("images-*.npy")))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # damaged by the end of that process: built anew
             return None
         if not found or [file.shape for file in files] != _sizes(shape):
             return None
@@ -448,8 +450,12 @@ def _writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = NoRoom if error.errno in (*FULL, None) else DataError  # numpy gives no number where a disk is full
-        raise kind(f"{place}: the cache cannot be written: {error.strerror or error}; {_REMEDY}") from None
+        raise _unwritable(place, error) from None
+
+
+def _unwritable(place: Path, error: OSError) -> DataError:
+    kind = NoRoom if error.errno in (*FULL, None) else DataError  # numpy gives no number where a disk is full
+    return kind(f"{place}: the cache cannot be written: {error.strerror or error}; {_REMEDY}")
 
 
 def save(path: Path, values: np.ndarray) -> None:

@@ -143,7 +143,7 @@ def _start(form: Form) -> subprocess.Popen[bytes]:
         start_new_session=True,  # an interrupt is for the process that asks, which ends this one
     )
     assert process.stdin is not None
-    with suppress(OSError):
+    with suppress(OSError):  # a larger pipe saves waiting, and a user may have only so many
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # type: ignore[arg-type]
     process.stdin.write(json.dumps(asdict(form)).encode() + b"\n")
     return process
@@ -155,7 +155,7 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            with suppress(BrokenPipeError):
+            with suppress(BrokenPipeError):  # what it was still to be asked
                 pipe.close()  # type: ignore[union-attr]
 
 

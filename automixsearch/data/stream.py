@@ -155,7 +155,7 @@ def _is_gray(paths: Sequence[str], data: Data) -> bool:
     """Whether the first image is gray: a guess at all of them."""
     try:
         return bool(paths) and decode(paths[0], data, paths[0])[1]
-    except DataError:
+    except DataError:  # which the look through all of them tells
         return False
 
 

@@ -70,8 +70,9 @@ def _read(path: str) -> dict[str, Tensor]:
         raise SpecError(f"weights = {path}: no such file; check the path")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises many types for what it did not write
-        state = None
+    except Exception as error:  # torch raises many types for what it did not write
+        remedy = "give what train --out or torchvision saves"
+        raise SpecError(f"weights = {path}: cannot be read: {' '.join(str(error).split())[:200]}; {remedy}") from None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise SpecError(f"weights = {path}: holds no state_dict; give what train --out or torchvision saves")
     return state

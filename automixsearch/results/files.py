@@ -100,7 +100,7 @@ class Leases(ABC):
         finally:
             ended.set()
             beat.join()
-            with suppress(StudyError):
+            with suppress(StudyError):  # storage that is away: the lease runs out by itself
                 if self._lease(name).get("token") == lease["token"]:
                     self.delete(name)
 
@@ -114,7 +114,7 @@ class Leases(ABC):
         return False
 
     def _lease(self, name: str) -> dict[str, Any]:
-        with suppress(json.JSONDecodeError):
+        with suppress(json.JSONDecodeError):  # half written by one who died over it: nobody holds it
             return json.loads(self.read(name) or "{}")
         return {}
 
@@ -123,7 +123,7 @@ class Leases(ABC):
 
     def _beat(self, name: str, lease: dict[str, Any], ended: threading.Event) -> None:
         while not ended.wait(BEAT_S):
-            with suppress(StudyError):
+            with suppress(StudyError):  # storage that is away for a moment: the next beat tries again
                 if self._lease(name).get("token") == lease["token"]:
                     self._renew(name, lease)
 
@@ -189,7 +189,7 @@ class LocalFiles(Leases):
         """Remove the temporary files of writers that were killed."""
         with _storage(self.root / folder, "swept"):
             for path in (self.root / folder).rglob(".*.tmp"):
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):  # its writer has just let go of it
                     if time.time() - path.stat().st_mtime > SWEEP_S:
                         path.unlink()
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from automixsearch.errors import StudyError, unknown
+from automixsearch.errors import StorageError, StudyError, unknown
 from automixsearch.results.files import LocalFiles, open_files
 from automixsearch.results.schema import (
     SCHEMA_VERSION,
@@ -379,5 +379,7 @@ def _names(results: str) -> list[str]:
 def _is_study(results: str, name: str) -> bool:
     try:
         return Store(results, name).exists()
-    except StudyError:
+    except StorageError:  # whoever opens it is told why
+        return True
+    except StudyError:  # no legal name: a folder of something else
         return False

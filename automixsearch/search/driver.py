@@ -162,7 +162,7 @@ def _leaving_nothing_behind(store: Store) -> Iterator[None]:
     except Exception:
         lock = store.local_path("lock")
         if lock is not None and not (lock.parent / "study.json").exists():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # what stays is an empty folder; why the search was refused matters more
                 for name in (".lock", "driver.log"):
                     (lock.parent / name).unlink(missing_ok=True)
                 lock.parent.rmdir()

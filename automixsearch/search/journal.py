@@ -43,7 +43,7 @@ class Journal:
         try:
             lines = list(JournalFileBackend(str(self.path)).read_logs(0)) if self.path.exists() else []
             found = [(line["user_attrs"]["config_id"], line["state"]) for line in lines[len(self._head) :]]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):  # damaged: it is made anew from the ledger
             return None
         if [_without_author(line) for line in lines[: len(self._head)]] != list(map(_without_author, self._head)):
             return None

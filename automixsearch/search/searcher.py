@@ -10,11 +10,12 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray.tune import Callback
+from ray.tune import Callback, TuneError
 from ray.tune.search import Searcher
 
 from automixsearch.errors import AutoMixError, ResourceError, StudyError
@@ -287,14 +288,18 @@ class Errors(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune has given a trial up."""
-        error = None
-        if trial.pickled_error_file is not None:
-            try:
-                with open(trial.pickled_error_file, "rb") as file:
-                    error = pickle.load(file)
-            except Exception:  # whatever the error's own class needs to be made again
-                error = None
-        self.searcher.failed(trial.trial_id, error)
+        self.searcher.failed(trial.trial_id, _error_of(trial))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _error_of(trial: Any) -> BaseException | None:
+    """The error that ended a trial; where it cannot be made again here, one of Tune's with the end of its text."""
+    if trial.pickled_error_file is not None:
+        with suppress(Exception):  # whatever the error's own class needs to be made again; its text needs nothing
+            return pickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if trial.error_file is not None:
+        with suppress(OSError):  # a full disk, on which it was not written: then nothing is known of the end
+            return TuneError(Path(trial.error_file).read_text(errors="replace").strip().rpartition("\n")[2])
+    return None

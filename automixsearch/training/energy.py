@@ -66,7 +66,7 @@ def _packages(root: Path) -> list[Counter]:
             wraps_at = int((folder / "max_energy_range_uj").read_text()) / 1e6
             read = _reader(folder / "energy_uj")
             read()
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # for administrators only, as a rule; reports say that it is missing
             return []
         found.append((read, wraps_at))
     return found

@@ -250,11 +250,13 @@ def test_a_study_is_found_by_name_under_results(study: Study, tmp_path: Path, mo
 
 def test_studies_are_listed_and_broken_ones_named(study: Study, tmp_path: Path) -> None:
     Store(tmp_path, "a").put("study.json", b"not json")
+    (tmp_path / "b" / "study.json").mkdir(parents=True)
     (tmp_path / "no study").mkdir()
     found = list_studies(tmp_path)
-    assert [row["study"] for row in found] == ["a", "s"]
+    assert [row["study"] for row in found] == ["a", "b", "s"]
     assert "is no JSON" in found[0]["error"]
-    assert found[1] == study.summary()
+    assert "cannot be read" in found[1]["error"]
+    assert found[2] == study.summary()
 
 
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from types import SimpleNamespace
+
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
@@ -209,6 +212,27 @@ def test_storage_that_fails_for_good_ends_the_search_with_its_error_and_keeps_wh
     monkeypatch.undo()
     play.open()
     assert play.start()[1]["trial_id"] == second[1]["trial_id"]
+
+
+class Unmakeable(Exception):
+    """An error of a library that only the trial's process has."""
+
+    def __reduce__(self):
+        return (int, ("no number",))
+
+
+def test_an_error_that_cannot_be_made_again_here_keeps_its_text(tmp_path):
+    play = Play(tmp_path / "results", {"a": 1}, trials=1)
+    errors = module.Errors(play.searcher)
+    pickled, text = tmp_path / "error.pkl", tmp_path / "error.txt"
+    pickled.write_bytes(pickle.dumps(Unmakeable()))
+    text.write_text("Failure # 1\nTraceback (most recent call last):\nlib.Unmakeable: CUDA out of memory\n")
+    for files, cause in (((pickled, text), "OutOfMemory"), ((None, text), "OutOfMemory"), ((None, None), "WorkerDied")):
+        tune, config = play.start()
+        play.searcher.on_trial_complete(tune, error=True)
+        made = SimpleNamespace(trial_id=tune, pickled_error_file=files[0], error_file=files[1])
+        errors.on_trial_error(0, [], made)
+        assert Task.load(play.store, config["trial_id"]).failures[-1].cause == cause
 
 
 def test_with_one_at_a_time_nothing_is_proposed_before_the_last_has_ended(tmp_path):
