@@ -17,6 +17,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import SpecError
+from automixsearch.knobs import published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
@@ -251,9 +252,12 @@ def _centre(study: StudyFile, dimension: Dimension, values: Values) -> Scalar:
                     f"knobs.{key} and vary.{short} both have several values; give knobs.{key} one, the centre"
                 )
             return knob.check(study.knobs[key], f"knobs.{key}")
-    published: Mapping[str, Any] = MIXERS[owner].published.get(study.family, {}) if owner in MIXERS else {}
-    if owner in LOSSES:
-        published = LOSSES[owner].published.get(study.family, {}).get(str(values.get("method")), {})
+    published: Mapping[str, Any] = {}
+    if owner in MIXERS:
+        published = published_for(MIXERS[owner].published, study.family, values.get("backbone"))
+    elif owner in LOSSES:
+        by_method = published_for(LOSSES[owner].published, study.family, values.get("backbone"))
+        published = by_method.get(str(values.get("method")), {})
     return knob.check(published.get(short, knob.default), name)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from automixsearch.errors import SpecError, unknown
 
 Scalar = bool | int | float | str
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,11 @@ def knobs_of(owner: type) -> dict[str, Knob]:
         for field in dataclasses.fields(owner)
         if "knob" in field.metadata
     }
+
+
+def published_for(table: Mapping[str, Mapping[str, T]], family: str, backbone: object = "") -> dict[str, T]:
+    """What a `published` has for a family of data sets, and over it what it has for one backbone there."""
+    return {**table.get(family, {}), **table.get(f"{family}/{backbone}", {})}
 
 
 class Knobbed:

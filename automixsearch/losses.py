@@ -128,7 +128,8 @@ class Loss(Knobbed, ABC):
 
     name: ClassVar[str]
     published: ClassVar[Mapping[str, Mapping[str, Mapping[str, Scalar]]]] = {}
-    """Knob values used for published tables, of the loss and of the method, by data set family and method."""
+    """Knob values used for published tables, of the loss and of the method, by family of data sets (or
+    family/backbone) and method."""
 
     @abstractmethod
     def __call__(
@@ -195,6 +196,14 @@ class Decoupled(Loss):
             "fmix": {"eta": 0.01, "weighting": "less", "xi": 0.0, "alpha": 0.2},
             "resizemix": {"eta": 0.1, "weighting": "less", "xi": 0.5, "alpha": 0.2},
             "saliencymix": {"eta": 0.01, "weighting": "less", "xi": 0.0, "alpha": 0.2},
+        },
+        "cifar/resnext50": {  # likewise
+            "mixup": {"eta": 0.01, "weighting": "both", "xi": 1.0, "alpha": 0.2},
+            "cutmix": {"eta": 0.1, "weighting": "both", "xi": 1.0, "alpha": 0.2},
+            "manifoldmix": {"eta": 0.05, "weighting": "both", "xi": 1.0, "alpha": 2.0},
+            "fmix": {"eta": 0.5, "weighting": "both", "xi": 0.0, "alpha": 0.2},
+            "resizemix": {"eta": 0.01, "weighting": "less", "xi": 0.0, "alpha": 0.2},
+            "saliencymix": {"eta": 0.1, "weighting": "both", "xi": 1.0, "alpha": 0.2},
         },
         "imagenet": {
             name: {"eta": 0.1, "weighting": "both", "xi": 1.0, "alpha": 1.0}

@@ -31,12 +31,14 @@ def policy_of(row: Mapping[str, Any]) -> str:
 
 
 def brief(value: object) -> str:
-    """A value in few characters: three significant digits for numbers, `-` for nothing."""
+    """A value in few characters: three significant digits for numbers (just below 1: six), `-` for nothing."""
     if value is None or (isinstance(value, float) and value != value):
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value) or "-"
+    if isinstance(value, float):
+        return f"{value:.{6 if 0.9995 <= value < 1 else 3}g}"
+    return str(value) or "-"
 
 
 def score(name: str, value: Any) -> str:
@@ -201,17 +203,19 @@ def knob_rows(everything: bool) -> list[tuple[str, ...]]:
 
 
 def published_of(method: str | None, knob: str) -> str:
-    """The values of a knob in published tables: one where all families agree, else by family."""
+    """The values of a knob in published tables: one where all families agree, else by family or backbone."""
     from automixsearch.mixers import MIXERS
 
     settings = MIXERS[method].published if method else {}
     values = {family: brief(setting[knob]) for family, setting in settings.items() if knob in setting}
-    if len(values) == len(settings) and len(set(values.values())) == 1:
-        return next(iter(values.values()))
-    by_value: dict[str, list[str]] = {}
-    for family, value in values.items():
-        by_value.setdefault(value, []).append(family)
-    return "; ".join(f"{value} ({', '.join(families)})" for value, families in by_value.items())
+    families = [key for key in settings if "/" not in key]
+    shared = {values.get(family) for family in families}
+    common = shared.pop() if len(shared) == 1 else None
+    by_value: dict[str, list[str]] = {} if common is None else {common: []}
+    for key, value in values.items():
+        if key not in families or common is None:
+            by_value.setdefault(value, []).append(key)
+    return "; ".join(value if value == common else f"{value} ({', '.join(keys)})" for value, keys in by_value.items())
 
 
 def knob_table(everything: bool = False) -> Table:

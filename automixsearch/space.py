@@ -11,7 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
 from automixsearch.errors import SpecError, unknown
-from automixsearch.knobs import Knob, Scalar, knobs_of
+from automixsearch.knobs import Knob, Scalar, knobs_of, published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
@@ -312,8 +312,8 @@ def whole(space: SearchSpace, knobs: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def published_points(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], str]]:
-    """The published settings for the family of the space: of each chosen method with the plain loss, then with the
-    chosen losses that have settings of their own.
+    """The published settings for the family of the space, and for its backbone where it has one: of each chosen method
+    with the plain loss, then with the chosen losses that have settings of their own.
 
     Yields:
         (point, problem): the searched part of the setting, and why part of it had to be left to the sampler
@@ -321,18 +321,27 @@ def published_points(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], st
     """
     by_name = {dimension.name: dimension for dimension in space.dimensions}
     methods, losses = by_name["method"].choices or (), by_name["loss"].choices or ()
+    backbone = backbone_of(space)
     plain = "mce" if "mce" in losses else next(iter(losses))
     for method in methods:
         names = methods_of(method)
-        settings = {name: MIXERS[name].published.get(space.family, {}) for name in names}
+        settings = {name: published_for(MIXERS[name].published, space.family, backbone) for name in names}
         values = {f"{name}.{knob}": value for name in names for knob, value in settings[name].items()}
         yield _searched(by_name, {"method": method, **({"loss": plain} if mixes(method) else {})}, values)
     for loss in losses:
-        for method, setting in LOSSES[str(loss)].published.get(space.family, {}).items():
+        for method, setting in published_for(LOSSES[str(loss)].published, space.family, backbone).items():
             if method in methods:
                 own = knobs_of(LOSSES[str(loss)])
                 values = {f"{loss if knob in own else method}.{knob}": value for knob, value in setting.items()}
                 yield _searched(by_name, {"method": method, "loss": loss}, values)
+
+
+def backbone_of(space: SearchSpace) -> str:
+    """The backbone of all trials; empty where it is searched."""
+    dimension = next((one for one in space.dimensions if one.name == "backbone"), None)
+    if dimension is None:
+        return str(catalogue()["backbone"].knob.default)
+    return str(dimension.choices[0]) if dimension.fixed and dimension.choices else ""
 
 
 def _searched(

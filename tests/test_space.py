@@ -83,6 +83,20 @@ def test_published_settings_are_the_searched_part_and_say_what_does_not_fit():
         check_point(SPACE, point, "published")
 
 
+def test_what_was_published_for_a_backbone_wins_over_what_was_for_its_data():
+    def points(backbone):
+        knobs = {"method": ["automix", "mixup"], "backbone": backbone, "ema_hold": [0.1, 0.25], "loss": "decoupled",
+                 "weighting": ["both", "less", "more"], "automix.layer": ["l2", "l3"]}  # fmt: skip
+        return [point for point, _ in published_points(parse_space(CONTENT | {"knobs": knobs}, "test"))]
+
+    small, wide, deit, large = (points(name) for name in ("resnet18", "wrn28_8", "deit_s", "resnext50"))
+    assert [found[0]["automix.layer"] for found in (small, wide, deit)] == ["l3", "l2", "l3"]
+    assert "automix.ema_hold" not in small[0]
+    assert deit[0]["automix.ema_hold"] == 0.25
+    assert [found[2]["decoupled.weighting"] for found in (small, large)] == ["more", "both"]
+    assert points(["resnet18", "wrn28_8"])[0]["automix.layer"] == "l3"
+
+
 def test_a_point_with_an_inactive_knob_is_refused():
     with pytest.raises(SpecError, match=r"cutmix\.alpha has no effect with method mixup"):
         check_point(SPACE, {"method": "mixup", "cutmix.alpha": 0.5}, "priors[0]")

@@ -65,6 +65,12 @@ class AutoMix(Mixer):
         "tiny": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.999999},
         "imagenet": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.99999},
         "fine_grained": {"alpha": 2.0, "layer": "l3", "gamma": 0.1, "ema_end": 0.99999},
+        "cifar/wrn28_8": {"layer": "l2", "mixblock_momentum": 0.0},
+        "cifar/deit_s": {"ema_end": 0.99996, "ema_hold": 0.25},
+        "cifar/swin_t": {"ema_end": 0.99996, "ema_hold": 0.25},
+        "imagenet/deit_s": {"ema_hold": 0.25, "switch_off": 0.2},
+        "imagenet/swin_t": {"ema_hold": 0.25, "switch_off": 0.2},
+        "fine_grained/resnext50": {"mask_loss": "l1_variance"},
     }
 
     alpha: float = alpha_knob(2.0, search=(0.2, 4.0))
@@ -109,7 +115,7 @@ class AutoMix(Mixer):
     ema_hold: float = knob(0.1, "share of the run with the first momentum", low=0, high=1)
     clean_lam: float = knob(1.0, "weight of the loss of the clean images", low=0, high=100)
     gen_lam: float = knob(1.0, "weight of the loss that trains the Mix Block", low=0, high=100)
-    switch_off: float = knob(0.0, "probability of a batch on which the Mix Block is not trained", low=0, high=1)
+    switch_off: float = knob(0.0, "probability of a batch whose mask loss alone trains the Mix Block", low=0, high=1)
     mixblock_every: int = knob(1, "train the Mix Block every n-th step", low=1, high=100)
     mixblock_init: float = knob(
         0.01, "spread of its first weights; larger ones leave the uniform mask sooner", low=0, high=10, open_low=True

@@ -92,7 +92,8 @@ class Mixer(Knobbed, ABC):
     label_slack: ClassVar[float] = 0
     """The own share of the pixels differs from lam by at most this many pixels."""
     published: ClassVar[Mapping[str, Mapping[str, Scalar]]] = {}
-    """Knob values used for published tables, by data set family (cifar, tiny, imagenet, fine_grained)."""
+    """Knob values used for published tables, by family of data sets (cifar, tiny, imagenet, fine_grained), and what a
+    backbone has instead or beside, by family/backbone; see `published_for`."""
     source: ClassVar[str] = ""
     """Paper, arXiv id."""
 

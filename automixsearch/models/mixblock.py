@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -76,14 +77,15 @@ class MixBlock(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, own: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        """The mask of the partner, float32 [B, 1, H, W].
+        """The mask of the partner, [B, 1, H, W], in float32; in float64 where the block is.
 
         Args:
             own, partner: features [B, C, h, w] of every image and of its partner. lam: [B], share of the image itself.
             size: (H, W) of the images.
         """
         with torch.autocast(own.device.type, enabled=False):
-            logits = self.logits(own.float(), partner.float(), lam.float()[:, None, None, None])
+            exact = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+            logits = self.logits(own.to(exact), partner.to(exact), lam.to(exact)[:, None, None, None])
             if self.bilinear:
                 return functional.interpolate(logits, size, mode="bilinear", align_corners=False).sigmoid()
             return functional.interpolate(logits, size, mode="nearest").sigmoid()
@@ -220,6 +222,7 @@ class OneValueAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, out, total, shift = ctx.saved_tensors
         share = grads[0] / total

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from automixsearch.designs import Design
+from automixsearch.knobs import published_for
 from automixsearch.mixers import MIXERS
 from automixsearch.plan.noise import Noise, Resolved
+from automixsearch.space import backbone_of
 from automixsearch.spec import SearchSpace
 
 if TYPE_CHECKING:
@@ -85,8 +87,8 @@ def range_warnings(space: SearchSpace, dimensions: Iterable[Dimension], centred:
                 f"{name} goes from {low:g} to {high:g} without log: nine in ten draws lie above "
                 f"{low + (high - low) / 10:g}; add log: true"
             )
-        published = MIXERS[one.entry.method].published.get(space.family, {}) if one.entry.method in MIXERS else {}
-        known = published.get(name.rpartition(".")[2])
+        published = MIXERS[one.entry.method].published if one.entry.method in MIXERS else {}
+        known = published_for(published, space.family, backbone_of(space)).get(name.rpartition(".")[2])
         if known is not None and not centred and not low <= float(known) <= high:
             said.append(
                 f"{name} goes from {low:g} to {high:g}, and {float(known):g} is published: the published setting is "

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from automixsearch.errors import SpecError, unknown
-from automixsearch.knobs import Scalar
+from automixsearch.knobs import Scalar, published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
@@ -76,14 +76,6 @@ SOURCES = {
 
 TEMPLATE: Mapping[str, Scalar] = {"eta": 0.1, "weighting": "both", "xi": 1.0}
 """The decoupled loss of OpenMixup's templates, for what has no released setting of its own."""
-TUNED: Mapping[str, Mapping[str, Scalar]] = {
-    "mixup": {"eta": 0.01, "weighting": "both", "xi": 1.0},
-    "cutmix": {"eta": 0.1, "weighting": "both", "xi": 1.0},
-    "manifoldmix": {"eta": 0.05, "weighting": "both", "xi": 1.0},
-    "fmix": {"eta": 0.5, "weighting": "both", "xi": 0.0},
-    "resizemix": {"eta": 0.01, "weighting": "less", "xi": 0.0},
-}
-"""The released settings of the decoupled loss for ResNeXt-50 on CIFAR-100; those of ResNet-18 are the loss's own."""
 FINE_TUNING_IMAGES = {
     ("CUB-200", "15% labels"): 1000,
     ("CUB-200", "30% labels"): 1800,
@@ -223,7 +215,6 @@ def _training(cell: Cell) -> tuple[str, str, dict[str, Scalar], list[str]]:
     if cell.dataset in ("CUB-200", "FGVC-Aircraft"):
         return "fine_grained", "fine_grained", knobs, []
     if cell.backbone in ("DeiT-S", "Swin-T"):
-        knobs["grad_clip"] = 5.0
         if cell.backbone == "Swin-T":
             knobs |= {"warmup_epochs": 20, "drop_path": 0.2}
         return "deit", "imagenet", knobs, []
@@ -239,8 +230,8 @@ def _method(cell: Cell, family: str) -> tuple[str, dict[str, Scalar], list[str]]
     knobs: dict[str, Scalar] = {}
     alphas = cell.alpha.split("+") if cell.alpha else []
     for position, name in enumerate(methods_of(method)):
-        published = MIXERS[name].published
-        knobs |= {f"{name}.{knob}": value for knob, value in published.get(family, {}).items()}
+        published = published_for(MIXERS[name].published, family, BACKBONES[cell.backbone])
+        knobs |= {f"{name}.{knob}": value for knob, value in published.items()}
         if alphas and name != "vanilla":
             knobs[f"{name}.alpha"] = float(alphas[position])
         if name in ("fmix", "saliencymix"):  # OpenMixup has the authors' code
@@ -254,10 +245,8 @@ def _method(cell: Cell, family: str) -> tuple[str, dict[str, Scalar], list[str]]
 def _decoupled(cell: Cell, method: str) -> tuple[dict[str, Scalar], list[str]]:
     """The decoupled loss of a cell, and notes."""
     own: Mapping[str, Mapping[str, Scalar]] = {}
-    if cell.dataset == "CIFAR-100" and cell.backbone == "ResNet-18":
-        own = LOSSES["decoupled"].published["cifar"]
-    elif cell.dataset == "CIFAR-100" and cell.backbone == "ResNeXt-50-32x4d":
-        own = TUNED
+    if cell.dataset == "CIFAR-100" and cell.backbone in ("ResNet-18", "ResNeXt-50-32x4d"):
+        own = published_for(LOSSES["decoupled"].published, "cifar", BACKBONES[cell.backbone])
     chosen = own.get(method, TEMPLATE)
     knobs = {f"decoupled.{name}": value for name, value in chosen.items() if name != "alpha"}
     notes = ["the decoupled weights belong to the images (released: to the class order of the batch's first row)"]
@@ -274,12 +263,8 @@ def _automix(cell: Cell, family: str) -> dict[str, Scalar]:
         knobs["min_lr"] = 1e-3 / 0.03 if cell.backbone == "WRN-28-8" else 0.5
     elif family == "tiny":
         knobs["min_lr"] = 0.25
-    if cell.backbone == "WRN-28-8":
-        knobs["automix.layer"] = "l2"
     if cell.dataset in ("iNaturalist2017", "iNaturalist2018"):
         knobs["automix.mixblock_min_lr"] = 1e-3
-    if family == "fine_grained" and cell.backbone == "ResNeXt-50-32x4d":
-        knobs["automix.mask_loss"] = "l1_variance"
     if not cell.table.startswith("automix_ablation"):
         return knobs
     knobs["automix.variant"] = "paper"  # what the rows are about exists there

@@ -93,7 +93,7 @@ class Momentum(nn.Module):
         settings = self.settings
         batch, channels, height, width = x.shape
         draws = [settings.draw((batch, channels, height, width), mixing) for _ in range(2)]
-        generate = self.learns and step % settings.mixblock_every == 0 and draws[0].chance >= settings.switch_off
+        generate = self.learns and step % settings.mixblock_every == 0
         features = self.features(x) if self.learns else x.new_zeros(())
         return features, draws, gamma_at(settings, progress), generate
 
@@ -154,22 +154,20 @@ class Momentum(nn.Module):
         if generate:
             mask = self.mask(features, for_block, x.shape[2:])
             partner = for_block.partner.to(x.device)
-            pictures = torch.lerp(own, share(x[partner]), mask.to(x.dtype))
             lam = mask.new_full((len(own),), for_block.lam)
-            pair = torch.stack([own_y, share(y[partner])], 1), torch.stack([lam, 1 - lam], 1).double()
-            gen = mce(self.teacher.mix(pictures), *pair, label_smoothing).mean()
             mean = self.world.mean_with_gradient(mask.mean()) if settings.mask_mean == "batch" else None
             penalty = mask_loss(mask, lam, settings.mask_loss, settings.epsilon, settings.mask_mean, mean)
             with torch.no_grad():
                 error = (1 - mask.mean((1, 2, 3)) - lam).abs().mean()
                 variance = mask.var((1, 2, 3)).mean()
-            told = {
-                "gen_loss": gen.detach(),
-                "mask_loss": penalty.detach(),
-                "mask_error": error,
-                "mask_variance": variance,
-            }
-            yield settings.gen_lam * gen + gamma * penalty, told
+            term = gamma * penalty
+            told = {"mask_loss": penalty.detach(), "mask_error": error, "mask_variance": variance}
+            if for_block.chance >= settings.switch_off:
+                pictures = torch.lerp(own, share(x[partner]), mask.to(x.dtype))
+                pair = torch.stack([own_y, share(y[partner])], 1), torch.stack([lam, 1 - lam], 1).double()
+                gen = mce(self.teacher.mix(pictures), *pair, label_smoothing).mean()
+                term, told = term + settings.gen_lam * gen, {"gen_loss": gen.detach(), **told}
+            yield term, told
         elif self.learns and self.world.size > 1:  # the other workers expect a gradient of each parameter
             yield torch.stack([0 * parameter.sum() for parameter in self.block.parameters()]).sum(), {}
 

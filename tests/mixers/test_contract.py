@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from automixsearch.errors import SpecError
 from automixsearch.knobs import knobs_of
 from automixsearch.mixers import MIXERS, PairDraw
+from automixsearch.recipe import BACKBONES
 
 SHAPES = [(8, 3, 32, 32), (1, 3, 32, 32), (5, 3, 32, 32), (6, 1, 8, 8), (4, 3, 24, 40), (3, 3, 31, 35)]
 
@@ -135,8 +136,10 @@ def test_every_knob_is_checked_and_misspelt_ones_refused(mixer):
 
 
 def test_published_settings_are_legal_and_name_their_family(mixer):
-    for family, values in mixer.published.items():
+    for key, values in mixer.published.items():
+        family, _, backbone = key.partition("/")
         assert family in ("cifar", "tiny", "imagenet", "fine_grained")
+        assert backbone in ("", *BACKBONES)
         type(mixer)(**values)
     assert mixer.source
     assert not mixer.mixes or mixer.published

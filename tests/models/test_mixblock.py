@@ -226,6 +226,21 @@ def test_the_block_computes_in_float32_under_autocast():
     assert torch.equal(plain, mixed)
 
 
+@pytest.mark.parametrize("knobs", [{}, {"embedding": "multiply", "attend": "both", "neck": True, "bilinear": True}])
+def test_gradients_of_a_block_of_doubles_are_exact(knobs):
+    features = torch.randn(2, 6, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    block, lam = MixBlock(6, spread=0.5, **knobs).double(), torch.tensor([0.3, 0.8], dtype=torch.float64)
+    own, partner = (part.requires_grad_() for part in (features.clone(), features.flip(0)))
+    assert torch.autograd.gradcheck(lambda own, partner: block(own, partner, lam, (6, 10)), (own, partner))
+
+
+def test_second_derivatives_are_refused_on_the_cpu_as_they_would_be_wrong():
+    query = torch.randn(1, 4, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(attended(query, query, query[..., :1]).square().sum(), query, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 @pytest.mark.parametrize(("width", "million"), [(64, 23.80), (256, 23.86), (1024, 24.84), (2048, 27.99)])
 def test_resnext50_has_the_parameters_of_the_layer_table(width, million):
     """200 classes; the paper's l1 and l2 are the stem and the first stage, its l3 and l4 the last two stages."""

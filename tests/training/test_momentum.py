@@ -79,6 +79,15 @@ def test_the_losses_of_the_student_do_not_reach_the_mix_block(digits):
     assert all_touched(run.momentum.student)
 
 
+def test_a_batch_that_is_switched_off_trains_the_mix_block_by_its_mask_loss_alone(digits):
+    run = TrainingRun(config(switch_off=1.0, gamma=1.0, epsilon=0.0), digits, "cpu")
+    loss, terms = step(run)
+    assert "gen_loss" not in terms
+    assert loss.item() == pytest.approx((terms["clean_loss"] + terms["mix_loss"] + terms["mask_loss"]).item())
+    loss.backward()
+    assert touched(run.momentum.block)
+
+
 def test_each_head_sees_its_own_images(digits):
     run = TrainingRun(config(clean_lam=0.0), digits, "cpu")
     step(run)[0].backward()
