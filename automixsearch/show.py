@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 from automixsearch.policy import methods_of
 
-UNITS = {"top1": "%", "top5": "%", "wall_s": "s", "device_s": "s"}
-
 
 def policy_of(row: Mapping[str, Any]) -> str:
     """The mixing policy of a ledger row: `cutmix alpha=0.2, decoupled eta=0.1`."""
@@ -188,8 +186,9 @@ def failures(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, str, str, str
 KNOB_COLUMNS = ("knob", "default", "legal", "searched with auto", "published", "meaning")
 
 
-def knob_rows(everything: bool) -> list[tuple[str, ...]]:
-    """The declared knobs of methods, losses and policies (with `everything`, of training too), as `KNOB_COLUMNS`."""
+def knobs(everything: bool) -> list[tuple[str, Knob, str]]:
+    """The declared knobs of methods, losses and policies (with `everything`, of training too): their names in a space,
+    and what is published of them."""
     from automixsearch.policy import WEIGHT
     from automixsearch.spec import catalogue
 
@@ -199,7 +198,22 @@ def knob_rows(everything: bool) -> list[tuple[str, ...]]:
             named.append(("METHOD.weight", WEIGHT, ""))
         if not entry.joint and (everything or entry.method or entry.loss or entry.policy):
             named.append((name, entry.knob, published_of(entry.method, entry.knob.name)))
-    return [(n, brief(k.default), k.legal, k.searched or "-", known or "-", k.note) for n, k, known in named]
+    return named
+
+
+def knob_rows(everything: bool) -> list[tuple[str, ...]]:
+    """The declared knobs in words, as `KNOB_COLUMNS`."""
+    declared = knobs(everything)
+    return [(n, brief(k.default), k.legal, k.searched or "-", known or "-", k.note) for n, k, known in declared]
+
+
+def knob_content(everything: bool = False) -> list[dict[str, Any]]:
+    """The declared knobs as plain values; `search` is what a space gets that says auto."""
+    names = ("default", "low", "high", "open_low", "choices", "search", "log", "note")
+    return [
+        {"knob": name, "kind": knob.kind.__name__, **{key: getattr(knob, key) for key in names}, "published": known}
+        for name, knob, known in knobs(everything)
+    ]
 
 
 def published_of(method: str | None, knob: str) -> str:

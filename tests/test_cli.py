@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from automixsearch.cli import main
+from automixsearch.commands.report import EXAMPLE
 from automixsearch.show import varied
 
 
@@ -26,6 +29,32 @@ def test_every_knob_is_printed(words, capsys):
     out = capsys.readouterr().out
     for name in ("puzzlemix.", "METHOD.weight", "mix_until", "decoupled_bce.t"):
         assert name in out
+
+
+def test_the_best_as_json_name_what_was_asked_and_the_verdict_of_the_gate(capsys):
+    assert main(["best", str(EXAMPLE), "-n", "2", "--per", "method", "--metric", "val_loss", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["study"], found["n"], found["per"], found["metric"]) == ("example", 2, "method", "val_loss")
+    methods = [row["method"] for row in found["best"]]
+    assert {methods.count(method) for method in methods} == {2}
+    assert min(row["val_loss"] for row in found["best"]) == found["best"][0]["val_loss"]
+    assert set(found["unresolved"]) <= {row["trial_id"] for row in found["best"][1:]}
+    gate = found["gate"]
+    assert (gate["baseline"], gate["metric"]) == ("trivialmix", "val_loss")
+    assert gate["winner"] in gate["sentence"]  # of those that a choice was made from: a confirmation run is none
+    assert gate["difference_low"] < gate["difference"] < gate["difference_high"]
+    assert gate["verdict"] in ("better", "worse", "equivalent", "unresolved")
+
+
+def test_knobs_and_checks_are_printed_as_json(capsys, tmp_path):
+    assert main(["mixers", "--all", "--json"]) == 0
+    knobs = {row["knob"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (knobs["mixup.alpha"]["default"], knobs["mixup.alpha"]["search"]) == (1.0, [0.1, 4.0])
+    assert (knobs["epochs"]["kind"], knobs["mixup.lams"]["choices"]) == ("int", ["batch", "sample"])
+    assert main(["doctor", "--no-ray", "--results", str(tmp_path), "--json"]) in (0, 1)
+    checks = json.loads(capsys.readouterr().out)
+    assert {"Python", "packages", "disk", "cache"} <= {check["name"] for check in checks}
+    assert all(check["found"] and (check["ok"] or check["remedy"]) for check in checks)
 
 
 def test_a_table_has_columns_for_knobs_that_differ_within_a_method_or_in_all_rows():

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.search import epoch_line
-from automixsearch.commands.terminal import console, declare, positive
+from automixsearch.commands.terminal import add_json, console, declare, dump_json, positive
 from automixsearch.errors import unknown
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ MOST_EPOCHS = 8
 
 
 def mixers_command(args: argparse.Namespace) -> int:
-    from automixsearch.show import knob_table, knob_table_markdown
+    from automixsearch.show import knob_content, knob_table, knob_table_markdown
 
-    if args.markdown:
+    if args.json:
+        print(dump_json(knob_content(args.all)))
+    elif args.markdown:
         print(knob_table_markdown(args.all))
     else:
         console().print(knob_table(args.all), highlight=False)
@@ -124,6 +126,7 @@ def add(commands: Any) -> None:
     sub = declare(commands, mixers_command, "Print the mixing methods, losses and their knobs.")
     sub.add_argument("--all", action="store_true", help="the training knobs too")
     sub.add_argument("--markdown", action="store_true", help="as Markdown")
+    add_json(sub, "the knobs")
     sub = declare(commands, gallery_command, "Draw what the mixing methods do with your images.")
     sub.add_argument("data", metavar="DATA", help="digits, or a directory: class folders, Parquet, CIFAR")
     sub.add_argument(

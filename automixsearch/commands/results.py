@@ -39,7 +39,8 @@ def best_command(args: argparse.Namespace) -> int:
         )
         Path(args.export).write_text(head + study.config(rows[0]["trial_id"]).to_yaml(), encoding="utf-8")
     if args.json:
-        print(dump_json(rows))
+        asked = {"study": study.name, "place": study.store.uri, "n": args.n, "per": args.per}
+        print(dump_json(asked | best_content(study, rows, args.metric)))
     else:
         out = console()
         print_best(out, study, rows, args.metric)
@@ -49,6 +50,16 @@ def best_command(args: argparse.Namespace) -> int:
         if args.export:
             print(f"{rows[0]['trial_id']} written to {args.export}; train it: automixsearch train {args.export}")
     return 0
+
+
+def best_content(study: Any, rows: list[dict[str, Any]], metric: str | None = None) -> dict[str, Any]:
+    """The best trials as plain values: the metric, their rows, those that cannot be told from the first, the gate."""
+    from automixsearch.analysis.gate import gate
+    from automixsearch.show import unresolved
+
+    by = metric or str(study.objective[0])
+    (verdict,) = gate(study, by).rows()
+    return {"metric": by, "best": rows, "unresolved": unresolved(rows, by), "gate": verdict}
 
 
 def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str | None) -> None:
@@ -155,7 +166,7 @@ def add(commands: Any) -> None:
     sub.add_argument("-n", type=positive, default=5, help="how many (5)")
     sub.add_argument("--per", metavar="COLUMN", help="the best for each value of a column, e.g. method")
     sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")
-    add_json(sub, "the rows")
+    add_json(sub, "what was asked, the rows and the verdict against the search-free baseline")
     sub.add_argument("--export", metavar="FILE", help="write the best config as YAML, ready to train")
     sub.add_argument("--weights", metavar="FILE", help="write its trained weights (a state_dict), if they were kept")
     sub = declare(commands, query_command, "Ask a study in SQL: views trials and epochs.")

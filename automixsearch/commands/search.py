@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.results import gate_sentence, print_best
+from automixsearch.commands.results import best_content, gate_sentence, print_best
 from automixsearch.commands.terminal import (
     RESULTS,
     add_json,
@@ -89,8 +89,7 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
         summary = {
             "study": result.study, "place": result.place, "trials": result.finished, "total": result.total,
             "interrupted": result.interrupted, "states": {k: v for k, v in counts.items() if k != "running"},
-            "device_s": seconds, "energy_j": joules, "notes": watch.notes, "best": best,
-            "gate": gate_sentence(study),
+            "device_s": seconds, "energy_j": joules, "notes": watch.notes, **best_content(study, best),
         }  # fmt: skip
         print(dump_json(summary))
         return status

@@ -161,6 +161,3 @@ def _cooled_epochs(study: Study, frame: Any) -> Any:
         if row["rung"] is not None and row["trial_id"] in found:
             found[row["trial_id"]] += cooled(share[row["trial_id"]], row["epoch"])
     return frame["trial_id"].map(found)
-
-
-# Noise and power -------------------------------------------------------------------------------------------------

@@ -133,9 +133,6 @@ def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
     return [found("a part on against off", count, worst, noise.sd * math.sqrt(2 / worst), freedom)]
 
 
-# Warnings --------------------------------------------------------------------------------------------------------
-
-
 def images_of(study: Study, data: Data) -> int | None:
     """How many training images a ledger of the same data had, by its validation split; None where they are others."""
     frame: Any = study.trials()

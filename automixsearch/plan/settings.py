@@ -8,6 +8,9 @@ from typing import Any
 from automixsearch.designs import Design, known_setting
 from automixsearch.spec import Data, SearchSpace, TrialConfig
 
+TEACHER = ("ema", "ema_start", "ema_end", "ema_hold", "report")
+"""Knobs of AutoMix that say how its teacher follows, and whether it is reported."""
+
 
 def config_of(data: Data, values: Mapping[str, Any]) -> TrialConfig:
     """The config of a run, without seeds."""
@@ -27,9 +30,6 @@ def study_settings(design: Design) -> dict[str, Mapping[str, Any]]:
         if run.stratum and not run.waits:
             found.setdefault(run.stratum, run.values)
     return found
-
-
-TEACHER = ("ema", "ema_start", "ema_end", "ema_hold", "report")
 
 
 def teacher_settings(design: Design) -> list[Mapping[str, Any]]:

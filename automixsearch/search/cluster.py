@@ -108,8 +108,8 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
         ray.shutdown()
         said = str(error).strip().partition("\n")[0]
         raise ResourceError(
-            f"Ray does not start on this machine: {said} It may be too busy: try again; automixsearch doctor says "
-            "more, and --debug runs trials without Ray"
+            f"Ray does not start on this machine: {said.rstrip('.')}; it may be too busy: try again; automixsearch "
+            "doctor says more, and --debug runs trials without Ray"
         ) from None
     log_to(log, "ray")  # ray.init makes itself handlers of its own
     return True
