@@ -16,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 import PIL
 import torch
-from machine import begin
 from PIL import Image, ImageOps
+from puzzlemix import begin
 from torch import Tensor
 
 from automixsearch.mixers.augmix import AugMix, AugMixDraw, augmented

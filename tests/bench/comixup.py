@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import begin
-from puzzlemix import images, saliency_of
+from puzzlemix import begin, images, saliency_of
 from torch import nn
 
 from automixsearch.mixers.comixup import CoMixup

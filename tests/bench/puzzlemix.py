@@ -10,11 +10,13 @@ harder to find than others.
 
 from __future__ import annotations
 
+import argparse
+import os
+import platform
 import statistics
 import time
 
 import torch
-from machine import begin
 from torch import Tensor, nn
 
 from automixsearch.mixers.puzzlemix import GRIDS, PuzzleMix, PuzzleMixDraw
@@ -25,6 +27,20 @@ SETTINGS = {  # shape, knobs, the authors' mean ms over the four grids (2 cores,
     "224 px": ((8, 3, 224, 224), {"t_size": 0}, 736),
     "224 px, moving 4 px blocks": ((8, 3, 224, 224), {}, None),
 }
+
+
+def begin(about: str | None, batches: int) -> argparse.Namespace:
+    """The options `threads`, `batches` and `rounds`; the threads are set, the machine is printed."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batches", type=int, default=batches)
+    parser.add_argument("--rounds", type=int, default=10)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    load = os.getloadavg()[0]
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} torch threads,")
+    print(f"load {load:.1f} at the start, Python {platform.python_version()}, torch {torch.__version__}")
+    return options
 
 
 def images(shape: tuple[int, int, int, int], generator: torch.Generator) -> Tensor:
