@@ -76,7 +76,7 @@ class Crowd:
         source = images.train
         classes = rng.permutation(np.unique(source.labels))[:CROWD]
         paired = classes[: len(classes) // 2 * 2]
-        chosen = [rng.choice(np.flatnonzero(source.labels == label)) for label in paired]
+        chosen = [int(rng.choice(np.flatnonzero(source.labels == label))) for label in paired]
         if len(chosen) < 2:
             raise DataError("a gallery needs images of 2 classes or more")
         self.y = torch.from_numpy(source.labels[chosen])
