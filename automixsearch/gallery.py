@@ -78,7 +78,7 @@ class Crowd:
         paired = classes[: len(classes) // 2 * 2]
         chosen = [int(rng.choice(np.flatnonzero(source.labels == label))) for label in paired]
         if len(chosen) < 2:
-            raise DataError("a gallery needs images of 2 classes or more")
+            raise DataError(f"{images.name}: has images of {len(classes)} class(es), and a gallery needs 2 or more")
         self.y = torch.from_numpy(source.labels[chosen])
         self.names = [images.classes[label] for label in self.y]
         self.pixels = torch.from_numpy(source.images[chosen])

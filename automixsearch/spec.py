@@ -264,10 +264,10 @@ class Data(Frozen):
         if self.source != "digits" and self.path is None:
             raise ValueError(f"path is missing; source {self.source} reads a local directory, e.g. data.path=DIR")
         if self.download and not self.source.startswith("cifar"):
-            raise ValueError("download works for cifar10 and cifar100 only; drop it")
+            raise ValueError(f"download works for cifar10 and cifar100, not for source {self.source}; drop it")
         for name in ("image_column", "label_column"):
             if getattr(self, name) is not None and self.source != "parquet":
-                raise ValueError(f"{name} works for source parquet only; drop it")
+                raise ValueError(f"{name} works for source parquet, not for {self.source}; drop it")
         if self.size is None and self.source in UNEQUAL:
             raise ValueError(f"size is missing; the images of source {self.source} differ in size; e.g. data.size=256")
         if self.size is None and self.resize == "squash":
@@ -476,7 +476,7 @@ class Resources(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.executor == "inline" and self.workers > 1:
-            raise ValueError("executor inline has one worker; use executor: train, or workers: 1")
+            raise ValueError(f"executor inline has one worker, not {self.workers}; use executor: train, or workers: 1")
         if self.gpus != "auto" and self.gpus < 0:
             raise ValueError(f"gpus = {self.gpus} must be >= 0")
         if self.concurrent != "auto" and self.concurrent < 1:
@@ -484,7 +484,10 @@ class Resources(Frozen):
         if isinstance(self.packing, int) and self.packing < 1:
             raise ValueError(f"packing = {self.packing} must be >= 1")
         if self.packing != "off" and self.distributed:
-            raise ValueError("packing is for trials of one worker; use workers: 1, or a fraction in gpus")
+            raise ValueError(
+                f"packing = {self.packing} is for trials of one worker, not for workers = {self.workers} (executor "
+                f"{self.executor}); use workers: 1, or a fraction in gpus"
+            )
         if self.packing != "off" and self.gpus not in ("auto", 0):
             rule = "decides what share of a GPU a trial has"
             raise ValueError(f"packing = {self.packing} {rule}, as gpus = {self.gpus} does; drop one of them")
@@ -546,7 +549,7 @@ class SearchSpace(Frozen):
                     hint = " (test scores are read once, at the end, and never optimised)"
                     raise ValueError(unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else ""))
             if not names or len(set(names)) < len(names):
-                raise ValueError("needs one metric, or several different ones")
+                raise ValueError(f"{list(names)} must be one metric, or several different ones; drop what is double")
         return names
 
     @model_validator(mode="after")

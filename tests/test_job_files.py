@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from automixsearch import jobs
 from automixsearch.cli import main
+from automixsearch.commands.report import EXAMPLE
 from automixsearch.errors import ResourceError, SpecError
 from automixsearch.reading import load_space
 from automixsearch.results.study import open_study
@@ -167,6 +170,41 @@ def test_a_cluster_whose_agent_is_not_up_yet_is_asked_again(folder, monkeypatch)
     monkeypatch.setattr(jobs, "AGENT_S", 0)
     with pytest.raises(ResourceError, match=r"No available agent.* holds its port, 52365; start the head with"):
         jobs.submit(YoungCluster(young.refusal, 1), job)
+
+
+class Cluster:
+    """Lists one submission of the example study, whose results are read from `results`."""
+
+    def __init__(self, results, status="RUNNING", message=""):
+        about = {"automixsearch": "0", "job": "example", "trials": "400", "results": str(results)}
+        state = SimpleNamespace(value=status, is_terminal=lambda: status != "RUNNING")
+        self.job = SimpleNamespace(
+            metadata=about, status=state, message=message, submission_id="example-1", start_time=1, driver_exit_code=1
+        )
+
+    def list_jobs(self):
+        return [self.job]
+
+
+def test_the_status_of_a_job_says_how_far_its_study_is(capsys, monkeypatch, tmp_path):
+    def asked(cluster, *words):
+        monkeypatch.setattr(jobs, "connect", lambda _: cluster)
+        return main(["status", "example", *words]), capsys.readouterr().out
+
+    status, line = asked(Cluster(EXAMPLE.parent))
+    assert status == 0
+    assert line == "example-1: running; 312 of 400 trials (312 complete), 22:20 min of device time\n"
+    found = json.loads(asked(Cluster(EXAMPLE.parent), "--json")[1])
+    assert (found["state"], found["trials"], found["total"]) == ("running", 312, 400)
+    assert found["states"] == {"complete": 312, "pruned": 0, "failed": 0}
+    assert found["device_s"] == pytest.approx(1340.5, abs=0.1)
+    assert found["energy_j"] is None
+    assert "; no results of example in " in asked(Cluster(tmp_path))[1]
+    (tmp_path / "example" / "study.json").mkdir(parents=True)
+    assert re.search(r"cannot be read from here \(.*study\.json", asked(Cluster(tmp_path))[1])
+    status, line = asked(Cluster(EXAMPLE.parent, "FAILED", "driver died"), "--watch")
+    assert status == 1
+    assert line.endswith("of device time\ndriver died\n")
 
 
 def test_a_dry_run_sends_nothing(folder, capsys):

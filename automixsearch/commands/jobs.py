@@ -90,9 +90,8 @@ def status_command(args: argparse.Namespace) -> int:
     said = ""
     while True:
         job = jobs.latest(client, args.job)
-        line = f"{job.submission_id}: {job.status.value.lower()}{_progress(job.metadata or {})}"
-        if jobs.is_over(job) and job.message and job.status.value != "SUCCEEDED":
-            line += f"\n{job.message.strip()}"
+        found = _status(job)
+        line = dump_json(found) if args.json else _line(found)
         if line != said:
             print(line, flush=True)
             said = line
@@ -103,24 +102,46 @@ def status_command(args: argparse.Namespace) -> int:
         time.sleep(2)
 
 
-def _progress(about: Mapping[str, str]) -> str:
-    """How many trials have ended and what they took, as far as the results can be read from here."""
+def _status(job: Any) -> dict[str, Any]:
+    """Where a submission stands and, as far as the results can be read from here, how many trials have ended and what
+    they took; `problem`: why not."""
     from automixsearch.results.store import Store
-    from automixsearch.show import spent
+    from automixsearch.show import costs
 
-    total, place = about.get("trials", "?"), about.get("results", "")
+    about: Mapping[str, str] = job.metadata or {}
+    failed = job.status.is_terminal() and job.status.value != "SUCCEEDED"
+    name, place, total = about.get("job", ""), about.get("results", ""), about.get("trials", "")
+    found: dict[str, Any] = {
+        "job": name,
+        "submission": job.submission_id,
+        "state": job.status.value.lower(),
+        "message": (job.message or "").strip() if failed else "",
+        "results": place,
+        "total": int(total) if total.isdecimal() else None,
+    }
     try:
-        store = Store(place, about["job"])
+        store = Store(place, name)
         if not store.exists():
-            return f"; no results of {about['job']} in {place} yet, as seen from here"
+            return found | {"problem": f"no results of {name} in {place} yet, as seen from here"}
         rows = store.trial_rows(["state", "device_s", "energy_j"])
     except (AutoMixError, OSError) as error:
-        return f"; results in {place}, which cannot be read from here ({' '.join(str(error).split())[:200]})"
+        told = " ".join(str(error).split())[:200]
+        return found | {"problem": f"results in {place}, which cannot be read from here ({told})"}
     states = [row["state"] for row in rows]
-    counts = ", ".join(
-        f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states
-    )
-    return f"; {len(states)} of {total} trials" + (f" ({counts}), {spent(rows)}" if counts else "")
+    seconds, joules = costs(rows)
+    counts = {state: states.count(state) for state in ("complete", "pruned", "failed")}
+    return found | {"trials": len(rows), "states": counts, "device_s": seconds, "energy_j": joules, "problem": ""}
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    """The same in a line, and below it why the job has failed."""
+    from automixsearch.show import spent
+
+    said = found["problem"] or f"{found['trials']} of {found['total'] or '?'} trials"
+    if not found["problem"] and found["trials"]:
+        counts = ", ".join(f"{count} {state}" for state, count in found["states"].items() if count)
+        said += f" ({counts}), {spent([found])}"
+    return f"{found['submission']}: {found['state']}; {said}" + (f"\n{found['message']}" if found["message"] else "")
 
 
 def logs_command(args: argparse.Namespace) -> int:
@@ -198,6 +219,7 @@ def add(commands: Any) -> None:
     sub = declare(commands, status_command, "Say how far a job is.")
     job(sub, "a job's name")
     sub.add_argument("-w", "--watch", action="store_true", help="until it ends; its exit status is ours")
+    add_json(sub, "it")
     sub = declare(commands, logs_command, "Print what a job has said.")
     job(sub, "a job's name")
     sub.add_argument("-f", "--follow", action="store_true", help="until it ends; its exit status is ours")

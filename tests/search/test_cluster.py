@@ -158,7 +158,7 @@ def test_a_trial_that_lacked_memory_holds_double_until_it_is_alone():
     ("resources", "message"),
     [
         ({"packing": 0}, "packing = 0 must be >= 1"),
-        ({"packing": "auto", "workers": 2}, "packing is for trials of one worker"),
+        ({"packing": "auto", "workers": 2}, "packing = auto is for trials of one worker, not for workers = 2"),
         ({"packing": 2, "gpus": 0.5}, "packing = 2 decides what share of a GPU a trial has, as gpus = 0.5 does"),
         ({"per_method": {"automx": {"gpus": 1}}}, "per_method: unknown method 'automx'; did you mean 'automix'"),
     ],
@@ -174,7 +174,7 @@ def test_where_ray_does_not_start_it_is_said_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ray.init", busy)
     with pytest.raises(
-        ResourceError, match=r"timed out during startup\. It may be too busy: try again; automixsearch do"
+        ResourceError, match=r"timed out during startup; it may be too busy: try again; automixsearch do"
     ):
         connect(Resources(), None, tmp_path / "driver.log")
 
