@@ -44,7 +44,7 @@ bench: tools ## every benchmark in tests/bench, with its own defaults (minutes)
 
 simulations: tools ## coverage, type-I errors and power of the analysis; writes automixsearch/analysis/README.md
 	@$(python) -m pytest -m slow tests/analysis
-	$(python) tests/analysis/simulate.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(python) tests/analysis/simulate.py
 
 doctor: runtime ## check this machine, with a remedy for everything amiss
 	@.venv/bin/automixsearch doctor

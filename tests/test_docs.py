@@ -92,6 +92,7 @@ LAYERS = {
     "automixsearch.analysis.sensitivity": ("scipy",),
     "automixsearch.analysis.importance": ("scipy",),
     "automixsearch.analysis.ablation": ("scipy",),
+    "automixsearch.analysis.arms": (),
     "automixsearch.analysis.fidelity": ("scipy",),
     "automixsearch.results.schema": (),
     "automixsearch.results.store": (),

@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from automixsearch import plan
+from automixsearch.analysis.arms import Arms
 from automixsearch.cli import main
 from automixsearch.data import load
 from automixsearch.errors import SpecError
@@ -46,15 +47,14 @@ def planned(**more) -> plan.Plan:
 
 
 def found_by_simulation(effect: float, runs: int, sd: float, level: float, arms: int = 6) -> float:
-    """How often a value is told from the centre, by the error that all values of a curve share within seeds."""
-    rng = np.random.default_rng(0)
-    y = rng.normal(0, sd, (4000, arms, runs)) + rng.normal(0, 2, (4000, 1, runs))
-    y[:, 0] += effect
-    left = y - y.mean(1, keepdims=True) - y.mean(2, keepdims=True) + y.mean((1, 2), keepdims=True)
-    freedom = (arms - 1) * (runs - 1)
-    error = np.sqrt((left**2).sum((1, 2)) / freedom * 2 / runs)
-    t = (y[:, 0] - y[:, 1]).mean(1) / error
-    return float((2 * stats.t.sf(np.abs(t), freedom) < level).mean())
+    """How often a value is told from the centre, of which each has an error of its own within seeds."""
+    rng, found = np.random.default_rng(0), 0
+    place, block = np.tile(np.arange(arms), runs), np.repeat(np.arange(runs), arms)
+    for _ in range(400):
+        y = rng.normal(0, sd, (runs, arms)) + rng.normal(0, 2, (runs, 1)) + effect * (np.arange(arms) == 0)
+        value, error, freedom = Arms.of(place, block, y.ravel()).contrast(np.array([1.0, -1.0] + [0.0] * (arms - 2)))
+        found += 2 * stats.t.sf(abs(value) / error, freedom) < level
+    return found / 400
 
 
 def test_a_factorial_finds_more_than_one_out_with_as_many_runs():
@@ -71,9 +71,9 @@ def test_the_smallest_effect_of_a_curve_is_found_in_four_of_five_studies():
     study = load_study_file(JOBS / "sensitivity/alpha.yaml", ["replicates=6", "data.path=."])
     (one,) = plan.plan_study(study, [], plan.Noise(0.3, "given"), 50_000).resolved
     assert one.comparisons == 4 * 5
-    assert found_by_simulation(one.mde, 6, 0.3, 0.05) == pytest.approx(0.8, abs=0.02)
-    assert found_by_simulation(one.mde_holm, 6, 0.3, 0.05 / 20) == pytest.approx(0.8, abs=0.02)
-    assert found_by_simulation(1.0, one.needed, 0.3, 0.05 / 20) >= 0.79
+    assert 0.76 <= found_by_simulation(one.mde, 6, 0.3, 0.05) <= 0.88
+    assert 0.76 <= found_by_simulation(one.mde_holm, 6, 0.3, 0.05 / 20) <= 0.91
+    assert found_by_simulation(1.0, one.needed, 0.3, 0.05 / 20) >= 0.78
 
 
 def test_the_last_step_of_the_published_path_cannot_be_resolved():

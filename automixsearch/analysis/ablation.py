@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from automixsearch.analysis import intervals
+from automixsearch.analysis.arms import LEAST_REPLICATES, Arms
 from automixsearch.analysis.compare import adjusted, margin_of
 from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 MOST_SHAPLEY = 5
 """Factors up to which all orders are looked at."""
-LEAST_REPLICATES, LEAST_FREEDOM = 3, 6
-"""With less than these, the signs of what seeds leave can be drawn in too few ways."""
 WORDS = {Verdict.BETTER: "helps", Verdict.WORSE: "hurts"}
 
 
@@ -124,59 +122,23 @@ class Ablation:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Means of the arms, freed of what seeds and splits do to all of them alike, and their covariance."""
+    """The arms by their names, with what was spent on each."""
 
-    arms: list[str]
-    means: np.ndarray
-    covariance: np.ndarray
-    freedom: int
+    names: list[str]
+    arms: Arms
     counts: dict[str, int]
     device_s: dict[str, float]
-    core: np.ndarray
-    """Weights of the runs in the means of the arms, [arms, N]."""
-    left: np.ndarray
-    """What takes from scores what arms and replicates explain, [N, N]."""
-    residual: np.ndarray
-    place: np.ndarray
-    """The number of the arm of each run, [N]."""
-    replicates: int
 
-    def contrast(self, weights: Mapping[str, float]) -> tuple[float, float]:
-        c = self._of(weights)
-        return float(c @ self.means), sqrt(max(float(c @ self.covariance @ c), 0))
-
-    def _of(self, weights: Mapping[str, float]) -> np.ndarray:
-        return np.array([weights.get(arm, 0.0) for arm in self.arms])
-
-    def bootstrapped(self, weights: Mapping[str, float]) -> tuple[float, np.ndarray] | None:
-        """The standard error of a contrast for arms that scatter unlike, and |t| of it in drawn studies without effect.
-
-        What seeds and splits do to all arms stays as it is; what they leave of each run changes its sign or not, by
-        chance (wild bootstrap). None where there are too few replicates for that.
-
-        Source: Davidson and Flachaire, Journal of Econometrics 146 (2008); the error is HC2, MacKinnon and White,
-            Journal of Econometrics 29 (1985).
-        """
-        if self.replicates < LEAST_REPLICATES or self.freedom < LEAST_FREEDOM:
-            return None
-        w = self._of(weights) @ self.core
-        kept = np.diag(self.left)  # 1 - leverage; nothing is left of a run that is alone in its arm
-        square = np.where(kept > 1e-9, w**2 / np.maximum(kept, 1e-9), 0.0)
-        error = sqrt(float(square @ self.residual**2))
-        rng = np.random.default_rng(len(w))
-        signs = rng.integers(0, 2, size=(intervals.RESAMPLES, len(w))) * 2.0 - 1
-        drawn = signs * (self.residual / np.sqrt(np.maximum(kept, 1e-9)) * (kept > 1e-9))
-        errors = np.sqrt((drawn @ self.left) ** 2 @ square)
-        return error, np.abs(drawn @ w) / np.maximum(errors, 1e-300)
+    def contrast(self, weights: Mapping[str, float]) -> tuple[float, float, float]:
+        """As `Arms.contrast`, of named arms."""
+        return self.arms.contrast(np.array([weights.get(name, 0.0) for name in self.names]))
 
 
 def ablation(study: Study, metric: str | None = None, margin: float | None = None) -> Ablation:
     """The effects of the factors of a study, by the design that it was run with.
 
-    Runs of all arms share seeds and splits, and all effects share one error: what is left of the scores when arm and
-    seed are known. That gives a few seeds many degrees of freedom, and takes for granted that arms scatter alike. The
-    Shapley credit, to which every arm contributes, takes less for granted: its interval is from the bootstrap over
-    replicates.
+    Runs of all arms share seeds and splits. The error of an effect is from what is left of the scores of its arms when
+    arm and seed are known, for each arm by itself (from 3 replicates on), with Welch's degrees of freedom: `Arms`.
 
     Source: two-level factorials, Box, Hunter and Hunter, Statistics for Experimenters, chapters 5 and 6; Shapley,
         Contributions to the Theory of Games II (1953).
@@ -208,8 +170,8 @@ def of_sample(sample: Sample, design: Mapping[str, Any], margin: float) -> Ablat
         }
         judged = _Judge(fit, stratum, sample.sign, margin)
         if name == "curve":
-            if CENTRE in fit.arms:
-                others = [arm for arm in fit.arms if arm != CENTRE]
+            if CENTRE in fit.names:
+                others = [arm for arm in fit.names if arm != CENTRE]
                 effects += [judged(arm, {arm: 1.0, CENTRE: -1.0}, f"{arm} - {CENTRE}") for arm in others]
                 steps = [_step(fit, arm, CENTRE, stratum) for arm in (CENTRE, *others)]
                 path += [replace(steps[0], arm=_centre(frame, design.get("vary") or ())), *steps[1:]]
@@ -226,7 +188,7 @@ def of_sample(sample: Sample, design: Mapping[str, Any], margin: float) -> Ablat
                 interactions += [judged(f"{f}:{g}", weights, aliases=found)] if weights else []
             if full and len(factors) <= MOST_SHAPLEY:
                 weights_of = {f: _shapley(levels, factors, f, needs) for f in factors}
-                shapley += [judged(f, weights, credit=True) for f, weights in weights_of.items() if weights]
+                shapley += [judged(f, weights) for f, weights in weights_of.items() if weights]
             if full:
                 path += _path(fit, levels, list(design.get("order") or factors), stratum)
         else:
@@ -252,43 +214,19 @@ class _Judge:
         self.fit, self.stratum, self.sign, self.margin = fit, stratum, sign, margin
 
     def __call__(
-        self,
-        name: str,
-        weights: Mapping[str, float],
-        against: str = "",
-        aliases: tuple[str, ...] = (),
-        credit: bool = False,
+        self, name: str, weights: Mapping[str, float], against: str = "", aliases: tuple[str, ...] = ()
     ) -> Effect:
         fit = self.fit
-        value, error = fit.contrast(weights)
-        drawn = fit.bootstrapped(weights) if credit else None
-        if drawn is None:
-            estimate, p, alike = _tests(value, error, fit.freedom, self.margin)
-        else:
-            error, t = drawn
-            estimate, p, alike = _drawn_tests(value, error, t, self.margin)
+        value, error, freedom = fit.contrast(weights)
+        estimate, p, alike = _tests(value, error, freedom, self.margin)
         used = [arm for arm, weight in weights.items() if weight]
         runs = sum(fit.counts[arm] for arm in used)
         hours = sum(fit.device_s[arm] for arm in used) / 3600
-        mde = detectable_at(error, fit.freedom) if fit.freedom else nan
+        mde = detectable_at(error, freedom)
         return Effect(name, self.stratum, estimate, p, p, alike, mde, runs, hours, Verdict.UNRESOLVED, against, aliases)
 
 
-def _drawn_tests(value: float, error: float, t: np.ndarray, margin: float) -> tuple[Estimate, float, float]:
-    """As `_tests`, with the sizes of t that were drawn in place of Student's."""
-    if error == 0:
-        return _tests(value, error, 1, margin)
-
-    def beyond(size: float) -> float:
-        return float(1 + (t >= size).sum()) / (len(t) + 1)
-
-    half = float(np.quantile(t, 0.95)) * error
-    inside = (margin - abs(value)) / error
-    alike = beyond(inside) / 2 if inside > 0 else 1 - beyond(-inside) / 2
-    return Estimate(value, value - half, value + half), beyond(abs(value) / error), alike
-
-
-def _tests(value: float, error: float, freedom: int, margin: float) -> tuple[Estimate, float, float]:
+def _tests(value: float, error: float, freedom: float, margin: float) -> tuple[Estimate, float, float]:
     if freedom < 1:
         return Estimate(value, note="no run was repeated: there is no error to compare with"), nan, nan
     half = float(stats.t.ppf(0.975, freedom)) * error
@@ -307,58 +245,38 @@ def _family(effects: Sequence[Effect], sign: int) -> tuple[Effect, ...]:
 
 
 def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
-    """Least squares of y = arm + seed and split; the error from what is left.
+    """The arms, and what has to be said of their errors.
 
     Where nothing was repeated, the error is what interactions of three and more factors leave, in factorials.
     """
-    arms = list(dict.fromkeys(frame["arm"]))
-    blocks = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
-    y = frame["score"].to_numpy(float)
-    place = frame["arm"].map(arms.index).to_numpy()
-    x = np.zeros((len(y), len(arms) + blocks.max() + 1))
-    x[np.arange(len(y)), place] = 1
-    x[np.arange(len(y)), len(arms) + blocks] = 1
-    # Blocks sum to nothing, so the means of the arms are those over all blocks.
-    rows = np.vstack([x, np.concatenate([np.zeros(len(arms)), np.ones(blocks.max() + 1)])])
-    target = np.append(y, 0.0)
-    inverse = np.linalg.pinv(rows)
-    beta = inverse @ target
-    freedom = len(y) - int(np.linalg.matrix_rank(x))
+    names = list(dict.fromkeys(frame["arm"]))
+    block = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
+    place = frame["arm"].map(names.index).to_numpy()
+    arms = Arms.of(place, block, frame["score"].to_numpy(float), _higher_order(frame, factors))
     note = ""
-    residual = float(((y - x @ beta) ** 2).sum())
-    if freedom < 1:
-        residual, freedom = _higher_order(frame, factors)
-        if freedom:
-            note = "no run was repeated: the error is taken from interactions of three and more factors"
-        else:
-            note = "no run was repeated, so nothing can be told from noise; use replicates: 2 or more"
-    core = inverse[: len(arms), : len(y)]
-    covariance = core @ core.T * (residual / freedom if freedom else nan)
+    if not arms.repeated:
+        note = (
+            "no run was repeated: the error is taken from interactions of three and more factors"
+            if arms.freedom
+            else "no run was repeated, so nothing can be told from noise; use replicates: 2 or more"
+        )
+    elif block.max() + 1 < LEAST_REPLICATES:
+        note = f"with fewer than {LEAST_REPLICATES} replicates the arms are taken to scatter alike"
     counts, device = frame["arm"].value_counts().to_dict(), frame.groupby("arm")["device_s"].sum().to_dict()
-    left = np.eye(len(y)) - x @ np.linalg.pinv(x)
-    found = _Fit(
-        arms, beta[: len(arms)], covariance, freedom, counts, device, core, left, left @ y, place, int(blocks.max()) + 1
-    )
-    return found, note
+    return _Fit(names, arms, counts, device), note
 
 
 def _unlike(fit: _Fit) -> str:
-    """A warning, where the runs of one arm scatter more than those of the others; F test, Bonferroni over the arms."""
-    if fit.freedom < LEAST_FREEDOM or fit.replicates < 2:
-        return ""
-    square, kept = fit.residual**2, np.diag(fit.left)
-    for place, arm in enumerate(fit.arms):
-        own = fit.place == place
-        freedom = float(kept[own].sum())
-        rest = fit.freedom - freedom
-        if min(freedom, rest) < 1 or not square[~own].sum() > 0:
+    """What to look at: an arm whose runs scatter more than those of the others; F test, Bonferroni over arms."""
+    arms = fit.arms
+    squares, freedom = arms.own @ arms.residual**2, arms.own @ arms.kept
+    others, rest = squares.sum() - squares, freedom.sum() - freedom
+    for name, *one in zip(fit.names, squares, freedom, others, rest, strict=True):
+        if min(one[1:]) < 1e-9 or min(one[1], one[3]) < 1:
             continue
-        ratio = square[own].sum() / freedom / (square[~own].sum() / rest)
-        if len(fit.arms) * stats.f.sf(ratio, freedom, rest) < 0.01:
-            return (
-                f"runs of {arm} scatter {sqrt(ratio):.1f} times as much as the others: intervals of its effects are "
-                "too narrow and those of other arms too wide (the Shapley credit's nearly hold); look at its runs"
-            )
+        ratio = one[0] / one[1] / (one[2] / one[3])
+        if len(fit.names) * stats.f.sf(ratio, one[1], one[3]) < 0.01:
+            return f"runs of {name} scatter {sqrt(ratio):.1f} times as much as the others; look at them"
     return ""
 
 
@@ -463,7 +381,7 @@ def _centre(frame: Frame, vary: Sequence[str]) -> str:
 
 
 def _step(fit: _Fit, arm: str, before: str | None, stratum: str) -> Step:
-    score = _tests(*fit.contrast({arm: 1.0}), fit.freedom, 0.0)[0]
+    score = _tests(*fit.contrast({arm: 1.0}), 0.0)[0]
     if before in (None, arm):
         return Step(arm, stratum, score, Estimate(nan))
-    return Step(arm, stratum, score, _tests(*fit.contrast({arm: 1.0, before: -1.0}), fit.freedom, 0.0)[0])
+    return Step(arm, stratum, score, _tests(*fit.contrast({arm: 1.0, before: -1.0}), 0.0)[0])

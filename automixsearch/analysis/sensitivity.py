@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from automixsearch.analysis import intervals
+from automixsearch.analysis.arms import Arms
 from automixsearch.analysis.compare import adjusted
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
 from automixsearch.analysis.sample import CENTRE, Column, Frame, Sample, knob_columns, take_sample
@@ -308,7 +309,10 @@ def _within(parts: list[Frame], centre: int | None) -> tuple[Estimate, float, li
     """Highest minus lowest value within seeds and splits, the p-value of the F test that all have one mean, and the
     difference of each from the centre; NaN where the values share too few of these to tell.
 
-    Source: randomised blocks; Box, Hunter and Hunter, Statistics for Experimenters, chapter 4; Tukey's interval.
+    Differences and their errors are those of `Arms`, for values that scatter unlike too; the widest has the interval of
+    Games and Howell. The F test takes for granted that all scatter alike.
+
+    Source: randomised blocks; Box, Hunter and Hunter, Statistics for Experimenters, chapter 4.
     """
     import pandas as pd
 
@@ -318,37 +322,27 @@ def _within(parts: list[Frame], centre: int | None) -> tuple[Estimate, float, li
     blocks = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
     if len(parts) < 2 or 2 * (blocks.max() + 1) > len(frame) or blocks.max() >= MOST_BLOCKS:
         return NONE, nan, gaps
-    y, x = frame["score"].to_numpy(float), np.zeros((len(frame), blocks.max() + len(parts)))
-    x[np.arange(len(y)), blocks] = 1
-    for value in range(1, len(parts)):  # the first is what the others differ from
-        x[values == value, blocks.max() + value] = 1
-    freedom = len(y) - int(np.linalg.matrix_rank(x))
-    if freedom < 1 or np.linalg.matrix_rank(x) < x.shape[1]:
+    y = frame["score"].to_numpy(float)
+    arms = Arms.of(values, blocks, y)
+    many, left = len(parts) - 1, float(arms.residual @ arms.residual)
+    alone = y - np.bincount(blocks, y)[blocks] / np.bincount(blocks)[blocks]
+    # All arms and blocks hang together where nothing more is spent than on them.
+    if not arms.repeated or arms.freedom > len(y) - blocks.max() - 1 - many or left <= 1e-12 * max(1.0, float(y @ y)):
         return NONE, nan, gaps
-    inverse = np.linalg.pinv(x)
-    beta = inverse @ y
-    left, alone = float(((y - x @ beta) ** 2).sum()), x[:, : blocks.max() + 1]
-    explained = float(((y - alone @ np.linalg.lstsq(alone, y, rcond=None)[0]) ** 2).sum()) - left
-    if left <= 1e-12 * max(1.0, float((y**2).sum())):
-        return NONE, nan, gaps
-    many = len(parts) - 1
-    p = float(stats.f.sf(explained / many / (left / freedom), many, freedom))
+    p = float(stats.f.sf((alone @ alone - left) / many / (left / arms.freedom), many, arms.freedom))
 
-    def difference(value: int, other: int) -> tuple[float, float]:
-        c = np.zeros(x.shape[1])
-        for place, sign in ((value, 1.0), (other, -1.0)):
-            if place:
-                c[blocks.max() + place] += sign
-        return float(c @ beta), float(np.linalg.norm(c @ inverse)) * sqrt(left / freedom)
+    def difference(value: int, other: int) -> tuple[float, float, float]:
+        c = np.zeros(len(parts))
+        c[value], c[other] = 1, -1
+        return arms.contrast(c)
 
     if centre is not None:
-        half = float(stats.t.ppf(0.975, freedom))
         for value in range(len(parts)):
             if value != centre:
-                gap, error = difference(value, centre)
-                gaps[value] = Estimate(gap, gap - half * error, gap + half * error)
-    means = [0.0, *beta[blocks.max() + 1 :]]
-    gap, error = difference(int(np.argmax(means)), int(np.argmin(means)))
+                gap, error, freedom = difference(value, centre)
+                half = float(stats.t.ppf(0.975, freedom)) * error
+                gaps[value] = Estimate(gap, gap - half, gap + half)
+    gap, error, freedom = difference(int(np.argmax(arms.means)), int(np.argmin(arms.means)))
     return _widest(gap, error / sqrt(2), len(parts), freedom), p, gaps
 
 

@@ -86,6 +86,7 @@ def least_noise(data: Data, metric: str, images: int | None, error: float | None
 
 def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
     """What each comparison of a study can resolve with such noise."""
+    from automixsearch.analysis.arms import expected_freedom
     from automixsearch.analysis.power import detectable_at
 
     replicates, strata = study.replicates, len(design.strata)
@@ -117,17 +118,17 @@ def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
             error = noise.sd * math.sqrt(2 / replicates)
             if design.name == "grid":
                 return [found("a cell against another", count, replicates, error, 2 * (replicates - 1))]
-            # All values of a method share one error, that within seeds and splits.
-            return [found("a value against the centre", count, replicates, error, (most - 1) * (replicates - 1))]
-    freedom = (most - 1) * (replicates - 1)
+            freedom = expected_freedom(replicates, most, 2)
+            return [found("a value against the centre", count, replicates, error, freedom)]
     count = strata * len(study.factors)
     if design.name != "factorial":
         error = noise.sd * math.sqrt(2 / replicates)
-        return [found("a part on against off", count, replicates, error, freedom)]
+        return [found("a part on against off", count, replicates, error, expected_freedom(replicates, most, 2))]
     rows = next(iter(arms.values())).values()
     there = [frozenset(name for name, on in levels.items() if on) for levels in rows]
     pairs = [sum(own | {factor} in there for own in there if factor not in own) for factor in study.factors]
     worst = (len(there) / 2 if design.aliases else min(pairs)) * replicates
+    freedom = expected_freedom(replicates, most, 2 * worst / replicates)
     if freedom < 1:  # then the error is what interactions of three and more factors leave
         freedom = len(there) - 1 - len(study.factors) - len(study.factors) * (len(study.factors) - 1) // 2
     return [found("a part on against off", count, worst, noise.sd * math.sqrt(2 / worst), freedom)]

@@ -1,33 +1,38 @@
 """Whether the intervals hold what they promise: studies are simulated from known truths, and the truth is looked for.
 
-    python tests/analysis/simulate.py [--repeats 2000] [--out FILE]     (`make simulations`)
+    python tests/analysis/simulate.py [TABLE ...] [--repeats 2000] [--out FILE]     (`make simulations`)
 
-writes the tables of automixsearch/analysis/README.md. Each simulated study of configs is the default one: 64 configs
-with one run each, a replicate block of 12 configs with 2 further seeds, and 5 fresh runs of the best 3. Searches,
-ablations and fidelity: see `GATES`, `ABLATIONS`, `rank_coverage`.
+writes the tables, or those that are named, into automixsearch/analysis/README.md, several at the same time. Each
+simulated study of configs is the default one: 64 configs with one run each, a replicate block of 12 configs with 2
+further seeds, and 5 fresh runs of the best 3. Searches, ablations and fidelity: see `GATES`, `ABLATIONS`,
+`rank_coverage`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from automixsearch.analysis import gate, importance, intervals
-from automixsearch.analysis.ablation import of_sample
+from automixsearch.analysis.ablation import Ablation, of_sample
+from automixsearch.analysis.arms import expected_freedom
 from automixsearch.analysis.compare import adjusted, difference_p, paired_difference
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.fidelity import rank_correlation
-from automixsearch.analysis.power import detectable
+from automixsearch.analysis.power import detectable, detectable_at
 from automixsearch.analysis.sample import Sample
 from automixsearch.analysis.verdict import judge
 
@@ -200,42 +205,70 @@ NOISES: dict[str, Callable[[np.random.Generator, int, int], Array]] = {
     "heavy-tailed": lambda g, seeds, arms: g.standard_t(3, (seeds, arms)) / 3**0.5,
     "arms 1 to 4 times": lambda g, seeds, arms: np.linspace(0.5, 2, arms) * g.standard_normal((seeds, arms)),
     "one arm 5 times": lambda g, seeds, arms: np.where(np.arange(arms) == 0, 5, 1) * g.standard_normal((seeds, arms)),
+    "one arm a fifth": lambda g, seeds, arms: np.where(np.arange(arms) == 0, 0.2, 1) * g.standard_normal((seeds, arms)),
+    "lognormal, heavy-tailed": lambda g, seeds, arms: (
+        np.exp(0.4 * g.standard_normal(arms)) * g.standard_t(5, (seeds, arms)) * 0.6**0.5
+    ),
 }
-"""What a run scatters by beside what its seed does to all arms, in units of SIGMA."""
+"""What a run scatters by beside what its seed does to all arms, in units of SIGMA. Arm 0 is the one with all parts of
+one_out, without any of the others; the last draws how far each arm scatters for every study."""
 ABLATIONS = {
-    "one_out": (4, 3, "effects"),
-    "factorial 2^3 x 3": (3, 3, "effects"),
-    "its interactions": (3, 3, "interactions"),
-    "its Shapley credit": (3, 3, "shapley"),
-    "Shapley credit, 2^2 x 5": (2, 5, "shapley"),
-    "Shapley credit, 2^4 x 3": (4, 3, "shapley"),
+    "one_out, 5 arms x 3": ("one_out", 4, 3),
+    "one_out, 5 arms x 5": ("one_out", 4, 5),
+    "one_out, 3 arms x 3": ("one_out", 2, 3),
+    "path, 5 arms x 3": ("path", 4, 3),
+    "factorial 2^2 x 5": ("factorial", 2, 5),
+    "factorial 2^3 x 3": ("factorial", 3, 3),
+    "factorial 2^4 x 3": ("factorial", 4, 3),
 }
-"""Factors, replicates, and what is looked at."""
+"""Design, factors and replicates."""
 
 
-def ablation_misses(design: str, noise: str, g: np.random.Generator) -> list[bool]:
-    """One ablation: of each of its effects whether the interval leaves out the true one."""
+def ablated(design: str, noise: str, g: np.random.Generator, worth: Callable[[frozenset[str]], float]) -> Ablation:
+    """One ablation of parts f0, f1, ..., of which a set is worth what is said."""
     import pandas as pd
 
-    count, seeds, kind = ABLATIONS[design]
+    name, count, seeds = ABLATIONS[design]
     factors = [f"f{i}" for i in range(count)]
     sets = [frozenset(part) for size in range(count + 1) for part in combinations(factors, size)]
-    about: dict[str, object] = {"name": "factorial", "factors": {name: {} for name in factors}}
-    if design == "one_out":
+    about: dict[str, object] = {"name": name, "factors": {name: {} for name in factors}}
+    if name == "one_out":
         sets = [frozenset(factors), *(frozenset(factors) - {name} for name in factors)]
-        about |= {"name": "one_out", "against": {str(i): "0" for i in range(1, len(sets))}}
-    truth = {own: 0.5 * ("f0" in own) + 0.3 * (own >= {"f0", "f1"}) for own in sets}
-    scores = np.array([truth[own] for own in sets]) + g.standard_normal((seeds, 1))
+        about["against"] = {str(i): "0" for i in range(1, len(sets))}
+    if name == "path":
+        sets = [frozenset(factors[:i]) for i in range(count + 1)]
+        about["against"] = {str(i): str(i - 1) for i in range(1, len(sets))}
+    scores = np.array([worth(own) for own in sets]) + g.standard_normal((seeds, 1))
     scores = scores + SIGMA * NOISES[noise](g, seeds, len(sets))
     rows = [
         {"arm": str(i), "levels": {name: name in own for name in factors}, "stratum": "m", "seed": seed,
          "split_seed": 0, "score": scores[seed, i], "device_s": 1.0}
         for seed in range(seeds) for i, own in enumerate(sets)
     ]  # fmt: skip
-    found = getattr(of_sample(Sample("s", pd.DataFrame(rows), "val_top1", 1, {}), about, 0.3), kind)
-    exact = {"f0": 0.5 + 0.3 * (1 if design == "one_out" else 0.5), "f1": 0.3 * (1 if design == "one_out" else 0.5)}
-    wanted = [exact.get(one.name, 0.15 if one.name == "f0:f1" else 0.0) for one in found]
-    return [not one.effect.low <= true <= one.effect.high for one, true in zip(found, wanted, strict=True)]
+    return of_sample(Sample("s", pd.DataFrame(rows), "val_top1", 1, {}), about, 0.3)
+
+
+def ablation_misses(design: str, noise: str, g: np.random.Generator) -> dict[str, list[bool]]:
+    """One ablation: of each of its effects, interactions and credits whether the interval leaves out the true one."""
+    found = ablated(design, noise, g, lambda own: 0.5 * ("f0" in own) + 0.3 * (own >= {"f0", "f1"}))
+    # What f0 and f1 add together is all of it to the last of them, and half of it on average.
+    half = 0.5 if found.design == "factorial" else 1.0 if found.design == "one_out" else 0.0
+    exact = {"f0": 0.5 + 0.3 * half, "f1": 0.3 * (half or 1.0), "f0:f1": 0.15}
+    kinds = {"effects": found.effects, "interactions": found.interactions, "Shapley credit": found.shapley}
+    return {
+        kind: [not one.effect.low <= exact.get(one.name, 0.0) <= one.effect.high for one in effects]
+        for kind, effects in kinds.items() if effects
+    }  # fmt: skip
+
+
+def parts_found(design: str, noise: str, effect: float, repeats: int, seed: int = 0) -> tuple[float, float]:
+    """How often f0 is found to be worth something, alone, and any other part after Holm; f0 is worth `effect`."""
+    g, right, wrong = np.random.default_rng([seed, 6]), 0, 0
+    for _ in range(repeats):
+        first, *others = ablated(design, noise, g, lambda own: effect * ("f0" in own)).effects
+        right += first.p < 0.05 and first.effect.value > 0
+        wrong += any(one.word in ("helps", "hurts") for one in ([] if effect else [first]) + others)
+    return right / repeats, wrong / repeats
 
 
 # Fidelity -----------------------------------------------------------------------------------------------------
@@ -386,13 +419,15 @@ def ablation_table(repeats: int) -> str:
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         for design in ABLATIONS:
-            cells = []
+            cells: dict[str, list[str]] = {}
             for noise in NOISES:
                 g = np.random.default_rng([4, len(design)])
-                missed = np.mean([ablation_misses(design, noise, g) for _ in range(repeats)], axis=0)
-                ends = cell(1 - float(missed.max())), cell(1 - float(missed.min()))
-                cells.append(ends[0] if len(missed) == 1 else " to ".join(ends))
-            yield design, cells
+                missed = [ablation_misses(design, noise, g) for _ in range(repeats)]
+                for kind in missed[0]:
+                    share = np.mean([one[kind] for one in missed], axis=0)
+                    ends = cell(1 - float(share.max())), cell(1 - float(share.min()))
+                    cells.setdefault(kind, []).append(ends[0] if len(share) == 1 else " to ".join(ends))
+            yield from ((f"{design}, {kind}" if len(cells) > 1 else design, row) for kind, row in cells.items())
 
     return _table("runs scatter", list(NOISES), rows())
 
@@ -417,7 +452,8 @@ def test_table(repeats: int) -> str:
         print(lines[-1], file=sys.stderr, flush=True)
 
     for a, b in (("normal", "normal"), ("left-skewed", "left-skewed"), ("heavy-tailed", "heavy-tailed"),
-                 ("normal", "right-skewed"), ("bimodal", "heavy-tailed")):  # fmt: skip
+                 ("normal", "right-skewed"), ("bimodal", "heavy-tailed"), ("heavy-tailed", "normal"),
+                 ("normal", "heavy-tailed"), ("outliers", "normal"), ("right-skewed", "left-skewed")):  # fmt: skip
         wrong = called_less_sensitive(a, b, 1.0, repeats)
         add(f"A {a}, B {b}, equal S_hp", "A less sensitive than B", "at most 5 %", wrong)
     add(
@@ -437,6 +473,15 @@ def test_table(repeats: int) -> str:
         add(f"{methods} equal methods, {n} pairs", "the first two equivalent within 0.3", "-", alike)
     edge = verdicts(0.3, 64, 2, repeats)
     add("A better by just the margin 0.3, 64 pairs", "equivalent", "at most 5 %", edge.get("equivalent", 0))
+    part = max(20, repeats // 4)
+    for design, arms, used, runs in (("one_out, 5 arms x 3", 5, 2, 3), ("factorial 2^3 x 3", 8, 8, 12)):
+        seeds = ABLATIONS[design][2]
+        effect = detectable_at(SIGMA * (2 / runs) ** 0.5, expected_freedom(seeds, arms, used))
+        found = parts_found(design, "normal", effect, part)[0]
+        add(f"{design}, one part worth the detectable {effect:.2f} ({part} studies)", "it helps", "80 %", found)
+        for noise in NOISES:
+            wrong = parts_found(design, noise, 0.0, part)[1]
+            add(f"{design}, no part worth anything, {noise}", "any helps or hurts", "at most 5 %", wrong)
     few = max(20, repeats // 20)
     planted = f"5 knobs of no effect, 64 configs ({few} studies)"
     add(planted, "any above chance", "at most 5 %", knobs_above_chance(0.0, few)[1])
@@ -446,38 +491,56 @@ def test_table(repeats: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Simulate, and write the tables."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--repeats", type=int, default=2000, help="studies of each shape (2000)")
-    ask.add_argument("--out", type=Path, default=README, help="file with the marks <!-- simulations -->")
-    args = ask.parse_args()
+TABLES: dict[str, tuple[Callable[[int], str], int]] = {
+    "scorecard": (coverage_table, 1),
+    "gate": (gate_table, 2),
+    "ablation": (ablation_table, 4),
+    "rank": (rank_table, 1),
+    "verdict": (test_table, 1),
+}
+"""Each table, and the part of the repeats that it takes; in the README between marks of its name."""
+
+
+def drawn(name: str, repeats: int) -> tuple[str, str, float]:
+    """A table, its name, and the minutes of one core that it took."""
+    table, part = TABLES[name]
     start = time.process_time()
-    half, few = max(20, args.repeats // 2), max(20, args.repeats // 5)
-    parts = [
-        coverage_table(args.repeats),
-        f"Gain over TrivialMix, by shape and by what was repeated ({half:,} searches each):",
-        gate_table(half),
-        "Effects of an ablation, the lowest and the highest coverage among those of a study, by how its runs scatter "
-        f"({few:,} studies each; 5 arms x 3 seeds where one part is left out):",
-        ablation_table(few),
-        f"Rank correlation of a rung with the full schedule ({args.repeats:,} sets of anchors each):",
-        rank_table(args.repeats),
-        "Verdicts:",
-        test_table(args.repeats),
-    ]
-    command = f"python tests/analysis/simulate.py --repeats {args.repeats}"
-    error = [100 * (0.95 * 0.05 / count) ** 0.5 for count in (args.repeats, half, few)]
-    head = (
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {(time.process_time() - start) / 60:.0f} CPU minutes of one core. "
-        f"A coverage of 95 % has a standard error of {error[0]:.1f} points from {args.repeats:,} studies, of "
-        f"{error[1]:.1f} from {half:,}, of {error[2]:.1f} from {few:,}."
+    text = table(max(20, repeats // part))
+    return name, text, (time.process_time() - start) / 60
+
+
+def write(file: Path, name: str, made: str) -> None:
+    """Put a table between its marks."""
+    text = file.read_text(encoding="utf-8")
+    before, first, rest = text.partition(f"<!-- {name} -->\n")
+    _, last, after = rest.partition(f"<!-- /{name} -->")
+    if not first or not last:
+        raise SystemExit(f"{file}: no marks <!-- {name} --> and <!-- /{name} --> to write the table between")
+    file.write_text(f"{before}{first}{made}\n{last}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Simulate, and write each table as soon as it is made; one that was not reached is drawn by its name."""
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("tables", nargs="*", help=f"{', '.join(TABLES)} (all)")
+    ask.add_argument("--repeats", type=int, default=2000, help="studies of each shape (2000)")
+    ask.add_argument(
+        "--processes", type=int, default=os.cpu_count(), help="tables at the same time (one for each core)"
     )
-    text = args.out.read_text(encoding="utf-8")
-    before, _, rest = text.partition("<!-- simulations -->\n")
-    after = rest.partition("<!-- /simulations -->")[2]
-    made = "\n\n".join([head, *parts])
-    args.out.write_text(f"{before}<!-- simulations -->\n{made}\n<!-- /simulations -->{after}")
+    ask.add_argument("--out", type=Path, default=README, help="file with marks <!-- TABLE --> and <!-- /TABLE -->")
+    args = ask.parse_args()
+    names = args.tables or list(TABLES)
+    if wrong := set(names) - set(TABLES):
+        ask.error(f"no table {', '.join(sorted(wrong))}; there are {', '.join(TABLES)}")
+    with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(drawn, name, args.repeats) for name in names]):
+            name, text, minutes = done.result()
+            count = max(20, args.repeats // TABLES[name][1])
+            said = f"{count:,} studies where nothing else is said, {datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes"
+            error = f"a coverage of 95 % has a standard error of {100 * (0.95 * 0.05 / count) ** 0.5:.1f} points."
+            write(
+                args.out, name, f"`simulate.py {name} --repeats {args.repeats}`: {said} of one core; {error}\n\n{text}"
+            )
 
 
 if __name__ == "__main__":

@@ -87,12 +87,14 @@ def test_the_gain_of_a_chosen_winner_is_not_overstated() -> None:
         assert np.mean(above) <= 0.08, shape
 
 
-def test_shapley_credit_holds_where_one_arm_scatters_more() -> None:
+def test_effects_of_an_ablation_hold_where_one_arm_scatters_more() -> None:
     g = np.random.default_rng(0)
-    credit = np.mean([simulate.ablation_misses("its Shapley credit", "one arm 5 times", g) for _ in range(40)])
-    alike = np.mean([simulate.ablation_misses("factorial 2^3 x 3", "normal", g) for _ in range(40)])
-    assert credit <= 0.15
-    assert 0.01 <= alike <= 0.11
+    for noise, most in (("normal", 0.09), ("one arm 5 times", 0.11)):
+        for design in ("one_out, 5 arms x 3", "factorial 2^3 x 3"):
+            missed = [simulate.ablation_misses(design, noise, g) for _ in range(60)]
+            for kind in missed[0]:
+                share = np.mean([one[kind] for one in missed])
+                assert 0.005 <= share <= most, (design, noise, kind)
 
 
 def test_rank_correlations_of_a_few_anchors_are_no_more_certain_than_they_can_be() -> None:
@@ -131,11 +133,12 @@ def test_the_gain_over_trivialmix_is_covered(how) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("design", list(simulate.ABLATIONS))
 def test_effects_of_ablations_are_covered(design) -> None:
-    alike = ("normal", "left-skewed", "heavy-tailed")
-    for noise in simulate.NOISES if "Shapley" in design else alike:
+    for noise in simulate.NOISES:
         g = np.random.default_rng(1)
-        missed = np.mean([simulate.ablation_misses(design, noise, g) for _ in range(300)], axis=0)
-        assert (missed <= (0.09 if noise in alike else 0.15)).all(), f"{noise}: {missed}"
+        missed = [simulate.ablation_misses(design, noise, g) for _ in range(300)]
+        for kind in missed[0]:
+            share = np.mean([one[kind] for one in missed], axis=0)
+            assert (share <= 0.11).all(), f"{noise}, {kind}: {share}"
 
 
 @pytest.mark.slow
