@@ -52,7 +52,7 @@ def test_a_pickle_is_no_weights(tmp_path, evil):
     from automixsearch.models.weights import _read
 
     (tmp_path / "weights.pt").write_bytes(evil)
-    with pytest.raises(SpecError, match=r"weights\.pt: holds no state_dict"):
+    with pytest.raises(SpecError, match=r"weights\.pt: cannot be read"):
         _read(str(tmp_path / "weights.pt"))
 
 
