@@ -4,19 +4,18 @@ A run is numbered once and for all, and its seeds follow from the study's seed a
 can be interrupted anywhere and goes on as what it was. Runs of different arms and methods share their seeds and
 validation splits: differences between arms are taken within pairs.
 
-Sources: scrambled Sobol points, Owen 1998 (scipy.stats.qmc); two-level fractions, Box, Hunter & Hunter, Statistics for
-Experimenters, ch. 6. The generators of fractions are searched here: those of pyDOE 1.6 and pyDOE3 1.6 for resolution V
-have resolution IV for 7 and 8 factors.
+Source: scrambled Sobol points, Owen 1998 (scipy.stats.qmc); two-level fractions: `factorials`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import SpecError
+from automixsearch.factorials import aliases, fraction
 from automixsearch.knobs import published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
@@ -163,7 +162,7 @@ def enumerate_runs(study: StudyFile) -> Design:
         methods=tuple(dict.fromkeys(str(base["method"]) for base in strata)),
         strata=tuple(dict.fromkeys(names)),
         against=_against(study),
-        aliases=_aliases(study),
+        aliases=aliases(list(study.factors), study.design.resolution) if study.design.name == "factorial" else {},
     )
 
 
@@ -405,8 +404,8 @@ def _combinations(study: StudyFile) -> dict[str, frozenset[str]]:
             steps = [frozenset(study.order[:count]) for count in range(len(factors) + 1)]
             return dict(zip(["base", *(f"+{name}" for name in study.order)], steps, strict=True))
         case _:
-            fraction = _fraction(len(factors), study.design.resolution)
-            chosen = [frozenset(n for n, on in zip(factors, row, strict=True) if on) for row in fraction]
+            rows = fraction(len(factors), study.design.resolution)
+            chosen = [frozenset(n for n, on in zip(factors, row, strict=True) if on) for row in rows]
             kept = [on for on in chosen if all(needs[name] <= on for name in on)]
             return {_named(on, factors): on for on in kept}
 
@@ -441,89 +440,6 @@ def _against(study: StudyFile) -> dict[str, str]:
             return dict(zip(arms[1:], arms[:-1], strict=True))
         case _:
             return {}
-
-
-# Fractions of factorials -----------------------------------------------------------------------------------------
-
-
-def _fraction(factors: int, resolution: str | int) -> list[tuple[bool, ...]]:
-    """Rows of a two-level factorial: all, or the smallest fraction of at least a resolution."""
-    generators = [] if resolution == "full" else find_generators(factors, int(resolution))
-    own = factors - len(generators)
-    rows = []
-    for base in product((False, True), repeat=own):
-        # With -1 and +1 a generated column is the product of those of its word.
-        made = [sum(not base[place] for place in range(own) if word >> place & 1) % 2 == 0 for word in generators]
-        rows.append((*base, *made))
-    return rows
-
-
-def find_generators(factors: int, resolution: int) -> list[int]:
-    """Generators of the smallest 2^(k-p) design of at least a resolution, with few short words.
-
-    The last p factors are each the product of a set of the first k - p, given as bits. The least aliased choice of all
-    is taken (minimum aberration, Fries & Hunter 1980): the fewest words of length 4, then of 5, ...
-
-    Args:
-        factors: k, 1 to 10. resolution: 4 or 5.
-    """
-    for own in range(1, factors):
-        extra = factors - own
-        words = [word for word in range(1, 1 << own) if word.bit_count() >= resolution - 1]
-        best: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-        for chosen in _searched(words, extra):
-            lengths = [word.bit_count() for word in defining_relation(list(chosen), own)]
-            if min(lengths) >= resolution:
-                found = (tuple(lengths.count(length) for length in range(resolution, factors + 1)), chosen)
-                best = min(best, found) if best else found
-        if best is not None:
-            return list(best[1])
-    return []
-
-
-MOST_TRIED = 20_000
-"""Choices of generators that are compared; for up to 8 factors that is all of them."""
-
-
-def _searched(words: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
-    # Long words first: where not all can be tried, the good ones have been.
-    ordered = sorted(words, key=lambda word: (-word.bit_count(), word))
-    for number, chosen in enumerate(combinations(ordered, count)):
-        if number == MOST_TRIED:
-            return
-        yield chosen
-
-
-def defining_relation(generators: Sequence[int], own: int) -> list[int]:
-    """All words of a fraction, as bits over its factors: products of columns that are constant."""
-    words = [word | 1 << (own + place) for place, word in enumerate(generators)]
-    found = []
-    for count in range(1, len(words) + 1):
-        for chosen in combinations(words, count):
-            product_of = 0
-            for word in chosen:
-                product_of ^= word
-            found.append(product_of)
-    return found
-
-
-def _aliases(study: StudyFile) -> dict[str, list[str]]:
-    """For each main effect and two-way interaction, what it cannot be told from, up to two factors."""
-    if study.design.name != "factorial" or study.design.resolution == "full":
-        return {}
-    factors = list(study.factors)
-    generators = find_generators(len(factors), study.design.resolution)
-    relation = defining_relation(generators, len(factors) - len(generators))
-    effects = [1 << place for place in range(len(factors))]
-    effects += [one | other for one, other in combinations(effects, 2)]
-    known = set(effects)
-
-    def name(effect: int) -> str:
-        return ":".join(factor for place, factor in enumerate(factors) if effect >> place & 1)
-
-    return {
-        name(effect): sorted(name(effect ^ word) for word in relation if effect ^ word in known) for effect in effects
-    }
 
 
 # Replicates and winners ------------------------------------------------------------------------------------------

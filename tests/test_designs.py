@@ -8,8 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from automixsearch.designs import enumerate_runs, find_generators, space_of, winners
+from automixsearch.designs import enumerate_runs, space_of, winners
 from automixsearch.errors import SpecError
+from automixsearch.factorials import defining_relation, find_generators
 from automixsearch.reading import load_space, read_yaml
 from automixsearch.spec import TrialConfig
 from automixsearch.studyfile import StudyFile, load_study_file, parse_study_file
@@ -254,8 +255,6 @@ def test_the_alias_table_names_what_cannot_be_told_apart():
 
 def test_generators_are_the_least_aliased_of_all():
     # Box, Hunter & Hunter, table 6.22: 2^(7-2) of resolution IV has one word of length 4, not more.
-    from automixsearch.designs import defining_relation
-
     lengths = sorted(word.bit_count() for word in defining_relation(find_generators(8, 4), 4))
     assert lengths.count(4) == 14
     assert len(lengths) == 15

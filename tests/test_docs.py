@@ -74,6 +74,7 @@ LAYERS = {
     "automixsearch.reading": (),
     "automixsearch.studyfile": (),
     "automixsearch.designs": (),
+    "automixsearch.factorials": (),
     "automixsearch.plan": (),
     "automixsearch.jobs": (),
     "automixsearch.space": (),
