@@ -131,6 +131,13 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
             found[name] = _dimension(name, entry, knobs[key], key)
     for key in knobs:
         if key not in found and key not in used:
+            beside = [name for name in found if name.rpartition(".")[2] == key]
+            if beside:
+                are = "are" if beside[1:] else "is"
+                raise SpecError(
+                    f"{key} changes nothing beside {', '.join(beside)}, which {are} set by full name; set that, or "
+                    "drop one of them"
+                )
             _refuse(key, known, chosen)
     found["epochs"] = Dimension("epochs", known["epochs"], (known["epochs"].knob.check(epochs, "budget.epochs"),))
     _check_conditions(found)

@@ -83,6 +83,12 @@ def test_published_settings_are_the_searched_part_and_say_what_does_not_fit():
         check_point(SPACE, point, "published")
 
 
+def test_a_short_name_that_changes_nothing_beside_full_ones_is_refused():
+    knobs = {"method": ["mixup", "cutmix"], "alpha": 0.5, "mixup.alpha": 1.0, "cutmix.alpha": 1.0}
+    with pytest.raises(SpecError, match=r"alpha changes nothing beside mixup\.alpha, cutmix\.alpha, which are"):
+        parse_space(CONTENT | {"knobs": knobs}, "test")
+
+
 def test_what_was_published_for_a_backbone_wins_over_what_was_for_its_data():
     def points(backbone):
         knobs = {"method": ["automix", "mixup"], "backbone": backbone, "ema_hold": [0.1, 0.25], "loss": "decoupled",

@@ -263,7 +263,7 @@ def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
     elif block.max() + 1 < LEAST_REPLICATES:
         note = f"with fewer than {LEAST_REPLICATES} replicates the arms are taken to scatter alike"
     counts, device = frame["arm"].value_counts().to_dict(), frame.groupby("arm")["device_s"].sum().to_dict()
-    return _Fit(names, arms, counts, device), note
+    return _Fit(names, arms, counts, device), note if len(names) > 1 else ""  # one arm is compared with nothing
 
 
 def _unlike(fit: _Fit) -> str:

@@ -67,7 +67,7 @@ def section(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section:
         ]
         axis = charts.Axis(unit(metric), low=reach[0], high=reach[1])
         svg = charts.lines(f"Learning curves of {method}", charts.Axis("epoch", whole=True), axis, drawn)
-        faint = f"; faint: {len(others)} others" if others else ""
+        faint = f"; faint: {len(others)} other{'s' * (len(others) > 1)}" if others else ""
         figures.append(
             Figure(f"learning-{file_name(method)}", method, svg, f"{first['trial_id']}: {policy_of(first)}{faint}")
         )
