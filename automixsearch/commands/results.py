@@ -49,6 +49,8 @@ def best_command(args: argparse.Namespace) -> int:
             out.print(said, highlight=False)
         if args.export:
             print(f"{rows[0]['trial_id']} written to {args.export}; train it: automixsearch train {args.export}")
+        if args.weights:
+            print(f"weights of {rows[0]['trial_id']} written to {args.weights}")
     return 0
 
 

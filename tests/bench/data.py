@@ -2,8 +2,8 @@
 
 COMMAND   python tests/bench/data.py [--images 1000] [--size 224] [--workers 2]
 HARDWARE  any; two CPU cores suffice, about two minutes and 0.3 GB of disk
-EXPECTED  an epoch from the cache in a third of the time of torchvision's loader (what is left is the conversion to
-          floats), a streamed one in half of it (bytes come from the processes, not floats)
+EXPECTED  an epoch from the cache in 0.4 of the time of torchvision's loader (what is left is the conversion to floats),
+          a streamed one in 0.9 of it (it decodes as torchvision does, but bytes come from the processes, not floats)
 
 Each line is a fresh process; importing is left out. The images are 500 x 375 pixels, smooth noise, in 10 classes. An
 epoch is every image once in random order, in batches of 100, as float32 [B, 3, H, W]: the centre square, resized. All

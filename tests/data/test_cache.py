@@ -409,6 +409,15 @@ def test_a_disk_that_fills_up_meanwhile_is_refused_as_well(tmp_path: Path, monke
         load(tree(tmp_path / "set").model_copy(update={"pipeline": "cache"}))
 
 
+def test_a_disk_that_fails_is_not_taken_for_a_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", broken)
+    with pytest.raises(DataError, match="the cache cannot be written: Input/output error; set AUTOMIXSEARCH_CACHE"):
+        load(tree(tmp_path / "set"))
+
+
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, place: Path) -> None:
     place.write_text("a file")
     with pytest.raises(DataError, match=r"cache: the cache cannot be written: File exists; set AUTOMIXSEARCH_CACHE to"):

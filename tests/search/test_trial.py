@@ -190,6 +190,7 @@ def test_a_trial_leaves_its_weights_which_are_those_of_its_network(trial, tmp_pa
     store.put("study.json", b'{"objective": ["val_top1"], "total_trials": 1}')
     file = tmp_path / "best.pt"
     assert main(["best", "s", "--results", str(tmp_path), "--weights", str(file)]) == 0
+    assert f"weights of t00000 written to {file}" in capsys.readouterr().out
     state = torch.load(file, weights_only=True)
     network = TrainingRun(task.config, load(task.config.data), "cpu").network
     network.load_state_dict(state)
