@@ -18,6 +18,7 @@ from automixsearch.cli import main
 from automixsearch.data import load
 from automixsearch.errors import SpecError
 from automixsearch.reading import parse_space, read_yaml
+from automixsearch.results.files import open_files
 from automixsearch.search.promotion import Promotion
 from automixsearch.search.scheduler import PerMethodASHA
 from automixsearch.spec import Data, SearchSpace, TrialConfig
@@ -199,7 +200,7 @@ def test_a_ledger_gives_times_and_the_noise_of_seeds(tmp_path):
     assert odd == ["study known has no run of mixup: its time is left out"]
 
 
-def test_the_command_says_all_of_it(tmp_path, capsys):
+def test_the_command_says_all_of_it(tmp_path, s3, capsys):
     rows = [{"knobs": {"method": m}, "score": 70.0 + s, "seed": s} for m in ("vanilla", "mixup") for s in (0, 1)]
     write_study(tmp_path, "known", rows)
     file = tmp_path / "study.yaml"
@@ -216,6 +217,10 @@ def test_the_command_says_all_of_it(tmp_path, capsys):
     assert "6 runs (6 study), 60 epochs" in out
     assert "device-hours" in out
     assert "warning: replicates = 1" in out
+    for path in filter(Path.is_file, (tmp_path / "known").rglob("*")):
+        open_files(s3).replace(str(path.relative_to(tmp_path)), path.read_bytes())
+    assert main([*words[:4], "--results", s3, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["noise"] == made["noise"]
     assert main(["plan", "cifar100_resnet18", "data.path=/nowhere", "data.download=false", "--sd", "0.3"]) == 0
     out = capsys.readouterr().out
     assert "no times: " in out

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from automixsearch.analysis.estimate import Estimate
     from automixsearch.data.base import ImageSet
     from automixsearch.plan import Plan
+    from automixsearch.results.study import Study
     from automixsearch.spec import SearchSpace
     from automixsearch.studyfile import StudyFile
 
@@ -74,8 +75,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     metric = what.objective[0] if isinstance(what, SearchSpace) else what.metric
     noise, said = None, []
     if args.ledger:
-        place = args.ledger if "/" in args.ledger else f"{args.results}/{args.ledger}"
-        args.study_opened = ledger = open_study(place)
+        args.study_opened = ledger = open_study(args.ledger, args.results)
         costs, said = plan.costs_of(ledger, settings, what.budget.epochs, what.data)
         noise = plan.noise_of(ledger, metric)
         images = plan.train_images(what.data, None) or plan.images_of(ledger, what.data)
@@ -187,9 +187,8 @@ def _time(seconds: float) -> str:
 def ablate_report_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.ablation import ablation
     from automixsearch.errors import StudyError
-    from automixsearch.results.study import open_study
 
-    args.study_opened = study = open_study(_place(args))
+    args.study_opened = study = _named(args)
     design = study.info.get("design") or {}
     if design.get("vary") and design["name"] != "curve":
         knob = str(design["vary"][0]).rpartition(".")[2]
@@ -210,16 +209,13 @@ def ablate_report_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _place(args: argparse.Namespace) -> str:
-    """Where the study of a file lies, or the study that is named itself."""
+def _named(args: argparse.Namespace) -> Study:
+    """The study of a file, or the one that is named itself."""
+    from automixsearch.results.study import open_study
     from automixsearch.studyfile import load_study_file
 
-    name = args.file
-    if name.endswith((".yaml", ".yml")):
-        name = load_study_file(name, args.overrides).name
-    elif "/" in name:
-        return name
-    return f"{args.results}/{name}"
+    of_file = args.file.endswith((".yaml", ".yml"))
+    return open_study(load_study_file(args.file, args.overrides).name if of_file else args.file, args.results)
 
 
 def _print_ablation(found: Ablation, question: str) -> None:
