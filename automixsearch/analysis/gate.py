@@ -195,7 +195,7 @@ def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], the
     noise, freedom = _noise([*ours, *theirs], winner)
     guessed = not freedom
     if guessed:
-        noise, freedom = _guess(winner, metric), inf
+        noise, freedom = fmean(_guess(row, metric) for row in (winner, behind[0])), inf
     note = "the noise is guessed from the number of images" if guessed and isfinite(noise) else ""
     gain = _gain(
         _Side.of(ahead, rivals, sign),
@@ -279,11 +279,12 @@ def _noise(rows: Sequence[Row], winner: Row) -> tuple[float, int]:
     return (total / freedom, freedom) if freedom else (nan, 0)
 
 
-def _guess(winner: Row, metric: str) -> float:
-    if not metric.endswith("top1") or not winner["val_images"]:
+def _guess(row: Row, metric: str) -> float:
+    """The variance of a run; that of a winner, which scored too high, comes out too small, so both sides are asked."""
+    if not metric.endswith("top1") or not row["val_images"]:
         return nan
-    error = min(max(1 - winner["score"] / 100, 1 / winner["val_images"]), 1)
-    return 100**2 * error / (2 * winner["val_images"])
+    error = min(max(1 - row["score"] / 100, 1 / row["val_images"]), 1)
+    return 100**2 * error / (2 * row["val_images"])
 
 
 @dataclass(frozen=True)

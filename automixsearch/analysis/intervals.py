@@ -6,7 +6,7 @@ How well the intervals cover, over many shapes of truth: the README beside this 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import exp, isfinite, log, nan, sqrt
 from typing import Any
@@ -133,7 +133,8 @@ def noise_interval(groups: Sequence[Array], spent: int = 0, level: float = LEVEL
         ends = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], freedom)
         return Estimate(value, float(total / ends[0]), float(total / ends[1]), level), freedom
     moved = (count - 1) * (np.log((total - sums) / (each.sum() - each)) - log(total / each.sum()))
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * float(moved.std(ddof=1)) / sqrt(count)
+    error = float(moved.std(ddof=1)) * sqrt(float(each.sum()) / freedom / count)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
     low, high = (value * exp(-float(moved.mean()) + end) for end in (-half, half))
     return Estimate(value, min(low, value), max(high, value), level), freedom
 
@@ -292,6 +293,8 @@ class Clean:
     2 r(0) - r(1), and scaled with S_hp, whose noise comes off by subtraction: S_hp^2 = Var(y) - noise. Where no noise
     is known, none is taken off.
 
+    scatter: of configs that were run again, the share of configs that score less, and what is left of their runs.
+
     Source: simulation and extrapolation (SIMEX); Cook and Stefanski, JASA 89 (1994).
     """
 
@@ -299,11 +302,36 @@ class Clean:
     noise: float
     freedom: int
     lost: int = 1
+    scatter: Sequence[tuple[float, Array]] = ()
 
     @classmethod
-    def of(cls, values: Array, noise: Estimate, freedom: int, runs: float = 1.0, lost: int = 1) -> Clean:
+    def of(
+        cls,
+        values: Array,
+        noise: Estimate,
+        freedom: int,
+        runs: float = 1.0,
+        lost: int = 1,
+        scatter: Sequence[tuple[float, Array]] = (),
+    ) -> Clean:
         """Scores that are means of `runs` runs."""
-        return cls(values, noise.value / runs if isfinite(noise.value) else 0.0, freedom, lost)
+        own = [(place, group / sqrt(runs)) for place, group in scatter]
+        return cls(values, noise.value / runs if isfinite(noise.value) else 0.0, freedom, lost, own)
+
+    def near_best(self, n: int) -> Clean:
+        """The same with the noise that configs have where the best of n lie: bad configs may be unsteady ones.
+
+        It is read off a straight line through the variances of configs over their places, at (n - 1) / (n + 1): the
+        mean of the weights that the noise has in `worth_interval`, where the upper tail falls off exponentially.
+        """
+        if len(self.scatter) < LEAST:
+            return self
+        parts = [(place, group.var(ddof=1), len(group) - 1) for place, group in self.scatter]
+        places, variances, each = np.array(parts).T
+        line = np.stack([np.ones(len(parts)), places])
+        weights = [1, (n - 1) / (n + 1)] @ np.linalg.pinv((line * each) @ line.T) @ (line * each)
+        freedom = max(round(1 / float((weights**2 / each).sum())), 1)
+        return replace(self, noise=max(float(weights @ variances), 0.0), freedom=freedom)
 
     @cached_property
     def sample(self) -> tuple[Smoothed, Smoothed]:
@@ -409,7 +437,7 @@ def worth_interval(clean: Clean, n: int) -> Estimate:
     scores (Robbins and Tweedie; Efron, JASA 106 (2011)). Averaged over the best of n this is E_n - 2 dE_n / dt, t the
     share of the noise that is added once more: the heat equation, integrated by parts.
     """
-    values = clean.values
+    clean, values = clean.near_best(n), clean.values
     if len(values) < n:
         return Estimate(nan, note=f"needs {n} configs")
 
@@ -515,27 +543,34 @@ def _band_levels(n: int, level: float) -> tuple[Array, Array]:
 # Close to the best --------------------------------------------------------------------------------------------
 
 
-def top_of(confirmed: Sequence[Array], noise: Estimate, freedom: int) -> Estimate:
-    """The best of a few configs, from fresh runs: the largest mean, drawn back as far as chance made it largest.
+def top_of(confirmed: Sequence[Array], noise: Estimate, freedom: int) -> tuple[Estimate, float]:
+    """The best of a few configs, from fresh runs, and its standard error: the largest mean, drawn back as far as chance
+    made it largest.
 
-    Means m_j are spread sqrt(B) as far as they are, B the share of their variance that noise does not explain.
+    Means m_j are spread sqrt(B) as far as they are, B the share of their variance that noise does not explain: that of
+    the fresh runs, together with `noise` where that alone has fewer than 10 degrees of freedom.
     """
     means = np.array([group.mean() for group in confirmed])
     runs = len(confirmed) / sum(1 / len(group) for group in confirmed)
-    own, own_freedom = noise_interval(confirmed)
-    scatter, df = (noise.value, freedom) if freedom else (own.value, own_freedom)
+    own, df = noise_interval(confirmed)
+    scatter = own.value
+    if df < LEAST and freedom:
+        scatter, df = (
+            (scatter * df + noise.value * freedom if df else noise.value * freedom) / (df + freedom),
+            df + freedom,
+        )
     if not isfinite(scatter):
-        return Estimate(float(means.max()), note="one fresh run each has no interval")
+        return Estimate(float(means.max()), note="one fresh run each has no interval"), nan
     error = scatter / runs
     variance = float(means.var(ddof=1)) if len(means) > 1 else 0.0
     kept = sqrt(max(0.0, 1 - error / variance)) if variance > 0 else 1.0 if len(means) == 1 else 0.0
     value = float(means.mean() + kept * (means.max() - means.mean()))
     half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * sqrt(error)
-    return Estimate(value, value - half, value + half)
+    return Estimate(value, value - half, value + half), sqrt(error)
 
 
-def share_interval(clean: Clean, top: Estimate, delta: float) -> Estimate:
-    """W: the share of configs whose worth is within `delta` of the best."""
+def share_interval(clean: Clean, top: Estimate, error: float, delta: float) -> Estimate:
+    """W: the share of configs whose worth is within `delta` of the best, `top` with its standard error."""
     values = clean.values
     _, without, _, _, drawn = clean.variances
     mean = float(values.mean())
@@ -551,8 +586,6 @@ def share_interval(clean: Clean, top: Estimate, delta: float) -> Estimate:
     value = float(share(clean.sample, limit, mean, np.array([sqrt(max(without, 0))]))[0])
     if len(values) < LEAST or not top.known:
         return Estimate(value, note=TOO_FEW if len(values) < LEAST else top.note)
-    # The interval of the best is Student's, with the freedom of the noise.
-    error = (top.high - top.low) / 2 / float(stats.t.ppf((1 + LEVEL) / 2, max(clean.freedom, 1)))
     limits = limit + error * np.random.default_rng(len(values)).standard_normal(len(drawn))
     draws = share(clean.drawn, limits, clean.drawn[0].mean, np.sqrt(np.maximum(drawn, 0)))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -28,6 +28,7 @@ class Scores:
     runs: of a config (harmonic mean). lost: degrees of freedom of the values that their mean and the splits took.
     rest: variance of the runs of a config that is left. freedom: its degrees of freedom.
     noise: variance of a config over seeds, what a seed does to all configs included.
+    scatter: as `intervals.Clean` has it.
     level: half of the 95 % interval of what the shared seeds do to the mean of all values; 0 where none are shared.
     """
 
@@ -38,6 +39,7 @@ class Scores:
     rest: Estimate
     freedom: int
     noise: Estimate
+    scatter: Sequence[tuple[float, np.ndarray]]
     level: float
     note: str = ""
 
@@ -76,7 +78,8 @@ def scores_of(own: Frame, replicates: Frame, confirmed: Frame, sign: int) -> Sco
         )
 
     met = pd.crosstab(own["config_key"], own["block"], normalize="index").to_numpy()
-    rest, freedom = _within(pd.concat([own, replicates]))
+    groups, spent = _within(pd.concat([own, replicates]))
+    rest, freedom = intervals.noise_interval(list(groups.values()), spent)
     noise, level, note = rest, 0.0, ""
     if len(shared) > 1 and count > 1:
         found = intervals.noise_interval([means.to_numpy()])[0]
@@ -87,30 +90,34 @@ def scores_of(own: Frame, replicates: Frame, confirmed: Frame, sign: int) -> Sco
     elif len(shared):
         note = "all configs share one seed: what it does to all of them is in no interval"
     sizes = own.groupby("config_key").size()
+    values, fresh = freed(own).mean(), {key: part.to_numpy() for key, part in freed(confirmed)}
+    places = (values.rank() - 0.5) / len(values)
+    again = [(key, group) for key, group in (*groups.items(), *fresh.items()) if len(group) > 1 and key in places]
     return Scores(
-        values=freed(own).mean().to_numpy(),
-        fresh=[part.to_numpy() for _, part in freed(confirmed)],
+        values=values.to_numpy(),
+        fresh=list(fresh.values()),
         runs=len(sizes) / float((1 / sizes).sum()),
         lost=int(np.linalg.matrix_rank(met)),
         rest=rest,
         freedom=freedom,
         noise=noise if isfinite(noise.value) else rest,
+        scatter=[(float(places[key]), group) for key, group in again],
         level=level,
         note=note,
     )
 
 
-def _within(runs: Frame) -> tuple[Estimate, int]:
-    """The variance within configs that were run more than once, without what blocks do, and its degrees of freedom."""
+def _within(runs: Frame) -> tuple[dict[str, np.ndarray], int]:
+    """What is left of the runs of each config that was run more than once, and the degrees of freedom this took."""
     import pandas as pd
 
     runs = runs[runs.groupby("config_key")["score"].transform("size") > 1]
     if runs.empty:
-        return intervals.noise_interval([])
-    keys = runs["config_key"]
+        return {}, 0
+    keys = runs["config_key"].to_numpy()
     parts = pd.get_dummies(runs["block"], dtype=float).assign(score=runs["score"])
-    parts = parts - parts.groupby(keys.to_numpy()).transform("mean")
+    parts = parts - parts.groupby(keys).transform("mean")
     score, blocks = parts.pop("score"), parts.to_numpy()
     effects, _, rank, _ = np.linalg.lstsq(blocks, score.to_numpy(), rcond=1e-9)
     rest = score - blocks @ effects
-    return intervals.noise_interval([part.to_numpy() for _, part in rest.groupby(keys.to_numpy())], int(rank))
+    return {str(key): part.to_numpy() for key, part in rest.groupby(keys)}, int(rank)

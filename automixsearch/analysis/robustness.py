@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite, nan, sqrt
+from math import hypot, isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,8 +123,10 @@ def _card(
         notes.append(f"{noise.note}: what seeds alone do is unknown, so nothing is freed of it; add replicates")
     if found.note:
         notes.append(found.note)
-    clean = intervals.Clean.of(y, rest, found.freedom, found.runs, found.lost)
-    top = intervals.top_of(fresh, noise, found.freedom) if fresh else Estimate(nan, note="no confirmation runs")
+    clean = intervals.Clean.of(y, rest, found.freedom, found.runs, found.lost, found.scatter)
+    top, error = Estimate(nan, note="no confirmation runs"), nan
+    if fresh:
+        top, error = intervals.top_of(fresh, noise, found.freedom)
     if not fresh:
         notes.append("no confirmation runs: the best of many single runs is an extreme of noise, and no share is given")
     if delta is None:
@@ -148,7 +150,7 @@ def _card(
         noise=_root(noise),
         icc=intervals.share_of_configs(y, noise, found.runs, found.lost, rest.value),
         top=fixed(top),
-        share=intervals.share_interval(clean, top.widened(found.level), delta) if fresh else top,
+        share=intervals.share_interval(clean, top, hypot(error, found.level / 2), delta) if fresh else top,
         delta=delta,
         best_of={n: score(intervals.best_interval(y, n)) for n in usable},
         worth={n: score(intervals.worth_interval(clean, n)) for n in usable},

@@ -115,14 +115,17 @@ def simulate(shape: str, g: np.random.Generator) -> Simulated:
 def estimates(study: Simulated, g: np.random.Generator) -> Iterator[tuple[str, Estimate]]:
     """What the scorecard says of it."""
     noise, freedom = intervals.noise_interval(study.groups)
-    clean = intervals.Clean.of(study.y, noise, freedom)
+    places = (stats.rankdata(study.y) - 0.5) / len(study.y)
+    where = np.concatenate([places[:BLOCK], np.sort(places)[: -TOP - 1 : -1]])
+    again = list(zip(where, [*study.groups, *study.fresh], strict=True))
+    clean = intervals.Clean.of(study.y, noise, freedom, scatter=again)
     yield "mean", intervals.mean_interval(study.y, g, 999)
     yield "CVaR20", intervals.tail_interval(clean)
     yield "S_hp", intervals.spread(study.y, noise)
     yield "ICC", intervals.share_of_configs(study.y, noise)
-    top = intervals.top_of(study.fresh, noise, freedom)
+    top, error = intervals.top_of(study.fresh, noise, freedom)
     yield "best", top
-    yield "W", intervals.share_interval(clean, top, DELTA)
+    yield "W", intervals.share_interval(clean, top, error, DELTA)
     for n in (4, 8, 16):
         yield f"E_{n}", intervals.best_interval(study.y, n)
     yield "worth_8", intervals.worth_interval(clean, 8)

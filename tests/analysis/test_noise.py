@@ -52,3 +52,37 @@ def test_noise_with_long_tails_has_a_wider_interval() -> None:
             inside[place] += found.low <= 1 <= found.high
     assert 0.9 <= inside[0] / 200 <= 0.99
     assert inside[1] / 200 >= 0.86  # chi-square's holds 78 %
+
+
+def test_the_best_are_freed_of_the_noise_that_they_have_themselves() -> None:
+    """Bad configs scatter four times as far as good ones here: freed of the noise of all, the best look too bad."""
+    g, bias = np.random.default_rng(0), []
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        worth = g.normal(size=count)
+        scatter = np.clip(0.4 - 0.25 * worth, 0.2, 0.8)
+        return worth, scatter, worth + scatter * g.normal(size=count)
+
+    worth, _, y = (part.reshape(-1, 8) for part in draw(400_000))
+    truth = np.take_along_axis(worth, y.argmax(1)[:, None], 1).mean()
+    for _ in range(40):
+        worth, scatter, y = draw(64)
+        places, best = (np.argsort(np.argsort(y)) + 0.5) / 64, np.argsort(-y)[:3]
+        groups = [np.append(y[i], worth[i] + scatter[i] * g.normal(size=2)) for i in range(12)]
+        fresh = [worth[i] + scatter[i] * g.normal(size=5) for i in best]
+        noise, freedom = intervals.noise_interval(groups)
+        again = list(zip([*places[:12], *places[best]], [*groups, *fresh], strict=True))
+        both = (intervals.Clean.of(y, noise, freedom, scatter=known) for known in (again, []))
+        bias.append([intervals.worth_interval(clean, 8).value - truth for clean in both])
+        top, error = intervals.top_of(fresh, noise, freedom)
+        assert top.high - top.low > 4 * error > 0
+    near, far = np.mean(bias, axis=0)
+    assert abs(near) < 0.13 < 0.18 < -far
+
+
+def test_the_best_has_the_error_of_its_fresh_runs() -> None:
+    fresh = [np.array([0.0, 2.0, 4.0, 1.0, 3.0]) + i for i in range(3)]
+    known, _ = intervals.noise_interval([np.array([0.0, 0.1])] * 12)
+    assert intervals.top_of(fresh, known, 12)[1] == pytest.approx((2.5 / 5) ** 0.5)
+    few = intervals.top_of([group[:2] for group in fresh], known, 12)[1]
+    assert few == pytest.approx(((3 * 2.0 + 12 * 0.005) / 15 / 2) ** 0.5)
