@@ -13,7 +13,7 @@ from automixsearch.reproduce.settings import MARGIN, SHARE, Changes, missing, pl
 from automixsearch.reproduce.verdict import Agreement, Judgement, Verdict, agreement, combined, judge, paired
 
 COMPARABLE = {"epochs", "width", "backbone", "stem", "train_size", "test_size", "train", "data.size", "data.source"}
-"""What, where the user changes it, makes another experiment of a cell."""
+"""What, where the user changes it, makes another measurement of a cell."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,11 @@ units than its matrix products do, and exceed them).
 
 from __future__ import annotations
 
-import argparse
-import os
 import platform
 import time
 
 import torch
-from mixers import CPU, GPU, Timed, calm, images
+from mixers import Timed, begin, calm, images, options
 from torch.utils.flop_counter import FlopCounterMode
 
 LIMITS = {"l1": 2.75, "l2": 2.83, "l3": 2.92, "l4": 3.0}
@@ -26,16 +24,10 @@ OPTIONS = {"mixblock_every=2": {"automix.mixblock_every": 2}, "shared_forward": 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of torch (all)")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--shapes", help="comma-separated (all)")
+    parser = options(__doc__, rounds=6)
     parser.add_argument("--layers", default="l1,l2,l3,l4")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = GPU if device == "cuda" else CPU
+    device, settings = begin(args.threads)
     layers = args.layers.split(",")
     variants = {f"automix {layer}": {"automix.layer": layer} for layer in layers}
     variants |= {f"automix l3 {name}": {"automix.layer": "l3", **more} for name, more in OPTIONS.items()}

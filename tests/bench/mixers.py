@@ -153,17 +153,27 @@ def table(
               f"{1000 * batch / step:>10.1f}{one.peak_mib:>10.0f}", flush=True)  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(about: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options of benchmarks of whole steps."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of torch (all)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--methods", help="comma-separated (all)")
     parser.add_argument("--shapes", help="comma-separated (all)")
+    return parser
+
+
+def begin(threads: int) -> tuple[str, dict[str, tuple[tuple[int, int], str]]]:
+    """The device, and the shapes that are timed there; on a CPU so many threads work."""
+    torch.set_num_threads(threads)
+    return ("cuda", GPU) if torch.cuda.is_available() else ("cpu", CPU)
+
+
+def main() -> None:
+    parser = options(__doc__, rounds=5)
+    parser.add_argument("--methods", help="comma-separated (all)")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = GPU if device == "cuda" else CPU
+    device, settings = begin(args.threads)
     methods = args.methods.split(",") if args.methods else [name for name in MIXERS if name != "vanilla"]
     place = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()} CPU"
     for shape in args.shapes.split(",") if args.shapes else settings:
