@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from automixsearch.cli import parser
+from automixsearch.cli import parse
+from automixsearch.commands.report import EXAMPLE
 from automixsearch.results.schema import render_columns
+from automixsearch.results.study import open_study
 from automixsearch.show import knob_table_markdown, method_table_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -34,17 +37,24 @@ def test_generated_tables_are_up_to_date(file, name):
     assert text == with_part(text, name, GENERATED[file, name]()), "run: python tests/test_docs.py"
 
 
-@pytest.mark.parametrize("file", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("[A-Z]*.md")))
+PLACES = ("*.md", "*/*.md", "automixsearch/*/*.md", "jobs/*/*.md", "tests/*/*.md")
+DOCUMENTS = sorted({path.relative_to(ROOT).as_posix() for place in PLACES for path in ROOT.glob(place)})
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
 def test_relative_links_lead_somewhere(file):
-    for link in re.findall(r"\]\(([^)#:=]+)\)", (ROOT / file).read_text()):
-        assert (ROOT / link).exists(), f"{file} links to {link}"
+    for link in re.findall(r"\]\(([^)#:=]+)(?:#[^)]*)?\)", (ROOT / file).read_text()):
+        assert ((ROOT / file).parent / link).exists(), f"{file} links to {link}"
 
 
-def test_commands_that_documents_name_exist():
-    help_text = parser().format_help().split()
-    for path in [ROOT / "README.md", *ROOT.glob("*/README.md")]:
-        for command in re.findall(r"^\s*automixsearch ([a-z]+)", path.read_text(), re.MULTILINE):
-            assert command in help_text, f"{path.name} names the command {command}"
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_the_commands_that_documents_show_are_understood(file):
+    """Whatever stands in brackets may be left out, and is tried."""
+    for block in re.findall(r"```bash\n(.*?)```", (ROOT / file).read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.strip(), comments=True) if line.strip().startswith("automixsearch ") else []
+            if words:
+                parse([word.strip("[]") if word[0] == "[" or word[-1] == "]" else word for word in words[1:]])
 
 
 HEAVY = (
@@ -122,6 +132,27 @@ def test_heavy_packages_stay_out_of_modules_that_do_not_need_them(module):
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert set(found) <= set(LAYERS[module])
+
+
+def test_the_readme_of_the_example_says_what_its_rows_say():
+    said, rows = (EXAMPLE / "README.md").read_text(), open_study(EXAMPLE).trials()
+    seconds = rows.groupby("method").device_s.mean().sort_values()
+    purposes = rows.purpose.value_counts()
+    for fact in (
+        f"| device | {rows.device.unique().item()}, one thread",
+        f"{rows.started_at.min():%H:%M:%S} to {rows.ended_at.max():%H:%M:%S} UTC",
+        f"| {rows.device_s.sum():,.0f} s; for one run {seconds.iloc[0]:.1f} s ({seconds.index[0]}, the mean) to "
+        f"{seconds.iloc[-1]:.1f} s ({seconds.index[-1]})",
+        rows.code_version.unique().item().partition(" ")[0],
+        f"fingerprint {rows.data_fingerprint.unique().item()}",
+        f"{rows.val_images.unique().item()} validation and {rows.test_images.unique().item()} test images",
+        f"{rows.parameters.min():,} to {rows.parameters.max():,} parameters",
+        f"{len(rows)} complete, none failed: {purposes['study']} of the design, {purposes['replicate']} further seeds, "
+        f"{purposes['confirm']} of the confirmation",
+    ):
+        assert fact in said, fact
+    assert set(rows.threads) == {1}
+    assert set(rows.state) == {"complete"}
 
 
 if __name__ == "__main__":
