@@ -149,7 +149,8 @@ def _compare(sample: Sample, a: str, b: str, left: Frame, right: Frame, margin: 
     else:
         x, y = left["score"].to_numpy(float), right["score"].to_numpy(float)
         found = unpaired_difference(x, y, margin)
-        wins = float((np.sign(sample.sign * (x[:, None] - y[None])) / 2 + 0.5).mean())
+        below, upto = (np.searchsorted(np.sort(sample.sign * y), sample.sign * x, side) for side in ("left", "right"))
+        wins = float((below + upto).mean()) / (2 * len(y))
         n, note = min(len(x), len(y)), "unpaired: too few shared seeds and splits"
         sd = sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2) if n > 1 else nan
         mde = detectable(sd, len(x), len(y))

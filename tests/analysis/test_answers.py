@@ -71,6 +71,15 @@ def test_one_setting_for_all_tasks_costs_nothing_where_tasks_agree(tmp_path) -> 
         cross_task([task(f"two{i}", lambda a, b: a, i) for i in range(2)])
 
 
+def test_unpaired_runs_win_as_often_as_in_all_pairs_of_runs(tmp_path) -> None:
+    scores = {"mixup": [60.0, 61.0, 61.0, 63.0], "cutmix": [61.0, 59.0, 63.0]}
+    rows = [{"knobs": {"method": method}, "score": score} for method, own in scores.items() for score in own]
+    (found,) = compare(write_study(tmp_path, "s", rows))
+    pairs = [(a > b) + (a == b) / 2 for a in scores["mixup"] for b in scores["cutmix"]]
+    assert not found.paired
+    assert found.wins == pytest.approx(sum(pairs) / len(pairs))
+
+
 def test_the_better_method_is_better_and_the_flatter_one_less_sensitive(study) -> None:
     (found,) = compare(study)
     assert (found.a, found.b, found.verdict, found.n, found.paired) == ("mixup", "cutmix", Verdict.BETTER, 64, True)
