@@ -318,18 +318,17 @@ class Clean:
         own = [(place, group / sqrt(runs)) for place, group in scatter]
         return cls(values, noise.value / runs if isfinite(noise.value) else 0.0, freedom, lost, own)
 
-    def near_best(self, n: int) -> Clean:
-        """The same with the noise that configs have where the best of n lie: bad configs may be unsteady ones.
+    def near(self, place: float) -> Clean:
+        """The same with the noise of configs at a place, of 0 to 1: bad configs may be unsteady ones.
 
-        It is read off a straight line through the variances of configs over their places, at (n - 1) / (n + 1): the
-        mean of the weights that the noise has in `worth_interval`, where the upper tail falls off exponentially.
+        It is read off a straight line through the variances of configs over their places.
         """
         if len(self.scatter) < LEAST:
             return self
-        parts = [(place, group.var(ddof=1), len(group) - 1) for place, group in self.scatter]
+        parts = [(own, group.var(ddof=1), len(group) - 1) for own, group in self.scatter]
         places, variances, each = np.array(parts).T
         line = np.stack([np.ones(len(parts)), places])
-        weights = [1, (n - 1) / (n + 1)] @ np.linalg.pinv((line * each) @ line.T) @ (line * each)
+        weights = [1, place] @ np.linalg.pinv((line * each) @ line.T) @ (line * each)
         freedom = max(round(1 / float((weights**2 / each).sum())), 1)
         return replace(self, noise=max(float(weights @ variances), 0.0), freedom=freedom)
 
@@ -386,8 +385,11 @@ def interval(value: float, centre: float, draws: Array, freedom: tuple[float, fl
 
 
 def tail_interval(clean: Clean, share: float = TAIL) -> Estimate:
-    """CVaR: the mean of the worst `share` of the configs, freed of seed noise: M - r S_hp."""
-    values = clean.values
+    """CVaR: the mean of the worst `share` of the configs, freed of seed noise: M - r S_hp.
+
+    A little noise moves it by what crosses its upper end, so the noise is that of configs there.
+    """
+    clean, values = clean.near(share), clean.values
     _, without, _, _, drawn = clean.variances
     mean, r = float(values.mean()), float(clean.shape(lambda one: one.tail(share), clean.sample)[0])
     value = mean + r * sqrt(max(without, 0))
@@ -435,9 +437,11 @@ def worth_interval(clean: Clean, n: int) -> Estimate:
 
     The expected score of a config, given its observed one, is y + noise d log m(y) / dy with the density m of observed
     scores (Robbins and Tweedie; Efron, JASA 106 (2011)). Averaged over the best of n this is E_n - 2 dE_n / dt, t the
-    share of the noise that is added once more: the heat equation, integrated by parts.
+    share of the noise that is added once more: the heat equation, integrated by parts. The noise is that of configs
+    around place (n - 1) / (n + 1), the mean of the weights n (n - 1) F^(n - 2) m^2 that it has in there where the upper
+    tail falls off exponentially.
     """
-    clean, values = clean.near_best(n), clean.values
+    clean, values = clean.near((n - 1) / (n + 1)), clean.values
     if len(values) < n:
         return Estimate(nan, note=f"needs {n} configs")
 

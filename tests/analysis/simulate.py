@@ -4,24 +4,26 @@
 
 writes the tables, or those that are named, into automixsearch/analysis/README.md, several at the same time. Each
 simulated study of configs is the default one: 64 configs with one run each, a replicate block of 12 configs with 2
-further seeds, and 5 fresh runs of the best 3. Searches, ablations and fidelity: see `GATES`, `ABLATIONS`,
-`rank_coverage`.
+further seeds, and 5 fresh runs of the best 3. Other noise, searches, ablations, fidelity: `SCATTERS`, `GATES`,
+`ABLATIONS`, `rank_coverage`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -33,6 +35,7 @@ from automixsearch.analysis.compare import adjusted, difference_p, paired_differ
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.fidelity import rank_correlation
 from automixsearch.analysis.power import detectable, detectable_at
+from automixsearch.analysis.robustness import scorecards
 from automixsearch.analysis.sample import Sample
 from automixsearch.analysis.verdict import judge
 
@@ -159,6 +162,121 @@ def coverage(shape: str, repeats: int, seed: int = 0) -> dict[str, Coverage]:
         bias, half = float((value - true).mean()), float((high - low).mean() / 2)
         made[name] = Coverage(1 - above - below, above, below, bias, half)
     return made
+
+
+# Other noise --------------------------------------------------------------------------------------------------
+
+FIGURES = ("mean", "cvar", "s_hp", "noise", "icc", "share", "best_of_8", "worth_8", "top")
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How the runs of a study scatter: configs of mean 0 and `SPREAD`, as `draw` has them.
+
+    own: of generator and worths, the deviations of as many runs. configs, seeds: how many, and seeds that all share.
+    common: what a shared seed does to all configs, split: what one of 4 validation splits does, standard deviations.
+    """
+
+    own: Callable[[np.random.Generator, Array], Array]
+    draw: str = "left-skewed"
+    configs: int = CONFIGS
+    seeds: int = 1
+    common: float = 0.0
+    split: float = 0.0
+
+
+def _plain(g: np.random.Generator, worth: Array) -> Array:
+    return SIGMA * g.standard_normal(worth.shape)
+
+
+SCATTERS = {
+    "good configs 4 times steadier": Scatter(
+        lambda g, f: np.clip(0.3 - 0.3 * f, 0.15, 0.6) * g.standard_normal(f.shape)
+    ),
+    "bad configs 4 times steadier": Scatter(
+        lambda g, f: np.clip(0.3 + 0.3 * f, 0.15, 0.6) * g.standard_normal(f.shape)
+    ),
+    "Student's t of 5": Scatter(lambda g, f: SIGMA * g.standard_t(5, f.shape) / (5 / 3) ** 0.5),
+    "exponential": Scatter(lambda g, f: SIGMA * (1 - g.exponential(size=f.shape))),
+    "seeds 0.6": Scatter(lambda g, f: 2 * _plain(g, f)),
+    "4 splits, 0.4": Scatter(_plain, split=0.4),
+    "32 configs": Scatter(_plain, configs=32),
+    "3 shared seeds, 0.3": Scatter(_plain, configs=32, seeds=3, common=0.3),
+}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What `scorecards` reads of a study."""
+
+    frame: Any
+    name: str = "simulated"
+    objective: tuple[str, ...] = ("val_top1",)
+    info: dict[str, object] = field(default_factory=dict)
+
+    def trials(self) -> Any:
+        """The rows."""
+        return self.frame
+
+
+def scattered(how: Scatter, g: np.random.Generator, method: str) -> tuple[list[dict[str, object]], float]:
+    """The rows of a method in a study, and the worth of its best confirmed config."""
+    rows: list[dict[str, object]] = []
+    worth, places = SHAPES[how.draw](g, how.configs), g.permutation(how.configs) % 4
+    splits, seeds = how.split * g.standard_normal(4), how.common * g.standard_normal(how.seeds + FRESH)
+    splits -= splits.mean()
+
+    def run(purpose: str, i: int, seed: int, split: int, common: float) -> float:
+        score = worth[i] + how.own(g, worth[i : i + 1])[0] + splits[split] + common
+        config = json.dumps({"knobs": {"method": method, "place": int(i)}})
+        rows.append({"method": method, "purpose": purpose, "config": config, "seed": seed, "split_seed": split,
+                     "val_top1": 90 + score})  # fmt: skip
+        return score - splits[split]
+
+    split = places if how.split else 0 * places
+    if how.seeds > 1:
+        scores = [np.mean([run("study", i, s, 0, seeds[s]) for s in range(how.seeds)]) for i in range(how.configs)]
+    else:
+        scores = [run("study", i, i, split[i], 0.0) for i in range(how.configs)]
+        for i in range(BLOCK):
+            for s in (1, 2):
+                run("replicate", i, 1000 * s + i, (split[i] + s) % 4 if how.split else 0, 0.0)
+    best = np.argsort(scores)[-TOP:]
+    for i in best:
+        for s in range(FRESH):
+            run("confirm", i, 9000 + s, s % 4 if how.split else 0, seeds[how.seeds + s])
+    return rows, float(worth[best].max())
+
+
+def scattered_coverage(how: Scatter, repeats: int, seed: int = 0) -> dict[str, float]:
+    """How often the figures of the scorecard hold the truth."""
+    import pandas as pd
+
+    g, big = np.random.default_rng([seed, 9]), BIG // 4
+    worth = SHAPES[how.draw](g, big)
+    runs = [how.own(g, worth) for _ in range(how.seeds)]
+    groups, own = ((part[: big // 8 * 8]).reshape(-1, 8) for part in (worth + np.mean(runs, axis=0), worth))
+    noise, ordered = float(np.var(runs)) + how.common**2, np.sort(worth)
+    known = {"mean": worth.mean(), "cvar": ordered[: big // 5].mean(), "s_hp": worth.std(), "noise": noise**0.5,
+             "icc": worth.var() / (worth.var() + noise), "best_of_8": groups.max(1).mean(),
+             "worth_8": own[np.arange(len(own)), groups.argmax(1)].mean()}  # fmt: skip
+    inside = dict.fromkeys(FIGURES, 0.0)
+    for first in range(0, repeats, 100):
+        made = {f"m{i}": scattered(how, g, f"m{i}") for i in range(first, min(first + 100, repeats))}
+        frame = pd.DataFrame([row for rows, _ in made.values() for row in rows])
+        frame = frame.assign(trial_id=frame.index.astype(str), number=frame.index, state="complete", epochs_total=1,
+                             device_s=1.0, alpha=1.0)  # fmt: skip
+        for card in scorecards(Ledger(frame)):  # type: ignore[arg-type]
+            top = made[card.method][1]
+            share = 1 - float(np.searchsorted(ordered, top - card.delta - 1e-9)) / big
+            for name in FIGURES:
+                found = getattr(card, name, None) or {"best_of_8": card.best_of, "worth_8": card.worth}[name][8]
+                true = {"top": 90 + top, "share": share}.get(name, known.get(name, 0.0) + 90 * (name in _SCORES))
+                inside[name] += (found.low - 1e-9 <= true <= found.high + 1e-9) / repeats
+    return inside
+
+
+_SCORES = ("mean", "cvar", "best_of_8", "worth_8")
 
 
 # The gate -----------------------------------------------------------------------------------------------------
@@ -402,6 +520,12 @@ def _table(head: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence
     return "\n".join(lines)
 
 
+def noise_table(repeats: int) -> str:
+    """Coverage of scorecards, read from ledgers whose runs scatter in other ways."""
+    made = ((name, scattered_coverage(how, repeats)) for name, how in SCATTERS.items())
+    return _table("runs scatter", FIGURES, ((name, [cell(one[n]) for n in FIGURES]) for name, one in made))
+
+
 def gate_table(repeats: int) -> str:
     """Coverage of the gain over TrivialMix."""
 
@@ -496,6 +620,7 @@ def test_table(repeats: int) -> str:
 
 TABLES: dict[str, tuple[Callable[[int], str], int]] = {
     "scorecard": (coverage_table, 1),
+    "noise": (noise_table, 2),
     "gate": (gate_table, 2),
     "ablation": (ablation_table, 4),
     "rank": (rank_table, 1),

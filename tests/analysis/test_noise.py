@@ -54,8 +54,9 @@ def test_noise_with_long_tails_has_a_wider_interval() -> None:
     assert inside[1] / 200 >= 0.86  # chi-square's holds 78 %
 
 
-def test_the_best_are_freed_of_the_noise_that_they_have_themselves() -> None:
-    """Bad configs scatter four times as far as good ones here: freed of the noise of all, the best look too bad."""
+def test_the_best_and_the_worst_are_freed_of_the_noise_that_they_have_themselves() -> None:
+    """Bad configs scatter four times as far as good ones: freed of the noise of all, the best look too bad, and where
+    it is the other way round, the worst too good."""
     g, bias = np.random.default_rng(0), []
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,7 +65,7 @@ def test_the_best_are_freed_of_the_noise_that_they_have_themselves() -> None:
         return worth, scatter, worth + scatter * g.normal(size=count)
 
     worth, _, y = (part.reshape(-1, 8) for part in draw(400_000))
-    truth = np.take_along_axis(worth, y.argmax(1)[:, None], 1).mean()
+    truth = np.take_along_axis(worth, y.argmax(1)[:, None], 1).mean(), -np.sort(worth, None)[-80_000:].mean()
     for _ in range(40):
         worth, scatter, y = draw(64)
         places, best = (np.argsort(np.argsort(y)) + 0.5) / 64, np.argsort(-y)[:3]
@@ -72,12 +73,18 @@ def test_the_best_are_freed_of_the_noise_that_they_have_themselves() -> None:
         fresh = [worth[i] + scatter[i] * g.normal(size=5) for i in best]
         noise, freedom = intervals.noise_interval(groups)
         again = list(zip([*places[:12], *places[best]], [*groups, *fresh], strict=True))
-        both = (intervals.Clean.of(y, noise, freedom, scatter=known) for known in (again, []))
-        bias.append([intervals.worth_interval(clean, 8).value - truth for clean in both])
+        both = [intervals.Clean.of(y, noise, freedom, scatter=known) for known in (again, [])]
+        turned = ([(1 - place, group) for place, group in known] for known in (again, []))
+        tails = [
+            intervals.tail_interval(intervals.Clean.of(-y, noise, freedom, scatter=known)).value for known in turned
+        ]
+        found = [[intervals.worth_interval(one, 8).value, tail] for one, tail in zip(both, tails, strict=True)]
+        bias.append(np.array(found) - truth)
         top, error = intervals.top_of(fresh, noise, freedom)
         assert top.high - top.low > 4 * error > 0
-    near, far = np.mean(bias, axis=0)
-    assert abs(near) < 0.13 < 0.18 < -far
+    (best, worst), (best_by_all, worst_by_all) = np.mean(bias, axis=0)
+    assert abs(best) < 0.13 < 0.18 < -best_by_all
+    assert abs(worst) < 0.08 < 0.11 < worst_by_all
 
 
 def test_the_best_has_the_error_of_its_fresh_runs() -> None:

@@ -122,6 +122,13 @@ def test_intervals_cover_every_shape(shape) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", list(simulate.SCATTERS))
+def test_scorecards_hold_however_runs_scatter(how) -> None:
+    found = simulate.scattered_coverage(simulate.SCATTERS[how], 200)
+    assert min(found.values()) >= 0.85, found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", list(simulate.GATES))
 def test_the_gain_over_trivialmix_is_covered(how) -> None:
     for shape in simulate.SHAPES:
