@@ -184,6 +184,7 @@ def fidelity_command(args: argparse.Namespace) -> int:
     study = open_named(args)
     found = fidelity(study, args.metric)
     said = [one.sentence for one in found if one.method is None] or [one.sentence for one in found]
+    said += filter(None, [study.halving])
     if args.json:
         return _json(said, fidelity=found)
     _say(said)

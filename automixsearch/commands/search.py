@@ -96,8 +96,8 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     out = console()
     print_best(out, study, best, None)
     said = gate_sentence(study)
-    if said:
-        out.print(said, highlight=False)
+    for sentence in filter(None, (said, study.halving)):
+        out.print(sentence, highlight=False)
     for count, name, first, hint in failures(watch.rows):
         out.print(f"{count} failed with {name}: {first}" + (f"\n  -> {hint}" if hint else ""), style="red")
     ended = f"{result.finished} of {result.total} trials"

@@ -68,6 +68,12 @@ class Study:
         return list(self.info.get("objective") or ["val_top1"])
 
     @property
+    def halving(self) -> str:
+        """A sentence: whether the rungs showed what the search demanded of them; empty where it demanded nothing."""
+        why = (self.info.get("halving") or {}).get("why")
+        return f"What halving rests on: {why}." if why else ""
+
+    @property
     def corrupt(self) -> list[str]:
         """The files that were left out of the answers so far, each with the reason."""
         return [f"{file}: {reason}" for file, reason in sorted(self.store.corrupt.items())]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from ledgers import write_study
 from worlds import sobol_rows
 
 from automixsearch.cli import main
+from automixsearch.report.sections.fidelity import section
+from automixsearch.results.study import open_study
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,11 @@ def test_importance_and_fidelity_say_what_they_rest_on(capsys, results) -> None:
     assert text.startswith("2 of 8 epochs rank mixup with a correlation of 1.00")
     assert main(["fidelity", "s", "--results", str(results)]) == 2
     assert "all trials were trained for 200 epochs" in capsys.readouterr().err
+
+
+def test_whether_halving_went_on_is_told_beside_what_it_rests_on(capsys, results, tmp_path) -> None:
+    shutil.copytree(results / "anchors", tmp_path / "anchors")
+    file, why = tmp_path / "anchors" / "study.json", "too few agree: halving stops"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"halving": {"stopped": True, "why": why}}))
+    assert why in run(capsys, tmp_path, "fidelity", "anchors")
+    assert why in section(open_study(tmp_path / "anchors")).verdicts[0].sentence

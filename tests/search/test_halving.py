@@ -194,6 +194,7 @@ def test_halving_stops_and_says_why_where_the_rungs_mislead(tmp_path):
     assert "halving stops, and every further config is trained in full" in said[0]
     assert decisions(rows) == decisions(run(made(tmp_path / "b", of), 30, turned))
     assert json.loads(Store(tmp_path, "s").get("study.json") or b"")["halving"]["stopped"]
+    assert open_study(tmp_path / "s").halving == f"What halving rests on: {said[0]}."
 
 
 COOLDOWN = {"scheduler": {"name": "asha", "rungs": "cooldown"}, "knobs": {**KNOBS, "schedule": "trapezoid"}}

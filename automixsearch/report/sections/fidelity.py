@@ -24,6 +24,7 @@ def section(study: Study) -> Section:
         f"a rank correlation of {one.rho}."
         for one in overall
     ]
+    says = [*filter(None, [study.halving]), *says]
     verdicts = [Verdict("note", text) for text in says[:2]]
     columns = [
         Column("method", lambda row: str(row["method"] or "all")),
