@@ -17,6 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from automixsearch.native import compiled, in_threads
 
@@ -213,6 +214,7 @@ class TiledAttention(torch.autograd.Function):
         return out[:, :, None]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, out, total = ctx.saved_tensors
         d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)

@@ -146,7 +146,7 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C')) v for q, k [B, n, C'] and v [B, n, 1], without ever storing the n x n weights."""
     query = query * query.shape[-1] ** -0.5
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and not torch.compiler.is_compiling():  # torch.compile sees into neither of the two
         if fits_tiles(query, key):
             from automixsearch.models.attention import TiledAttention  # Numba is loaded where it is needed only
 

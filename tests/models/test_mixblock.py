@@ -241,6 +241,13 @@ def test_second_derivatives_are_refused_on_the_cpu_as_they_would_be_wrong():
         slope.sum().backward()
 
 
+def test_the_block_compiles_as_one_graph():
+    block, features, lam = MixBlock(16), torch.randn(2, 16, 16, 16), torch.full((2,), 0.4)
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    masks = [each(features, features.flip(0), lam, (16, 16)) for each in (block, compiled)]
+    torch.testing.assert_close(*masks, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("width", "million"), [(64, 23.80), (256, 23.86), (1024, 24.84), (2048, 27.99)])
 def test_resnext50_has_the_parameters_of_the_layer_table(width, million):
     """200 classes; the paper's l1 and l2 are the stem and the first stage, its l3 and l4 the last two stages."""
