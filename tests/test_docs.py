@@ -104,6 +104,7 @@ LAYERS = {
     "automixsearch.analysis.importance": ("scipy",),
     "automixsearch.analysis.ablation": ("scipy",),
     "automixsearch.analysis.arms": (),
+    "automixsearch.analysis.tasks": ("scipy",),
     "automixsearch.analysis.fidelity": ("scipy",),
     "automixsearch.results.schema": (),
     "automixsearch.results.store": (),

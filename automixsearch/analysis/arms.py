@@ -9,8 +9,8 @@ import numpy as np
 
 LEAST_REPLICATES = 3
 """With fewer, how far the runs of each arm scatter cannot be told, and all are taken to scatter alike."""
-FLOOR = 0.1
-"""The least share of the pooled variance that an arm is taken to have: from few runs it may come out at 0 or below."""
+FLOOR = 0.25
+"""The least share of the pooled variance that an arm is taken to have; from few runs it may come out at 0 or below."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from automixsearch.analysis import intervals
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.noise import scores_of
 from automixsearch.analysis.sample import Frame, Sample, check_drawn, config_key, take_sample
+from automixsearch.analysis.tasks import price, price_interval
 from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:
@@ -184,10 +185,11 @@ class Phi:
 def cross_task(studies: Sequence[Study], metric: str | None = None, seed: int = 0) -> list[Phi]:
     """Phi of every method that all studies have, over at least three tasks with the same configs.
 
-    Phi = mean_e max_l G - max_l mean_e G, G the score of config l on task e, scaled to 0 to 1 on each task, over the
-    configs that were run. Noise alone makes one config the best here and another there, so what the scores of a config
-    are worth on all tasks is drawn from what seeds and configs leave open (empirical Bayes, normal), and Phi with it.
-    Source: Adkins et al., arXiv 2412.07165; Efron and Morris, Biometrika 59 (1972), for the multivariate posterior.
+    Phi = mean_e max_l G - max_l mean_e G, G the score of config l on task e, scaled to 0 to 1 on each task. It is that
+    of the configs that were run on these tasks; of other tasks three say next to nothing. Its interval:
+    `tasks.price_interval`.
+
+    Source: Adkins et al., arXiv 2412.07165.
 
     Raises:
         StudyError: fewer than three studies, or no configs in common.
@@ -215,34 +217,10 @@ def cross_task(studies: Sequence[Study], metric: str | None = None, seed: int = 
     for method, block in scores.groupby(level="method", sort=False):
         grid, of = block.to_numpy(), [noises[name, str(method)] for name in columns]
         if len(grid) < intervals.LEAST:
-            phi = Estimate(float(_price(grid)), note=intervals.TOO_FEW)
+            phi = Estimate(float(price(grid)), note=intervals.TOO_FEW)
         elif not all(freedom for _, freedom in of):
-            phi = Estimate(float(_price(grid)), note="no config was run twice, and noise makes phi larger than it is")
+            phi = Estimate(float(price(grid)), note="no config was run twice, and noise makes phi larger than it is")
         else:
-            drawn = _price(_worth(grid, [noise.value for noise, _ in of], [freedom for _, freedom in of], rng))
-            low, middle, high = (float(end) for end in np.quantile(drawn, [0.025, 0.5, 0.975]))
-            phi = Estimate(middle, low, high)
+            phi = price_interval(grid, [noise.value for noise, _ in of], [freedom for _, freedom in of], rng)
         found.append(Phi(phi, tuple(columns), len(grid), str(method)))
     return found
-
-
-def _worth(scores: np.ndarray, noise: Sequence[float], freedom: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Draws of what scores [configs, tasks] are worth on fresh seeds, given their noise on each task, [R, ...]."""
-    centre, total = scores.mean(0), np.cov(scores.T)
-    drawn = []
-    for _ in range(40):
-        own = np.diag([value * df / rng.chisquare(df) for value, df in zip(noise, freedom, strict=True)])
-        sizes, ways = np.linalg.eigh(total - own)
-        between = (ways * np.maximum(sizes, 0)) @ ways.T  # of what the configs are worth
-        kept = between @ np.linalg.pinv(between + own)
-        sizes, ways = np.linalg.eigh(between - kept @ between)
-        root = ways * np.sqrt(np.maximum(sizes, 0))
-        drawn.append(centre + (scores - centre) @ kept.T + rng.standard_normal((25, *scores.shape)) @ root.T)
-    return np.concatenate(drawn)
-
-
-def _price(scores: np.ndarray) -> np.ndarray:
-    """Phi of scores [..., configs, tasks], larger is better."""
-    low, high = scores.min(-2, keepdims=True), scores.max(-2, keepdims=True)
-    scaled = (scores - low) / np.where(high > low, high - low, 1)
-    return scaled.max(-2).mean(-1) - scaled.mean(-1).max(-1)

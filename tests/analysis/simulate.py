@@ -37,6 +37,7 @@ from automixsearch.analysis.fidelity import rank_correlation
 from automixsearch.analysis.power import detectable, detectable_at
 from automixsearch.analysis.robustness import scorecards
 from automixsearch.analysis.sample import Sample
+from automixsearch.analysis.tasks import price, price_interval
 from automixsearch.analysis.verdict import judge
 
 Array = np.ndarray
@@ -423,6 +424,28 @@ def rank_coverage(copula: str, rho: float, n: int, repeats: int, seed: int = 0) 
     return sum(one.low <= true <= one.high for one in found) / repeats
 
 
+# Tasks --------------------------------------------------------------------------------------------------------
+
+TASKS = {
+    "3 tasks, correlation 0.5": (3, 64, 0.5),
+    "3 tasks, correlation 0.9": (3, 64, 0.9),
+    "3 tasks, correlation 0": (3, 64, 0.0),
+    "5 tasks, correlation 0.5": (5, 64, 0.5),
+    "3 tasks, correlation 0.5, 24 configs": (3, 24, 0.5),
+}
+"""Tasks, configs, and how far what a config is worth on one task tells what it is worth on another."""
+
+
+def phi_holds(shape: str, tasks: int, configs: int, alike: float, g: np.random.Generator) -> bool:
+    """One study on several tasks: whether the interval of phi holds that of what the configs are worth."""
+    shared, own = SHAPES[shape](g, configs)[:, None], SHAPES[shape](g, configs * tasks).reshape(configs, tasks)
+    worth = alike**0.5 * shared + (1 - alike) ** 0.5 * own
+    freedom = [2 * BLOCK] * tasks
+    noise = [SIGMA**2 * g.chisquare(df) / df for df in freedom]
+    found = price_interval(worth + SIGMA * g.standard_normal(worth.shape), noise, freedom, g)
+    return found.low <= float(price(worth)) <= found.high
+
+
 # Importance ---------------------------------------------------------------------------------------------------
 
 
@@ -570,6 +593,17 @@ def rank_table(repeats: int) -> str:
     )  # fmt: skip
 
 
+def phi_table(repeats: int) -> str:
+    """Coverage of phi."""
+
+    def rows() -> Iterator[tuple[str, list[str]]]:
+        for name, how in TASKS.items():
+            g = np.random.default_rng([8, len(name)])
+            yield name, [cell(sum(phi_holds(shape, *how, g) for _ in range(repeats)) / repeats) for shape in SHAPES]
+
+    return _table("what a config is worth", list(SHAPES), rows())
+
+
 def test_table(repeats: int) -> str:
     """Type-I errors and power."""
     lines = ["| what is planted | what is said | promised | measured |", "| --- | --- | ---: | ---: |"]
@@ -600,7 +634,7 @@ def test_table(repeats: int) -> str:
         add(f"{methods} equal methods, {n} pairs", "the first two equivalent within 0.3", "-", alike)
     edge = verdicts(0.3, 64, 2, repeats)
     add("A better by just the margin 0.3, 64 pairs", "equivalent", "at most 5 %", edge.get("equivalent", 0))
-    part = max(20, repeats // 4)
+    part = max(20, repeats // 8)
     for design, arms, used, runs in (("one_out, 5 arms x 3", 5, 2, 3), ("factorial 2^3 x 3", 8, 8, 12)):
         seeds = ABLATIONS[design][2]
         effect = detectable_at(SIGMA * (2 / runs) ** 0.5, expected_freedom(seeds, arms, used))
@@ -608,13 +642,15 @@ def test_table(repeats: int) -> str:
         add(f"{design}, one part worth the detectable {effect:.2f} ({part} studies)", "it helps", "80 %", found)
         for noise in NOISES:
             wrong = parts_found(design, noise, 0.0, part)[1]
-            add(f"{design}, no part worth anything, {noise}", "any helps or hurts", "at most 5 %", wrong)
-    few = max(20, repeats // 20)
+            nothing = f"{design}, no part worth anything, {noise} ({part} studies)"
+            add(nothing, "any helps or hurts", "at most 5 %", wrong)
+    few = max(20, repeats // 40)
     planted = f"5 knobs of no effect, 64 configs ({few} studies)"
     add(planted, "any above chance", "at most 5 %", knobs_above_chance(0.0, few)[1])
     right, wrong = knobs_above_chance(4.0, few)
-    add("one knob of 4 standard deviations, 4 of none", "the one above chance", "-", right)
-    add("one knob of 4 standard deviations, 4 of none", "another above chance", "at most 5 %", wrong)
+    planted = f"one knob of 4 standard deviations, 4 of none ({few} studies)"
+    add(planted, "the one above chance", "-", right)
+    add(planted, "another above chance", "at most 5 %", wrong)
     return "\n".join(lines)
 
 
@@ -622,8 +658,9 @@ TABLES: dict[str, tuple[Callable[[int], str], int]] = {
     "scorecard": (coverage_table, 1),
     "noise": (noise_table, 2),
     "gate": (gate_table, 2),
-    "ablation": (ablation_table, 4),
+    "ablation": (ablation_table, 8),
     "rank": (rank_table, 1),
+    "phi": (phi_table, 20),
     "verdict": (test_table, 1),
 }
 """Each table, and the part of the repeats that it takes; in the README between marks of its name."""
@@ -664,11 +701,13 @@ def main() -> None:
         for done in as_completed([pool.submit(drawn, name, args.repeats) for name in names]):
             name, text, minutes = done.result()
             count = max(20, args.repeats // TABLES[name][1])
-            said = f"{count:,} studies where nothing else is said, {datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes"
-            error = f"a coverage of 95 % has a standard error of {100 * (0.95 * 0.05 / count) ** 0.5:.1f} points."
-            write(
-                args.out, name, f"`simulate.py {name} --repeats {args.repeats}`: {said} of one core; {error}\n\n{text}"
+            error = 100 * (0.95 * 0.05 / count) ** 0.5
+            head = (
+                f"`simulate.py {name} --repeats {args.repeats}`: {count:,} studies each where nothing else is said, "
+                f"{datetime.now(UTC):%Y-%m-%d}, {minutes:.1f} minutes of one core; a coverage of 95 % has a standard "
+                f"error of {error:.1f} points."
             )
+            write(args.out, name, f"{head}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from automixsearch.analysis import intervals
 from automixsearch.analysis.compare import difference_p
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.fidelity import rank_correlation
+from automixsearch.analysis.tasks import price, price_interval
 
 
 def test_intervals_cover_a_normal_truth() -> None:
@@ -97,6 +98,20 @@ def test_effects_of_an_ablation_hold_where_one_arm_scatters_more() -> None:
                 assert 0.005 <= share <= most, (design, noise, kind)
 
 
+def test_phi_holds_where_tasks_are_skewed_and_may_be_nothing_where_configs_are_alike() -> None:
+    g = np.random.default_rng(0)
+    for shape in ("right-skewed", "left-skewed"):
+        assert sum(simulate.phi_holds(shape, 3, 64, 0.5, g) for _ in range(30)) >= 26, shape
+    alike = price_interval(0.3 * g.normal(size=(40, 3)), [0.09] * 3, [24] * 3, g)
+    assert (alike.low, alike.note[:29]) == (0, "on some task the configs cann")
+    assert alike.high > 0.3
+
+
+def test_phi_is_nothing_where_one_config_is_best_everywhere() -> None:
+    assert price(np.arange(12.0)[:, None] * [1, 2, 3]) == 0
+    assert price(np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])) == pytest.approx(1 - 1 / 3)
+
+
 def test_rank_correlations_of_a_few_anchors_are_no_more_certain_than_they_can_be() -> None:
     agree = rank_correlation(np.arange(6.0), np.arange(6.0) ** 3)
     assert (agree.value, agree.high) == (pytest.approx(1), 1)
@@ -154,3 +169,10 @@ def test_a_knob_without_effect_is_rarely_above_chance() -> None:
     right, wrong = simulate.knobs_above_chance(4.0, 50)
     assert right >= 0.8
     assert wrong <= 0.14
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", list(simulate.SHAPES))
+def test_phi_is_covered(shape) -> None:
+    g = np.random.default_rng(1)
+    assert sum(simulate.phi_holds(shape, 3, 64, 0.5, g) for _ in range(200)) >= 178
