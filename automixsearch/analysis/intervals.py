@@ -537,11 +537,20 @@ def band(values: Array, counts: Sequence[int], level: float = LEVEL) -> dict[int
 def _band_levels(n: int, level: float) -> tuple[Array, Array]:
     """Ends of F at each order statistic that hold together with probability `level`, by simulation of uniforms."""
     i = np.arange(1, n + 1)
-    u = np.sort(np.random.default_rng(n).random((20_000, n)), axis=1)
-    p = stats.beta.cdf(u, i, n + 1 - i)
-    worst = np.minimum(2 * np.minimum(p, 1 - p), 1).min(1)
-    tail = float(np.quantile(worst, 1 - level)) / 2
-    return stats.beta.ppf(tail, i, n + 1 - i), stats.beta.ppf(1 - tail, i, n + 1 - i)
+    draws = min(20_000, max(500, 20_000_000 // n))  # of many configs fewer, or they would fill the memory
+    u = np.random.default_rng(n).standard_exponential((draws, n + 1)).cumsum(1)
+    u = u[:, :-1] / u[:, -1:]
+
+    def ends(tail: float) -> tuple[Array, Array]:
+        return stats.beta.ppf(tail, i, n + 1 - i), stats.beta.ppf(1 - tail, i, n + 1 - i)
+
+    least, most = log((1 - level) / 2 / n), log((1 - level) / 2)  # of n intervals alone, and of one
+    for _ in range(12):
+        middle = (least + most) / 2
+        low, high = ends(exp(middle))
+        missed = ((u < low) | (u > high)).any(1).mean() > 1 - level
+        least, most = (least, middle) if missed else (middle, most)
+    return ends(exp(least))
 
 
 # Close to the best --------------------------------------------------------------------------------------------

@@ -131,15 +131,15 @@ def test_a_difference_is_as_significant_as_its_interval_says() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", list(simulate.SHAPES))
 def test_intervals_cover_every_shape(shape) -> None:
-    for name, found in simulate.coverage(shape, 500).items():
+    for name, found in simulate.coverage(shape, 1000).items():
         most = 1.0 if name in ("W", "worth_8") or shape == "insensitive" else 0.985  # wider than they need be
-        assert 0.915 <= found.inside <= most, f"{name}: {found}"
+        assert 0.92 <= found.inside <= most, f"{name}: {found}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", list(simulate.SCATTERS))
 def test_scorecards_hold_however_runs_scatter(how) -> None:
-    found = simulate.scattered_coverage(simulate.SCATTERS[how], 200)
+    found = simulate.scattered_coverage(simulate.SCATTERS[how], 400)
     assert min(found.values()) >= 0.85, found
 
 
