@@ -568,10 +568,8 @@ def top_of(confirmed: Sequence[Array], noise: Estimate, freedom: int) -> tuple[E
     own, df = noise_interval(confirmed)
     scatter = own.value
     if df < LEAST and freedom:
-        scatter, df = (
-            (scatter * df + noise.value * freedom if df else noise.value * freedom) / (df + freedom),
-            df + freedom,
-        )
+        own_part = scatter * df if df else 0.0
+        scatter, df = (own_part + noise.value * freedom) / (df + freedom), df + freedom
     if not isfinite(scatter):
         return Estimate(float(means.max()), note="one fresh run each has no interval"), nan
     error = scatter / runs

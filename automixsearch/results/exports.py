@@ -115,14 +115,13 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
     reported = _intermediate(study, rows)
     trials = []
     for row, (params, distributions) in zip(rows, _parameters(study, rows), strict=True):
+        state, steps = states[row["state"]], reported.get(row["trial_id"], {})
         scores = [row.get(name) for name in study.objective]
+        if state is TrialState.PRUNED:  # its value is the last one that it reported, as Optuna has it
+            scores = [steps[max(steps)]] if steps else []
         values = [score for score in scores if score is not None and not math.isnan(score)]  # Optuna takes no NaN
-        state = states[row["state"]]
         if state is TrialState.COMPLETE and len(values) < len(study.objective):
             state = TrialState.FAIL
-        steps = reported.get(row["trial_id"], {})
-        if state is TrialState.PRUNED:  # its value is the last one that it reported, as Optuna has it
-            values = [value for value in [steps[max(steps)] if steps else math.nan] if not math.isnan(value)]
         trial = create_trial(
             state=state,
             values=values if values and state is not TrialState.FAIL else None,

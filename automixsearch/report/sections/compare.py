@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from automixsearch.analysis.compare import Comparison
     from automixsearch.analysis.robustness import Scorecard
 
+PAIR = (
+    Column("method", plain("a")),
+    Column("against", plain("b")),
+    Column("verdict", plain("verdict"), kind="verdict"),
+)
+
 
 def section(study: Study, cards: Sequence[Scorecard]) -> Section:
     """Differences of means, and of sensitivities, with the best mean in front."""
@@ -37,9 +43,7 @@ def section(study: Study, cards: Sequence[Scorecard]) -> Section:
         verdicts += sensitivity_sentences(contrasts)
         rows = [row for one in contrasts for row in one.rows()]
         columns = [
-            Column("method", plain("a")),
-            Column("against", plain("b")),
-            Column("verdict", plain("verdict"), kind="verdict"),
+            *PAIR,
             Column("difference of S_hp", estimate("difference"), True),
             Column("Holm p", p_text("p_holm"), True),
             Column("priors of equal information", plain("comparable")),
@@ -51,9 +55,7 @@ def section(study: Study, cards: Sequence[Scorecard]) -> Section:
         tables = [Table("sensitivity-of-methods", "Which method is less sensitive", rows, columns, note)]
     rows = [row for one in answer for row in one.rows()]
     columns = [
-        Column("method", plain("a")),
-        Column("against", plain("b")),
-        Column("verdict", plain("verdict"), kind="verdict"),
+        *PAIR,
         Column("difference", estimate("difference"), True),
         Column("Holm p", p_text("p_holm"), True),
         Column("p of equivalence", p_text("p_equivalent"), True),
