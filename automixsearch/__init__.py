@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from automixsearch.results.study import Study, open_study
     from automixsearch.search.driver import run_search
     from automixsearch.spec import SearchSpace, TrialConfig
-    from automixsearch.training.loop import train
+    from automixsearch.training.run import train
 
 _HOMES = {
     "SearchSpace": "automixsearch.spec",
@@ -23,7 +23,7 @@ _HOMES = {
     "Study": "automixsearch.results.study",
     "open_study": "automixsearch.results.study",
     "run_search": "automixsearch.search.driver",
-    "train": "automixsearch.training.loop",
+    "train": "automixsearch.training.run",
 }
 
 

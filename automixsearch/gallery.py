@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from automixsearch.spec import Data, TrialConfig
-    from automixsearch.training.loop import EpochMetrics, TrainingRun
+    from automixsearch.training.run import EpochMetrics, TrainingRun
 
 COLOURS = ((43, 108, 176), (221, 107, 32), (47, 133, 90), (128, 90, 213), (183, 121, 31), (180, 60, 100))
 """Of the sources of a mixed image: the image itself, its partner, further ones."""
@@ -463,7 +463,7 @@ def make_masks(
         pairs, seed, network: as in `make_gallery`.
         report: hears of every epoch that is trained.
     """
-    from automixsearch.training.loop import TrainingRun, pick_device
+    from automixsearch.training.run import TrainingRun, pick_device
 
     crowd = Crowd(images, seed, network)
     pairs = min(pairs, len(crowd.y) // 2)

@@ -113,7 +113,7 @@ LAYERS = {
     "automixsearch.report.charts": (),
     "automixsearch.report.page": (),
     "automixsearch.report.sections": (),
-    "automixsearch.training.loop": ("torch",),
+    "automixsearch.training.run": ("torch",),
     "automixsearch.evaluation.classification": ("torch",),
     "automixsearch.models": ("torch",),
     "automixsearch.search.driver": (),

@@ -25,7 +25,7 @@ from automixsearch.gallery import (
 from automixsearch.mixers import MIXERS
 from automixsearch.models import build_model
 from automixsearch.spec import Data, TrialConfig
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 
 DRAWN = [name for name in MIXERS if name not in ("vanilla", "trivialmix", "automix")]
 

@@ -216,22 +216,22 @@ def test_a_dry_run_sends_nothing(folder, capsys):
 
 
 def test_debug_runs_a_job_here_and_retry_runs_its_failed_trials_again(folder, tmp_path, capsys, monkeypatch):
-    from automixsearch.training import loop
+    from automixsearch.training import run
 
     file = job_file(folder, results=str(tmp_path / "results"))
-    whole = loop.TrainingRun._step
+    whole = run.TrainingRun._step
 
     def breaks(self, mixer, pixels, y, mixing):
         if self.config.method != "vanilla":
             raise ValueError("a bug")
         return whole(self, mixer, pixels, y, mixing)
 
-    monkeypatch.setattr(loop.TrainingRun, "_step", breaks)
+    monkeypatch.setattr(run.TrainingRun, "_step", breaks)
     assert main(["submit", str(file), "--debug", *TINY]) == 0
     study = open_study(tmp_path / "results" / "mine")
     before = study.query("SELECT trial_id, state, config_id FROM trials ORDER BY 1")
     assert before["state"].tolist() == ["complete", "failed"]
-    monkeypatch.setattr(loop.TrainingRun, "_step", whole)
+    monkeypatch.setattr(run.TrainingRun, "_step", whole)
     assert main(["retry", "--failed", str(file), "--debug", *TINY]) == 0
     after = open_study(tmp_path / "results" / "mine").query("SELECT trial_id, state, config_id FROM trials ORDER BY 1")
     assert after["state"].tolist() == ["complete", "complete"]
@@ -242,13 +242,13 @@ def test_debug_runs_a_job_here_and_retry_runs_its_failed_trials_again(folder, tm
 
 
 def test_an_interrupted_debug_run_names_the_command_that_goes_on(folder, tmp_path, capsys, monkeypatch):
-    from automixsearch.training import loop
+    from automixsearch.training import run
 
     def stopped(self, mixer, pixels, y, mixing):
         raise KeyboardInterrupt
 
     file = job_file(folder, results=str(tmp_path / "results"))
-    monkeypatch.setattr(loop.TrainingRun, "_step", stopped)
+    monkeypatch.setattr(run.TrainingRun, "_step", stopped)
     assert main(["submit", str(file), "--debug", *TINY]) == 130
     again = capsys.readouterr().out.partition("To go on: ")[2].split()
     monkeypatch.undo()

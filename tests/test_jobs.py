@@ -10,7 +10,7 @@ from automixsearch.data import load
 from automixsearch.designs import enumerate_runs
 from automixsearch.spec import Data, TrialConfig
 from automixsearch.studyfile import load_study_file
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 
 JOBS = Path(__file__).parents[1] / "jobs"
 FILES = sorted([*JOBS.glob("ablation/*.yaml"), *JOBS.glob("sensitivity/*.yaml")])

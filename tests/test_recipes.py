@@ -10,7 +10,7 @@ from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError
 from automixsearch.reading import load_space, space_folder
 from automixsearch.spec import Data, TrialConfig
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 
 RECIPES = sorted(file.stem for file in (space_folder() / "recipes").glob("*.yaml"))
 SPACE = "data: {source: digits}\nknobs:\n  method: automix\n"

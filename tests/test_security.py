@@ -40,7 +40,7 @@ def test_a_pickle_that_executes_would_be_noticed(tmp_path):
 
 
 def test_a_pickle_is_no_checkpoint(evil):
-    from automixsearch.training.loop import TrainingRun
+    from automixsearch.training.run import TrainingRun
 
     run = TrainingRun.__new__(TrainingRun)
     run.device = "cpu"

@@ -12,7 +12,7 @@ from automixsearch.commands.terminal import add_json, console, declare, dump_jso
 from automixsearch.errors import unknown
 
 if TYPE_CHECKING:
-    from automixsearch.training.loop import EpochMetrics
+    from automixsearch.training.run import EpochMetrics
 
 MOST_EPOCHS = 8
 """Columns of epochs in a picture of masks that can still be looked at side by side."""

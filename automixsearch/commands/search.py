@@ -23,7 +23,7 @@ from automixsearch.commands.terminal import (
 if TYPE_CHECKING:
     from automixsearch.spec import SearchSpace
     from automixsearch.studyfile import StudyFile
-    from automixsearch.training.loop import EpochMetrics
+    from automixsearch.training.run import EpochMetrics
 
 
 def search_command(args: argparse.Namespace) -> int:
@@ -135,7 +135,7 @@ def train_command(args: argparse.Namespace) -> int:
 
     from automixsearch.data import load
     from automixsearch.errors import SpecError
-    from automixsearch.training.loop import TrainingRun, pick_device
+    from automixsearch.training.run import TrainingRun, pick_device
 
     torch.set_num_threads(args.threads)
     try:

@@ -43,7 +43,7 @@ class AutoMix(Mixer):
     masks s of mean 1 - lam, lam ~ Beta(alpha, alpha). The Mix Block learns by the teacher's loss on the images that it
     mixes, plus gamma times the distance of the masks from their share; the network learns from other mixes of the same
     batch and from the clean images. Every network has a head for clean and a head for mixed images. See
-    `training/momentum.py` for the step and `models/mixblock.py` for the block; `apply` needs the finished mask.
+    `algorithms/automix.py` for the step and `models/mixblock.py` for the block; `apply` needs the finished mask.
 
     `variant = released` sets what `auto` stands for to what OpenMixup has: one convolution for query and key, the mean
     over all masks of a batch in the mask loss, and for images up to 64 pixels no share in the features and a constant

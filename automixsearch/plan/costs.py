@@ -62,7 +62,7 @@ def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float) -> C
     from scipy import stats
 
     from automixsearch.data.base import split
-    from automixsearch.training.loop import TrainingRun, pick_device
+    from automixsearch.training.run import TrainingRun, pick_device
 
     torch.set_num_threads(max(1, int(cpus)))
     steps = PROBE_STEPS // PROBE_PARTS

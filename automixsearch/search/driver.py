@@ -372,7 +372,7 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
     from automixsearch.search.failures import Place
     from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.search.trial_rows import after, failed_row
-    from automixsearch.training.loop import pick_device
+    from automixsearch.training.run import pick_device
     from automixsearch.training.world import World
 
     if space.resources.workers > 1:

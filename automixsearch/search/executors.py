@@ -67,7 +67,7 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     store, task = _open(config)
     Attempt(Place.here()).save(store, task.trial_id)  # before torch is imported, which a node can fail to do
     from automixsearch.search.trial import limit_threads, run_trial
-    from automixsearch.training.loop import pick_device
+    from automixsearch.training.run import pick_device
     from automixsearch.training.world import World
 
     limit_threads(config["cpus"])

@@ -67,7 +67,7 @@ def measure(config: TrialConfig, device: torch.device, steps: int = STEPS) -> Pe
 
     from automixsearch.data import load
     from automixsearch.data.stream import Streamed
-    from automixsearch.training.loop import TrainingRun
+    from automixsearch.training.run import TrainingRun
 
     images = load(config.data)
     run = TrainingRun(config, images, device)
@@ -93,7 +93,7 @@ def peak_rss(pid: int | str = "self") -> float:
 def _probe(content: str, cpus: float) -> Peak:
     """What runs in the process of a probe."""
     from automixsearch.search.trial import limit_threads
-    from automixsearch.training.loop import pick_device
+    from automixsearch.training.run import pick_device
 
     limit_threads(cpus)
     return measure(TrialConfig.model_validate_json(content), pick_device())

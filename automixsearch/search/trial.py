@@ -27,7 +27,7 @@ from automixsearch.search.failures import MEMORY, Attempt, Place, cause_of
 from automixsearch.search.retention import Retention, checkpoints
 from automixsearch.search.task import Task
 from automixsearch.search.trial_rows import after, failed_row, run_columns, said
-from automixsearch.training.loop import EpochMetrics, TrainingRun
+from automixsearch.training.run import EpochMetrics, TrainingRun
 from automixsearch.training.world import World
 
 CHECKPOINT_SHARE = 20

@@ -39,7 +39,7 @@ class Idle(executors.InlineTrial):
         from datetime import UTC, datetime
 
         from automixsearch.search.trial import epoch_row
-        from automixsearch.training.loop import EpochMetrics
+        from automixsearch.training.run import EpochMetrics
 
         store, task = executors._open(self._trial_config)
         epoch = getattr(self, "_epoch", 0) + 1

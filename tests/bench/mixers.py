@@ -27,7 +27,7 @@ import torch
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.mixers import MIXERS
 from automixsearch.spec import Data, TrialConfig
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 
 CLASSES = 10
 CPU = {"32": ((32, 32), "cifar"), "224": ((8, 224), "imagenet")}

@@ -25,7 +25,7 @@ import json, sys, time
 import torch
 from automixsearch.data import load
 from automixsearch.reading import load_config
-from automixsearch.training.loop import train
+from automixsearch.training.run import train
 torch.set_num_threads(1)
 seconds = []
 for path in sys.argv[1:]:

@@ -29,7 +29,7 @@ from automixsearch.recipe import Recipe
 from automixsearch.search.memory import peak_rss
 from automixsearch.spec import Data, SearchSpace, TrialConfig
 from automixsearch.training.batches import Batches
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 
 N = 12

@@ -21,7 +21,7 @@ from automixsearch.recipe import BACKBONES, Recipe, check_sides, stage_names
 from automixsearch.results.store import Store
 from automixsearch.search.driver import _prepare
 from automixsearch.spec import Data, SearchSpace, TrialConfig
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 
 SIZES = {"wrn28_2": (32, 32, 16, 8), "wrn28_8": (32, 32, 16, 8), "deit_s": (2,) * 5, "swin_t": (16, 16, 8, 4, 2)}
 """Of the maps; of ResNets with the CIFAR stem: 32, 32, 16, 8, 4."""

@@ -24,7 +24,7 @@ from automixsearch.search.failures import Attempt
 from automixsearch.search.proposer import Proposer
 from automixsearch.search.retention import Retention, checkpoints, drop_checkpoints
 from automixsearch.search.trial import run_trial
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 
 EPOCHS = 3

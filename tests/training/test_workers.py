@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from automixsearch.data import load
 from automixsearch.errors import ResourceError
 from automixsearch.spec import Data, TrialConfig
-from automixsearch.training.loop import TrainingRun
+from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 
 

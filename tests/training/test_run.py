@@ -22,7 +22,7 @@ from automixsearch.mixers import MIXERS
 from automixsearch.mixers.manifoldmix import ManifoldMixDraw
 from automixsearch.recipe import Recipe
 from automixsearch.spec import Data, TrialConfig
-from automixsearch.training.loop import TrainingRun, learning_rate, train
+from automixsearch.training.run import TrainingRun, learning_rate, train
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def losses(run: TrainingRun) -> list[float]:
 
 
 TWENTY_STEPS = Path(__file__).parents[1] / "golden" / "twenty_steps.json"
-"""Losses of the first steps of every method; `python tests/training/test_loop.py` rewrites them."""
+"""Losses of the first steps of every method; `python tests/training/test_run.py` rewrites them."""
 
 
 def twenty_steps(method: str, images: ImageSet) -> list[float]:

@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 
+from automixsearch.algorithms.automix import gamma_at, random_grid
 from automixsearch.data import load
 from automixsearch.losses import mce
 from automixsearch.mixers.automix import AutoMix, never_learned, teacher_momentum
 from automixsearch.models import count_parameters
 from automixsearch.spec import Data, TrialConfig
-from automixsearch.training.loop import TrainingRun
-from automixsearch.training.momentum import gamma_at, random_grid
+from automixsearch.training.run import TrainingRun
 
 
 @pytest.fixture(scope="module")

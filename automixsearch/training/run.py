@@ -39,8 +39,8 @@ from automixsearch.training.optimiser import Part, learning_rate, make_optimizer
 from automixsearch.training.world import HiddenMixing, World
 
 if TYPE_CHECKING:
+    from automixsearch.algorithms.automix import Momentum
     from automixsearch.mixers.automix import AutoMixDraw
-    from automixsearch.training.momentum import Momentum
 
 
 Predict = Callable[[Tensor], dict[str, Tensor]]
@@ -179,7 +179,7 @@ class TrainingRun:
         self.model = model
         self.momentum = None
         if self.mixer.paradigm == "momentum":
-            from automixsearch.training.momentum import Momentum
+            from automixsearch.algorithms.automix import Momentum
 
             paradigm: Any = Momentum
             made = paradigm(model, self.mixer, self.loss, self.train_side, self.config.seed, self.world)

@@ -1,0 +1,1 @@
+"""The ways of training: one file each, and the only list of them."""
