@@ -7,7 +7,8 @@
     │   ├── StudyBusy    another driver holds the study
     │   └── StorageError  its files cannot be reached, read or written
     ├── TrainingError    a training run cannot go on
-    │   └── NonFiniteLoss   the loss became NaN or infinite
+    │   └── Diverged        training has diverged: the config is to blame
+    │       └── NonFiniteLoss   the loss or an output of the network became NaN or infinite
     └── ResourceError    the cluster cannot run what was asked
 
 The command line prints these without a traceback and exits with status 2; anything else is a bug.
@@ -52,8 +53,12 @@ class TrainingError(AutoMixError):
     """A training run cannot go on."""
 
 
-class NonFiniteLoss(TrainingError):
-    """The training loss became NaN or infinite."""
+class Diverged(TrainingError):
+    """Training has diverged, and would again: the config is to blame."""
+
+
+class NonFiniteLoss(Diverged):
+    """The training loss, or an output of the network, became NaN or infinite."""
 
 
 class ResourceError(AutoMixError):

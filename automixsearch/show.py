@@ -163,6 +163,7 @@ def make_table(title: str, columns: Iterable[str] = ()) -> Table:
 
 HINTS = {
     "NonFiniteLoss": "lower lr, or the upper end of eta",
+    "Diverged": "lower lr, or the upper end of eta",
     "OutOfMemory": "it had all that one trial can have: lower batch_size or width",
     "WorkerDied": "often out of memory: lower batch_size or width",
     "StorageError": "check the place of the results, and its room: automixsearch doctor",

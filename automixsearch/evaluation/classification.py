@@ -35,6 +35,7 @@ class ScoreSums:
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Add a batch of logits [B, K] with labels int64 [B]."""
         logits = logits.float()
+        finite = logits.isfinite().all()
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = top == labels[:, None]
         correct = hits[:, 0].double()
@@ -45,14 +46,20 @@ class ScoreSums:
         values = torch.stack([torch.ones_like(correct), confidence.double(), correct])
         per_bin.index_add_(1, bins, values)
         loss = functional.cross_entropy(logits, labels, reduction="sum").double()
+        loss = loss.where(finite, torch.nan)  # infinite ones can leave it finite
         totals = torch.stack([values[0].sum(), correct.sum(), hits.any(dim=1).sum().double(), loss])
         self.sums += torch.cat([totals, per_bin.flatten()])
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a logit was NaN or infinite, or the loss is."""
+        return not self.sums[3].isfinite().item()
+
     def scores(self) -> Scores:
-        """The scores of everything added so far; NaN where nothing was."""
+        """The scores of everything added so far; NaN where nothing was, or a logit was NaN or infinite."""
         sums = self.sums.cpu()
         count, correct, correct5, loss = sums[:4].tolist()
-        if not count:
+        if not count or self.diverged:
             return Scores(*[float("nan")] * 4)
         _, confidence, hits = sums[4:].view(3, BINS)
         ece = float((hits - confidence).abs().sum()) / count

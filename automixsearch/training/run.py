@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from automixsearch.data.base import ImageSet, channel_statistics, split
-from automixsearch.errors import DataError, NonFiniteLoss, TrainingError
+from automixsearch.errors import DataError, Diverged, NonFiniteLoss, TrainingError
 from automixsearch.evaluation.classification import Scores, ScoreSums
 from automixsearch.losses import jensen_shannon
 from automixsearch.mixers import Mixed, Mixer
@@ -52,6 +52,9 @@ STATISTICS = {
 """Mean and deviation per channel that published recipes and weights have."""
 COOLED = ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece")
 """What an epoch tells of the cool-down that branched off after it."""
+DIVERGED = 1000.0
+"""A run has diverged whose validation loss ends above this many times the loss of guessing, the log of the number of
+classes. Before the end it may: the statistics of BatchNorm lag behind at first, and then the loss comes down again."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,8 @@ class TrainingRun:
         return mean, std
 
     def _build(self, image_set: ImageSet) -> None:
-        recipe, channels = self.recipe, image_set.train.images.shape[3]
-        model = build_model(recipe, channels, len(image_set.classes), self.config.seed, self.train_side)
+        recipe, channels, self.classes = self.recipe, image_set.train.images.shape[3], len(image_set.classes)
+        model = build_model(recipe, channels, self.classes, self.config.seed, self.train_side)
         layout = pick_layout(model, self.device, self.train_side, recipe.channels_last)
         self.channels_last = layout == torch.channels_last
         model = model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
@@ -191,7 +194,7 @@ class TrainingRun:
                 make_global(forward)
             forward = DistributedDataParallel(forward, broadcast_buffers=self.momentum is None)
         self.parallel = forward
-        self.clean_scale = self.loss.clean_scale(len(image_set.classes))
+        self.clean_scale = self.loss.clean_scale(self.classes)
         self.forward = torch.compile(forward) if recipe.compile else forward
         parts = self.momentum.parts() if self.momentum else [Part(model)]
         self.optimizer = make_optimizer(recipe, parts, fused=self.device.type == "cuda")
@@ -200,13 +203,19 @@ class TrainingRun:
         """Train the remaining epochs, yielding after each; the run can be saved between any two.
 
         Raises:
-            NonFiniteLoss: the loss became NaN or infinite.
+            Diverged: the loss or an output became NaN or infinite, or the validation loss ended beyond any sense.
         """
         while self.epoch < self.recipe.epochs:
             self.last = self._advance()
             if self.epoch in self.branches:
                 self.last = self._with_branch(self.last)
             yield self.last
+        guessing = math.log(self.classes)
+        if self.last and self.last.val_loss > DIVERGED * guessing:
+            raise Diverged(
+                f"diverged: the validation loss ended at {self.last.val_loss:.3g}, and guessing costs {guessing:.3g}; "
+                f"lower lr (now {self.recipe.lr:g}) or the weight of the loss term"
+            )
 
     def _advance(self) -> EpochMetrics:
         """Train one epoch and validate."""
@@ -294,7 +303,7 @@ class TrainingRun:
         for step, loss in enumerate(self.step_losses):
             if not math.isfinite(loss):
                 raise NonFiniteLoss(
-                    f"the loss was {loss} in epoch {self.epoch + 1}, step {step + 1}; lower lr "
+                    f"diverged: the loss was {loss} in epoch {self.epoch + 1}, step {step + 1}; lower lr "
                     f"(now {self.recipe.lr:g}) or the weight of the loss term"
                 )
         return self.step_losses
@@ -416,7 +425,11 @@ class TrainingRun:
 
     @torch.no_grad()
     def _scores(self, part: Batches, predict: Predict | None = None, names: Sequence[str] = ("",)) -> dict[str, Scores]:
-        """The scores of the `names` that `predict` gives; None: of the network, under no name."""
+        """The scores of the `names` that `predict` gives; None: of the network, under no name.
+
+        Raises:
+            NonFiniteLoss: an output is NaN or infinite: what is largest among such means nothing.
+        """
         self.stateful.eval()
         predict = predict or (lambda x: {"": self.model(x)})
         sums = {name: ScoreSums(self.device) for name in names}
@@ -428,6 +441,11 @@ class TrainingRun:
                 sums[name].add(logits[name], y)
         for one in sums.values():
             self.world.sum(one.sums)
+            if one.diverged:
+                raise NonFiniteLoss(
+                    "diverged: an output of the network was NaN or infinite; "
+                    f"lower lr (now {self.recipe.lr:g}) or the weight of the loss term"
+                )
         return {name: one.scores() for name, one in sums.items()}
 
     def finish(self) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -45,3 +46,15 @@ def test_a_certain_and_correct_classifier_is_calibrated():
 
 def test_nothing_seen_is_nan():
     assert math.isnan(ScoreSums().scores().top1)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_one_output_that_is_no_number_leaves_no_score(odd):
+    sums = ScoreSums()
+    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    sums.add(logits, torch.zeros(8, dtype=torch.int64))
+    assert not sums.diverged
+    logits[3, 2] = odd
+    sums.add(logits, torch.zeros(8, dtype=torch.int64))
+    assert sums.diverged
+    assert all(math.isnan(value) for value in dataclasses.astuple(sums.scores()))

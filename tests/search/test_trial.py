@@ -209,6 +209,30 @@ def test_a_space_says_what_is_kept():
         parse_space({**content, "resources": {"checkpoints": {"last": 0}}}, "test")
 
 
+# Configs that fail ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spoilt", ["validation", "test"])
+def test_a_trial_that_diverges_is_a_failure_of_its_config_and_is_told_so(trial, monkeypatch, spoilt):
+    store, task = trial
+    part, scores = {"validation": 0, "test": 1}[spoilt], TrainingRun._scores
+
+    def spoil(run, images, *rest):
+        if (run.val, run.test)[part] is images and run.epoch >= 2:
+            with torch.no_grad():
+                next(run.model.parameters()).fill_(torch.inf)
+        return scores(run, images, *rest)
+
+    monkeypatch.setattr(TrainingRun, "_scores", spoil)
+    reported = list(run_trial(store, task, torch.device("cpu"), World()))
+    assert len(reported) == 2, "the third epoch has no scores, or the trial no end"
+    row = store.trial_row("t00000")
+    assert (row["state"], row["error_class"], row["attempts"]) == ("failed", "NonFiniteLoss", 1)
+    assert row["error_message"].startswith("diverged: an output of the network was NaN or infinite; lower lr (now 0.1)")
+    assert row["test_top1"] is None
+    assert Attempt.load(store, "t00000") is None, "nothing that is tried again"
+
+
 # Storage that fails --------------------------------------------------------------------------------------------
 
 

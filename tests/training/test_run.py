@@ -15,7 +15,7 @@ import torch
 
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
-from automixsearch.errors import DataError, NonFiniteLoss, TrainingError
+from automixsearch.errors import DataError, Diverged, NonFiniteLoss, TrainingError
 from automixsearch.evaluation.classification import Scores
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
@@ -194,6 +194,35 @@ def test_a_checkpoint_of_another_config_is_refused(digits):
 def test_a_loss_that_explodes_ends_the_run_with_its_step(digits):
     with pytest.raises(NonFiniteLoss, match=r"the loss was (nan|inf) in epoch \d+, step \d+; lower lr"):
         losses(TrainingRun(config(lr=100.0, momentum=0.99, epochs=6), digits, "cpu"))
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_network_whose_outputs_are_no_numbers_has_diverged(digits, part):
+    run = TrainingRun(config(), digits, "cpu")
+    losses(run)
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(math.nan)
+    with pytest.raises(NonFiniteLoss, match="diverged: an output of the network was NaN or infinite; lower lr"):
+        run._validate() if part == "val" else run.finish()
+
+
+def test_a_validation_loss_beyond_any_sense_is_divergence_at_the_end_and_not_before(digits, monkeypatch):
+    factors, scores = iter([1e30, 1e2, 1e30, 1e30]), TrainingRun._scores
+    monkeypatch.setattr(
+        TrainingRun,
+        "_scores",
+        lambda run, *given: {
+            name: dataclasses.replace(one, loss=one.loss * factor)
+            for (name, one), factor in zip(scores(run, *given).items(), factors, strict=False)
+        },
+    )
+    assert len(list(TrainingRun(config(lr=0.01), digits, "cpu").epochs())) == 2
+    epochs = TrainingRun(config(lr=0.01), digits, "cpu").epochs()
+    assert [next(epochs).epoch for _ in range(2)] == [1, 2]
+    with pytest.raises(
+        Diverged, match=r"diverged: the validation loss ended at .*e\+30, and guessing costs 2.3; lower lr"
+    ):
+        next(epochs)
 
 
 def test_a_batch_larger_than_the_training_split_is_refused(digits):
