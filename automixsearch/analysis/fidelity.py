@@ -60,6 +60,7 @@ def fidelity(study: Study, metric: str | None = None, seed: int = 0) -> list[Fid
     metric = metric or study.objective[0]
     if metric not in metric_directions():
         raise StudyError(f"study {study.name}: {unknown('metric', metric, metric_directions())}")
+    study.check_comparable()
     rungs = _rungs(study, metric)
     if rungs is not None:
         sign, frame = rungs

@@ -80,6 +80,7 @@ def gate(study: Study, metric: str | None = None) -> Gate:
     known = metric_directions()
     if metric not in known:
         raise StudyError(f"study {study.name}: {unknown('metric', metric, known)}")
+    study.check_comparable()
     sign = 1 if known[metric] == "max" else -1
     rows = _rows(study, metric, sign)
     winner = next((row for row in rows if row["first"]), None)

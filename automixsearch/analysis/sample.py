@@ -118,6 +118,7 @@ def take_sample(
     for purpose in purposes:
         if purpose not in PURPOSES:
             raise StudyError(f"study {study.name}: {unknown('purpose', purpose, PURPOSES)}")
+    study.check_comparable()
     trials: Frame = study.trials()
     there = trials["purpose"].value_counts().to_dict()
     wanted = list(purposes)

@@ -11,6 +11,7 @@ from automixsearch.commands.terminal import (
     RESULTS,
     add_json,
     add_results,
+    add_scored_study,
     add_study,
     console,
     declare,
@@ -147,7 +148,11 @@ def ls_command(args: argparse.Namespace) -> int:
             *(str(study[state]) for state in ("complete", "pruned", "failed")),
             metric,
             score(metric, study["best"]),
-            f"{study['best_trial']} {study['best_method']}" if study["best_trial"] else "-",
+            f"{study['best_trial']} {study['best_method']}"
+            if study["best_trial"]
+            else "several data sets"
+            if study["note"]
+            else "-",
         )
     console().print(table, highlight=False)
     return 0
@@ -164,7 +169,7 @@ def compact_command(args: argparse.Namespace) -> int:
 def add(commands: Any) -> None:
     """Declare the commands."""
     sub = declare(commands, best_command, "Print the best trials of a study.")
-    add_study(sub)
+    add_scored_study(sub)
     sub.add_argument("-n", type=positive, default=5, help="how many (5)")
     sub.add_argument("--per", metavar="COLUMN", help="the best for each value of a column, e.g. method")
     sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")

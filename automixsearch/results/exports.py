@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError
-from automixsearch.results.schema import TABLES, Table, in_order, metric_directions
+from automixsearch.results.schema import TABLES, Table, metric_directions
 
 if TYPE_CHECKING:
     import optuna
@@ -42,7 +42,7 @@ def write_csv(study: Study, place: str | Path) -> list[Path]:
     (place.parent if alone else place).mkdir(parents=True, exist_ok=True)
     files: dict[Table, Path] = {"trials": place} if alone else {table: place / f"{table}.csv" for table in TABLES}
     for table, path in files.items():
-        rows = in_order(table, study.store.read(table))
+        rows = study.table(table)
         for position, field in enumerate(rows.schema):
             if types.is_timestamp(field.type):
                 how = compute.StrftimeOptions("%Y-%m-%dT%H:%M:%SZ")
@@ -111,7 +111,8 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
         text = (study.info.get("design") or {}).get(name)
         if text:
             made.set_user_attr(name, text)
-    rows = study.store.trial_rows()
+    study.check_comparable()
+    rows = study.table("trials").to_pylist()
     reported = _intermediate(study, rows)
     trials = []
     for row, (params, distributions) in zip(rows, _parameters(study, rows), strict=True):

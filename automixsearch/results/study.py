@@ -29,6 +29,7 @@ from automixsearch.results.schema import (
 from automixsearch.results.store import Store, weights_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection
     from pandas import DataFrame
 
@@ -41,10 +42,13 @@ Point = tuple[tuple[float, ...], int, str]
 
 
 class Study:
-    """All trials of one question, as far as they have ended. Made by `open_study`."""
+    """All trials of one question, as far as they have ended. Made by `open_study`.
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    data: the fingerprint of the data set whose trials are looked at; None: all of them.
+    """
+
+    def __init__(self, store: Store, data: str | None = None) -> None:
+        self.store, self.data = store, data
         self.name = store.study
 
     def __repr__(self) -> str:
@@ -78,15 +82,54 @@ class Study:
         """The files that were left out of the answers so far, each with the reason."""
         return [f"{file}: {reason}" for file, reason in sorted(self.store.corrupt.items())]
 
+    def check_comparable(self) -> None:
+        """Refuse to set scores beside each other that were measured on different data.
+
+        Raises:
+            StudyError: `mixture` says what is mixed.
+        """
+        if mixed := self.mixture():
+            raise StudyError(f"study {self.name}: {mixed}")
+
+    def mixture(self) -> str:
+        """Which data sets, and validation splits of which sizes, the trials have, where there are several; else
+        nothing."""
+
+        def ask(con: DuckDBPyConnection) -> list[tuple[Any, ...]]:
+            known = con.table("trials").columns  # ledgers of other tools have what they have
+            data, images = (f'"{name}"' if name in known else "NULL" for name in ("data_fingerprint", "val_images"))
+            groups = f"SELECT {data}, {images}, count(*) FROM trials WHERE {images} IS NOT NULL GROUP BY ALL"
+            return con.execute(f"{groups} ORDER BY min(number)").fetchall()
+
+        groups = self._ask(ask)
+        kinds = list(dict.fromkeys(data for data, _, _ in groups if data is not None))
+        if len(kinds) < 2 and len({images for _, images, _ in groups}) < 2:
+            return ""
+        there = "; ".join(f"{count} trials of {data}, {images} validation images" for data, images, count in groups)
+        ways = " or ".join(f"--data {kind}" for kind in kinds)
+        remedy = f"look at one of them with {ways}" if len(kinds) > 1 else "choose some with query, by val_images"
+        return f"its trials were scored on different data, and cannot be compared ({there}); {remedy}"
+
     # As DataFrames ------------------------------------------------------------------------------------------
 
     def trials(self) -> DataFrame:
         """Every ended trial, in order of the numbers."""
-        return in_order("trials", self.store.read("trials")).to_pandas()
+        return self.table("trials").to_pandas()
 
     def epochs(self) -> DataFrame:
         """Every epoch of every trial."""
-        return in_order("epochs", self.store.read("epochs")).to_pandas()
+        return self.table("epochs").to_pandas()
+
+    def table(self, name: Table) -> pa.Table:
+        """Every row of `trials` or `epochs` as Arrow has it, in order."""
+        import pyarrow.compute as pc
+
+        where = None
+        if self.data is not None:
+            own = pc.field("data_fingerprint") == self.data
+            ids = self.store.read("trials", ["trial_id"], own)["trial_id"]
+            where = own if name == "trials" else pc.field("trial_id").isin(ids)
+        return in_order(name, self.store.read(name, where=where))
 
     def best(self, n: int = 5, per: str | None = None, metric: str | None = None) -> DataFrame:
         """The n best trials, or the n best of each value of the column `per`; see `best_rows`."""
@@ -128,8 +171,9 @@ class Study:
             metric: a validation or test metric; the study's first objective by default.
 
         Raises:
-            StudyError: no such metric or column, or the storage cannot be read.
+            StudyError: no such metric or column, trials of several data sets, or the storage cannot be read.
         """
+        self.check_comparable()
         metric = metric or self.objective[0]
         sign = 1 if _direction(metric) == "max" else -1
         where = f"state = '{TrialState.COMPLETE}' AND \"{metric}\" IS NOT NULL"
@@ -148,6 +192,7 @@ class Study:
 
     def pareto_rows(self) -> list[Row]:
         """The complete trials that no other beats in every objective, by the first objective, best first."""
+        self.check_comparable()
         signs = [-1 if _direction(name) == "max" else 1 for name in self.objective]
         wanted = ", ".join(f'"{name}"' for name in self.objective)
         where = " AND ".join(f'"{name}" IS NOT NULL' for name in self.objective)
@@ -218,7 +263,8 @@ class Study:
         sql = "SELECT state, count(*) FROM trials GROUP BY state"
         counts = dict(self._ask(lambda con: con.execute(sql).fetchall()))
         states = [state.value for state in TrialState if state is not TrialState.RUNNING]
-        best = next(iter(self.best_rows(1)), {})
+        mixed = self.mixture()
+        best = {} if mixed else next(iter(self.best_rows(1)), {})
         return {
             "study": self.name,
             "total": self.info.get("total_trials"),
@@ -228,6 +274,7 @@ class Study:
             "best": best.get(self.objective[0]),
             "best_trial": best.get("trial_id"),
             "best_method": best.get("method"),
+            "note": mixed,
         }
 
     # How it is asked ----------------------------------------------------------------------------------------
@@ -261,6 +308,10 @@ class Study:
                 try:
                     for table in tables:
                         ways[effort](con, table)
+                    if self.data is not None:
+                        con.execute("ALTER VIEW trials RENAME TO every_trial")
+                        chosen = f"SELECT * FROM every_trial WHERE data_fingerprint = '{self.data}'"
+                        con.execute(f"CREATE VIEW trials AS {chosen}")
                     return question(con)
                 except mistakes as error:
                     raise StudyError(f"study {self.name}: {error}") from None
@@ -340,11 +391,14 @@ def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 # Finding studies --------------------------------------------------------------------------------------------
 
 
-def open_study(study: str | Path, results: str | Path = "results") -> Study:
+def open_study(study: str | Path, results: str | Path = "results", data: str | None = None) -> Study:
     """Open a study by its path or URI, `<results>/<study>`, or by its name under `results`.
 
+    Args:
+        data: the fingerprint of a data set, of whose trials alone all answers are; for old studies that hold several.
+
     Raises:
-        StudyError: there is no such study; the message lists those that are there.
+        StudyError: there is no such study, or no trial of such data; the message lists those that are there.
     """
     text = str(study).rstrip("/")
     if "://" in text:
@@ -357,7 +411,9 @@ def open_study(study: str | Path, results: str | Path = "results") -> Study:
         folder, name = str(results), text
     store = Store(folder, name)
     if store.exists():
-        return Study(store)
+        if data is not None and data not in (known := set(Study(store).trials()["data_fingerprint"].dropna())):
+            raise StudyError(f"study {name}: {unknown('data set', data, known)}")
+        return Study(store, data)
     inside = _names(text) if "://" in text or os.path.isdir(text) else []
     if inside:
         raise StudyError(f"{text}: is a directory of studies; open one of them: {', '.join(inside)}")

@@ -23,6 +23,7 @@ from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
 from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES
+from automixsearch.search.provenance import ENTRY, described, other_data
 from automixsearch.search.retention import Retention
 from automixsearch.spec import ELSEWHERE, SearchSpace, hash_json
 
@@ -107,16 +108,19 @@ def run_search(
     with store.lock(), _leaving_nothing_behind(store):
         store.repair()
         _refuse_other_space(store, space, design)
-        if retry_failed:
-            again, left = _set_failed_free(store, space, force)
-            watcher.note(f"failed trials that run again: {again}")
-            if left:
-                watcher.note(f"failed trials that stay so: {left}, which failed {TRIES} times of one cause; --force")
         _compact(store)
-        watcher.begin(space, store.trial_rows())
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
             loading = background.submit(_prepare, space, store, design)
+            if retry_failed:
+                loading.result()  # where the data are refused, the ledger stays as it is
+                again, left = _set_failed_free(store, space, force)
+                watcher.note(f"failed trials that run again: {again}")
+                if left:
+                    watcher.note(
+                        f"failed trials that stay so: {left}, which failed {TRIES} times of one cause; --force"
+                    )
+            watcher.begin(space, store.trial_rows())
             if _is_complete(store, space):
                 loading.result()
                 interrupted = False
@@ -183,9 +187,7 @@ def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None)
     here, there = old.get("design"), design.content if design else None
     if old["space_id"] == space.space_id and not is_other_design(here, there):
         return
-    if not any(store.live(table) for table in TABLES):  # nothing was ever trained: the name is free
-        for name in ["study.json", "optuna.journal", *(f"pending/{name}" for name in store.names("pending"))]:
-            store.delete(name)
+    if _is_free(store):
         return
     if (here is None) != (there is None) or old["space_id"] == space.space_id:
         refuse_other_design(space.name, store.uri, here, there)
@@ -196,8 +198,17 @@ def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None)
     )
 
 
-def _claim(store: Store, space: SearchSpace, design: Design | None) -> None:
-    """Write down what the study is about."""
+def _is_free(store: Store) -> bool:
+    """Whether nothing was ever trained under this name; what a search left that never began is removed."""
+    if any(store.live(table) for table in TABLES):
+        return False
+    for name in ["study.json", "optuna.journal", *(f"pending/{name}" for name in store.names("pending"))]:
+        store.delete(name)
+    return True
+
+
+def _claim(store: Store, space: SearchSpace, design: Design | None, data: dict[str, Any]) -> None:
+    """Write down what the study is about, and on which data."""
     from automixsearch.search.designed import claimed
 
     content = {
@@ -207,6 +218,7 @@ def _claim(store: Store, space: SearchSpace, design: Design | None) -> None:
         "objective": list(space.objective),
         "total_trials": space.budget.trials,
         "space": space.model_dump(mode="json"),
+        ENTRY: data,
     }
     before = json.loads(store.get("study.json") or "{}")
     content["environments"] = _environments(before.get("environments") or [])
@@ -253,7 +265,7 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
 
     images = load(space.data)
     seeds = sorted({run.split_seed for run in design.runs}) if design else [space.seeds.split]
-    splits = [split(images, space.data.val_fraction, seed) for seed in seeds]
+    splits = {seed: split(images, space.data.val_fraction, seed) for seed in seeds}
     by_name = {dimension.name: dimension for dimension in space.dimensions}
 
     def extremes(name: str) -> tuple[Any, ...]:
@@ -261,14 +273,17 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
         return (getattr(Recipe(), name),) if dimension is None else dimension.choices or (dimension.low, dimension.high)
 
     for size in extremes("batch_size"):
-        check_batches(int(size), min(len(made.train) for made in splits), space.resources.workers)
+        check_batches(int(size), min(len(made.train) for made in splits.values()), space.resources.workers)
     for chosen in itertools.product(*map(extremes, SIZES)):
         Recipe(**dict(zip(SIZES, chosen, strict=True))).sides(*images.train.images.shape[1:3])
-    _claim(store, space, design)
+    data = described(images, splits, space.data.path)
+    if (why := other_data(store, data)) and not _is_free(store):
+        raise StudyError(why)
+    _claim(store, space, design, data)
     for method in space.methods:
         for name in methods_of(method):
             MIXERS[name].prepare()
-    for made in splits:
+    for made in splits.values():
         store.put(f"splits/{made.split_id}.json", made.to_json().encode())
     return images
 

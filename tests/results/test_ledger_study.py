@@ -145,7 +145,7 @@ def test_an_empty_study_has_no_best(tmp_path: Path) -> None:
     assert "val_top1" in study.best().columns
     assert study.summary() == {
         "study": "s", "total": None, "ended": 0, "complete": 0, "pruned": 0, "failed": 0,
-        "objective": ["val_top1"], "best": None, "best_trial": None, "best_method": None,
+        "objective": ["val_top1"], "best": None, "best_trial": None, "best_method": None, "note": "",
     }  # fmt: skip
 
 

@@ -53,8 +53,9 @@ def make_report(study: Study) -> Report:
     Raises:
         StudyError: the study has no trials.
     """
-    study = Snapshot(study.store)
-    rows = study.store.trial_rows()
+    study = Snapshot(study.store, study.data)
+    study.check_comparable()
+    rows = study.table("trials").to_pylist()
     if not rows:
         raise StudyError(f"study {study.name} has no ended trial yet; run it, then report it")
     design = study.info.get("design") or {}
