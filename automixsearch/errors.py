@@ -5,6 +5,7 @@
     ├── DataError        a data set is missing, corrupt or unfit (file, rule, what to do)
     ├── StudyError       a study cannot be opened, continued or queried
     │   ├── StudyBusy    another driver holds the study
+    │   ├── StudyTaken   another driver has taken the study from this one
     │   └── StorageError  its files cannot be reached, read or written
     ├── TrainingError    a training run cannot go on
     │   └── Diverged        training has diverged: the config is to blame
@@ -39,6 +40,10 @@ class StudyError(AutoMixError):
 
 class StudyBusy(StudyError):
     """Another driver holds the study."""
+
+
+class StudyTaken(StudyError):
+    """Another driver has taken the study from this one, which must write no more."""
 
 
 class StorageError(StudyError):

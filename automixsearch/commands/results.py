@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,7 @@ def ls_command(args: argparse.Namespace) -> int:
 
 def compact_command(args: argparse.Namespace) -> int:
     study = open_named(args)
+    study.store.note = lambda text: print(f"automixsearch: {text}", file=sys.stderr)
     with study.store.lock():
         study.store.compact()
     print(f"{study.name}: compacted")

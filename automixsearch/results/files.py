@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import socket
-import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from automixsearch.errors import StorageError, StudyBusy, StudyError, redact
+from automixsearch.errors import StorageError, StudyError, StudyTaken, redact
+from automixsearch.results.lease import Fence, Lease, busy, lease_of
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-BEAT_S, STALE_S = 15.0, 60.0
-"""A lease on remote storage is renewed every BEAT_S and given up for dead after STALE_S."""
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """Failures that no waiting mends."""
 LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -59,17 +55,22 @@ def _storage(place: object, deed: str) -> Iterator[None]:
         ) from None
 
 
-def _me() -> dict[str, Any]:
-    now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    return {"pid": os.getpid(), "host": socket.gethostname(), "time": now}
+class Files(ABC):
+    """Files by name. `fence`: looked at before each change, where a study is held or belongs to another process."""
 
+    fence: Fence | None = None
 
-class Leases(ABC):
-    """Holding a study where the storage has no locks."""
+    def _check(self) -> None:
+        if self.fence is not None:
+            self.fence.check()
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
         """A file's content, or None."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless it exists; whether it was written."""
 
     @abstractmethod
     def replace(self, name: str, data: bytes) -> None:
@@ -80,55 +81,21 @@ class Leases(ABC):
         """Remove a file, if it is there."""
 
     @contextmanager
-    def lease(self, study: str) -> Iterator[None]:
-        """Hold a study by a lease, renewed while we live. Best effort: two may start in one moment."""
-        name, lease = f"{study}/.lock.json", {**_me(), "token": uuid.uuid4().hex}
-        other = self._lease(name)
-        age = time.time() - other.get("seen", 0.0)
-        if age < -STALE_S and not self._beats(name, other):  # a clock has been set back, here or there
-            age = STALE_S
-        if age < STALE_S:
-            age = max(age, 0.0)
-            dead = f"if it is dead, wait {STALE_S - age:.0f} s and try again"
-            raise StudyBusy(f"{_busy(study, json.dumps(other))}; {dead}")
-        self._renew(name, lease)
-        ended = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(name, lease, ended), daemon=True)
-        beat.start()
+    def lease(self, study: str, note: Callable[[str], None], lock: int = 0) -> Iterator[None]:
+        """Hold a study by a lease; see `Lease`."""
+        lease = Lease(self, study, note, lock)
+        lease.take()
+        self.fence = lease
         try:
             yield
         finally:
-            ended.set()
-            beat.join()
-            with suppress(StudyError):  # storage that is away: the lease runs out by itself
-                if self._lease(name).get("token") == lease["token"]:
-                    self.delete(name)
-
-    def _beats(self, name: str, lease: dict[str, Any]) -> bool:
-        """Whether a lease is renewed while we watch, whatever the clocks say."""
-        until = time.monotonic() + 2 * BEAT_S
-        while time.monotonic() < until:
-            time.sleep(BEAT_S / 4)
-            if self._lease(name).get("seen") != lease.get("seen"):
-                return True
-        return False
-
-    def _lease(self, name: str) -> dict[str, Any]:
-        with suppress(json.JSONDecodeError):  # half written by one who died over it: nobody holds it
-            return json.loads(self.read(name) or "{}")
-        return {}
-
-    def _renew(self, name: str, lease: dict[str, Any]) -> None:
-        self.replace(name, json.dumps({**lease, "seen": time.time()}).encode())
-
-    def _beat(self, name: str, lease: dict[str, Any], ended: threading.Event) -> None:
-        while not ended.wait(BEAT_S):
-            with suppress(StudyError):  # storage that is away for a moment: the next beat tries again
-                if self._lease(name).get("token") == lease["token"]:
-                    self._renew(name, lease)
+            try:
+                lease.release()
+            finally:
+                self.fence = None
 
 
-class LocalFiles(Leases):
+class LocalFiles(Files):
     """Files under a directory, written whole or not at all, whenever the process or the power goes."""
 
     def __init__(self, root: str) -> None:
@@ -182,6 +149,7 @@ class LocalFiles(Leases):
             os.replace(temporary, target)
 
     def delete(self, name: str) -> None:
+        self._check()
         with _storage(self.root / name, "deleted"):
             (self.root / name).unlink(missing_ok=True)
 
@@ -205,6 +173,7 @@ class LocalFiles(Leases):
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                self._check()
                 yield temporary, target
                 folder = os.open(target.parent, os.O_RDONLY)
                 try:
@@ -215,47 +184,51 @@ class LocalFiles(Leases):
                 temporary.unlink(missing_ok=True)
 
     @contextmanager
-    def hold(self, study: str) -> Iterator[None]:
-        """Hold a study by a lock that the kernel releases, however the process (and its forks) ends.
+    def hold(self, study: str, note: Callable[[str], None]) -> Iterator[None]:
+        """Hold a study by a lock, which the kernel releases however the process ends, and by a lease beside it.
 
-        A shared file system without locks (some NFS mounts) gets a lease instead, as remote storage does.
+        Either alone is not enough: on a shared file system a lock can be local to the machine, or there is none; and a
+        lease of a dead process has to be watched, where it cannot be seen that it is dead.
         """
-        path = self.root / study / ".lock"
-        with _storage(path, "locked"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
-        with file:
+        folder = self.root / study
+        new = not folder.exists()
+        with self._locked(folder / ".lock", study) as inode:
+            try:
+                with self.lease(study, note, inode):
+                    yield
+            finally:
+                if new and [entry.name for entry in self._list(study)] == [".lock"]:
+                    with suppress(OSError):  # an empty folder that stays does no harm
+                        (folder / ".lock").unlink()
+                        folder.rmdir()
+
+    @contextmanager
+    def _locked(self, path: Path, study: str) -> Iterator[int]:
+        """Lock a file of its own: its inode, 0 on a file system without locks."""
+        while True:
             with _storage(path, "locked"):
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.seek(0)
-                    raise StudyBusy(_busy(study, file.read())) from None
-                except OSError as error:
-                    if error.errno not in LOCKLESS:
-                        raise
-                    locked = False
-                else:
-                    locked = True
-                    file.truncate(0)
-                    file.write(json.dumps(_me()))
-                    file.flush()
-            with nullcontext() if locked else self.lease(study):
-                yield
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = path.open("a+")
+            with file:
+                inode = os.fstat(file.fileno()).st_ino
+                with _storage(path, "locked"):
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        raise busy(study, self.read(lease_of(study))) from None
+                    except OSError as error:
+                        if error.errno not in LOCKLESS:
+                            raise
+                        inode = 0
+                    else:
+                        with suppress(FileNotFoundError):
+                            if path.stat().st_ino != inode:  # removed by the one who had it just now
+                                continue
+                yield inode
+                return
 
 
-def _busy(study: str, note: str) -> str:
-    try:
-        owner = json.loads(note)
-    except json.JSONDecodeError:  # between taking the lock and saying so
-        return f"study {study} was taken by another process just now; wait for it or use another name"
-    return (
-        f"study {study} is held by process {owner['pid']} on {owner['host']} since {owner['time']}; "
-        f"wait until it ends, stop it there (kill {owner['pid']}), or use another name"
-    )
-
-
-class RemoteFiles(Leases):
+class RemoteFiles(Files):
     """Files under a URI that Arrow can open, e.g. on S3, where an upload appears whole or not at all."""
 
     def __init__(self, uri: str) -> None:
@@ -303,6 +276,8 @@ class RemoteFiles(Leases):
                 return False
         try:
             self.replace(name, data)
+        except StudyTaken:
+            raise
         except StudyError:
             with suppress(StudyError):  # storage that shows a broken upload
                 self.delete(name)
@@ -311,6 +286,7 @@ class RemoteFiles(Leases):
 
     def replace(self, name: str, data: bytes) -> None:
         path = self.arrow_path(name)
+        self._check()
         with _storage(f"{self.uri}/{name}", "written"):
             try:
                 stream = self.arrow.open_output_stream(path)
@@ -321,12 +297,13 @@ class RemoteFiles(Leases):
                 stream.write(data)
 
     def delete(self, name: str) -> None:
+        self._check()
         with _storage(f"{self.uri}/{name}", "deleted"), suppress(FileNotFoundError):
             self.arrow.delete_file(self.arrow_path(name))
 
     def sweep(self, folder: str) -> None:
         """Uploads leave no temporary files."""
 
-    def hold(self, study: str) -> AbstractContextManager[None]:
+    def hold(self, study: str, note: Callable[[str], None]) -> AbstractContextManager[None]:
         """Hold a study by a lease."""
-        return self.lease(study)
+        return self.lease(study, note)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from automixsearch.errors import StorageError, StudyError, redact, unknown
 from automixsearch.results.files import LocalFiles, RemoteFiles, open_files
+from automixsearch.results.lease import Fence
 from automixsearch.results.schema import (
     KEYS,
     ORDER,
@@ -83,6 +84,8 @@ def patient(method: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[
             except StorageError as error:
                 if not error.passing or time.monotonic() + pause > until:
                     raise
+                if pause == PAUSE_S:
+                    self.note(f"{str(error).partition(';')[0]}; waiting for it, {self.patience_s:.0f} s at most")
             time.sleep(pause)
             pause = min(2 * pause, 30 * PAUSE_S)
 
@@ -107,28 +110,46 @@ class Store:
     """The files of one study. Cheap to make, and can be pickled and sent to a worker.
 
     With `patience_s`, rows and documents are read and written again and again for that long where the storage cannot
-    be reached or is full; without, the first failure is raised.
+    be reached or is full, of which `note` is told; without, the first failure is raised.
+
+    token: of the lease under which another process holds the study, whose work this one does: it writes as long as that
+    lease is there. See `lock`.
 
     `corrupt` maps each file that could not be read to the reason; readers leave such files out.
     """
 
-    def __init__(self, results: str | Path, study: str, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        results: str | Path,
+        study: str,
+        patience_s: float = 0.0,
+        token: str = "",
+        note: Callable[[str], None] | None = None,
+    ) -> None:
         self.results = check_place(str(results)) if "://" in str(results) else os.path.abspath(results)
         self.study = check_name("study", study)
         self.corrupt: dict[str, str] = {}
         self._asked, self._merged = "", dict[tuple[str, str], frozenset[str]]()
-        self.patience_s = patience_s
-        self._held = 0
+        self.patience_s, self._token = patience_s, token
+        self.note = note or (lambda text: None)
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str, str, float]]:
-        return Store, (self.results, self.study, self.patience_s)
+    def __reduce__(self) -> tuple[type[Store], tuple[str, str, float, str]]:
+        return Store, (self.results, self.study, self.patience_s, self.token)
 
     def __repr__(self) -> str:
         return f"Store({self.results!r}, {self.study!r})"
 
     @cached_property
     def files(self) -> LocalFiles | RemoteFiles:
-        return open_files(self.results)
+        files = open_files(self.results)
+        if self._token:
+            files.fence = Fence(files, self.study, self._token)
+        return files
+
+    @property
+    def token(self) -> str:
+        """Of the lease under which this process may change the study; "" where nobody holds it."""
+        return self.files.fence.token if self.files.fence is not None else ""
 
     @property
     def uri(self) -> str:
@@ -471,29 +492,26 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the study: one driver at a time. The same store may take it again inside.
+        """Hold the study: one driver at a time. The same store may take it again inside, and so may those with its
+        token. Inside, a change is refused with StudyTaken when another driver has taken the study over.
 
         Raises:
             StudyBusy: another driver has it.
         """
-        if self._held:
+        if self.token:
             yield
             return
-        with self.files.hold(self.study):
-            self._held += 1
-            try:
-                yield
-            finally:
-                self._held -= 1
-
-    @contextmanager
-    def held_by_parent(self) -> Iterator[None]:
-        """Act under the lock of the process that started this one, which must not let go of it meanwhile."""
-        self._held += 1
-        try:
+        with self.files.hold(self.study, self.note):
             yield
-        finally:
-            self._held -= 1
+
+    def check_held(self) -> None:
+        """Look whether the study is still held, before a change that does not go through this store.
+
+        Raises:
+            StudyTaken: it is not.
+        """
+        if self.files.fence is not None:
+            self.files.fence.check()
 
     def _document(self, name: str) -> str:
         for part in name.split("/"):

@@ -104,7 +104,8 @@ def run_search(
     """
     from automixsearch.results.store import Store
 
-    store, watcher = Store(results, space.name, STORAGE_PATIENCE_S), watcher or Watcher()
+    watcher = watcher or Watcher()
+    store = Store(results, space.name, STORAGE_PATIENCE_S, note=watcher.note)
     with store.lock(), _leaving_nothing_behind(store):
         store.repair()
         _refuse_other_space(store, space, design)
@@ -160,16 +161,14 @@ def run_study(
 
 @contextlib.contextmanager
 def _leaving_nothing_behind(store: Store) -> Iterator[None]:
-    """Where a search is refused before its study exists, remove the empty folder that holding it has made."""
+    """Where a search is refused before its study exists, remove its log, so that an empty folder goes too."""
     try:
         yield
     except Exception:
-        lock = store.local_path("lock")
-        if lock is not None and not (lock.parent / "study.json").exists():
-            with contextlib.suppress(OSError):  # what stays is an empty folder; why the search was refused matters more
-                for name in (".lock", "driver.log"):
-                    (lock.parent / name).unlink(missing_ok=True)
-                lock.parent.rmdir()
+        log = store.local_path("driver.log")
+        if log is not None and not log.with_name("study.json").exists():
+            with contextlib.suppress(OSError):  # why the search was refused matters more than what stays
+                log.unlink(missing_ok=True)
         raise
 
 
@@ -440,6 +439,7 @@ def _fit(
     constants = {
         "results": store.results,
         "study": store.study,
+        "token": store.token,
         "workers": space.resources.workers,
         "retention": asdict(Retention.of(space)),
         "scratch": str(store.local_path("ray") or f"{store.uri}/ray"),

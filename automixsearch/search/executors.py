@@ -77,7 +77,7 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _open(config: dict[str, Any]) -> tuple[Store, Task]:
     from automixsearch.results.store import Store
 
-    store = Store(config["results"], config["study"], STORAGE_PATIENCE_S)
+    store = Store(config["results"], config["study"], STORAGE_PATIENCE_S, config["token"])
     task = Task.load(store, config["trial_id"])
     if task is None:
         raise RuntimeError(f"trial {config['trial_id']} has no document in {config['results']}/{config['study']}")

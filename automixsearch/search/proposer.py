@@ -235,6 +235,7 @@ class Proposer:
             self._catch_up(task, row)
             trial = self.view.tell(task.number, row)
             if self.journal is not None:
+                self.store.check_held()
                 self.journal.add([trial])
         task.close(self.store)
         Retention.of(self.space).prune(self.store)

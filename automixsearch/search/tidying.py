@@ -43,7 +43,7 @@ class Tidying:
         self.files += 1
         if self.files >= EVERY and not self._runs():
             self.files = 0
-            command = [sys.executable, "-m", __name__, self.store.results, self.store.study]
+            command = [sys.executable, "-m", __name__, self.store.results, self.store.study, self.store.token]
             paths = os.pathsep.join(path for path in sys.path if path)
             try:
                 self._process = subprocess.Popen(
@@ -88,11 +88,9 @@ def main(words: Sequence[str]) -> int:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    results, study = words
-    store = Store(results, study)
+    results, study, token = words
     try:
-        with store.held_by_parent():
-            store.compact(TIDY_ROWS)
+        Store(results, study, token=token).compact(TIDY_ROWS)
     except AutoMixError as error:
         print(error, file=sys.stderr)
         return 1

@@ -231,7 +231,7 @@ def test_a_crash_before_any_step_loses_and_doubles_nothing(tmp_path: Path, monke
 
         place = tmp_path / str(step)
         store = filled(place, 3)
-        with monkeypatch.context() as patch:
+        with store.lock(), monkeypatch.context() as patch:
             patch.setattr(LocalFiles, "create", dying(LocalFiles.create))
             patch.setattr(LocalFiles, "delete", dying(LocalFiles.delete))
             with pytest.raises(Crash, match="here"):
