@@ -6,6 +6,7 @@
     ├── StudyError       a study cannot be opened, continued or queried
     │   ├── StudyBusy    another driver holds the study
     │   ├── StudyTaken   another driver has taken the study from this one
+    │   ├── DamagedError   a stored file is not what was written, or not what it should be
     │   └── StorageError  its files cannot be reached, read or written
     ├── TrainingError    a training run cannot go on
     │   └── Diverged        training has diverged: the config is to blame
@@ -46,6 +47,10 @@ class StudyTaken(StudyError):
     """Another driver has taken the study from this one, which must write no more."""
 
 
+class DamagedError(StudyError):
+    """A stored file is not what was written, or not what it should be."""
+
+
 class StorageError(StudyError):
     """The files of a study cannot be reached, read or written; `passing`: trying again later can help."""
 
@@ -78,6 +83,16 @@ _SECRET = re.compile(
 def redact(text: str) -> str:
     """`text` without the secrets of the URIs in it: `s3://KEY:SECRET@bucket`, `?secret_key=...`, `token=...`."""
     return _SECRET.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
+
+
+def brief_repr(value: object, most: int = 80) -> str:
+    """What arrived, for a message: in quotes, with escapes for what is not printed, and cut where it is long."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}... ({len(value):,} characters)"
+    if isinstance(value, dict | list | tuple | set):
+        kind = "mapping" if isinstance(value, dict) else "list"
+        return f"a {kind} of {len(value):,}" if value else f"an empty {kind}"
+    return repr(value)[:most]
 
 
 def unknown(kind: str, name: object, choices: Iterable[object]) -> str:

@@ -64,9 +64,9 @@ def test_a_pickle_is_no_study_and_no_row(tmp_path, evil):
     (tmp_path / "s" / "trials" / "t00001.parquet").write_bytes(evil)
     assert store.finished() == {"t00000"}
     store.put("study.json", evil)
-    with pytest.raises(StudyError, match=r"study\.json: is no JSON"):
+    with pytest.raises(StudyError, match=r"study\.json: is not UTF-8 text"):
         open_study(tmp_path / "s").summary()
-    with pytest.raises(StudyError, match=r"study\.json: is no JSON"):
+    with pytest.raises(StudyError, match=r"study\.json: is not UTF-8 text"):
         run_search(parse_space({"name": "s", "knobs": {}}, "test"), tmp_path)
 
 

@@ -6,7 +6,6 @@ replicate has one training seed and one validation split for all rows, so that r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +159,7 @@ def _column(
     whole = [cell for cell in find_table(cells[0].table).cells if cell.column == cells[0].column and trained(cell)]
     plans = {cell.row: plan(cell, scale, changes, share) for cell in whole}
     store = Store(results, name)
-    known = json.loads(store.get("study.json") or "{}").get("design", {}).get("runs", [])
+    known = store.info().get("design", {}).get("runs", [])
     listed = [(row["arm"], row["replicate"]) for row in known]
     wanted = [(cell.row, replicate) for replicate in range(seeds) for cell in cells]
     listed += [pair for pair in wanted if pair not in set(listed)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -55,6 +56,11 @@ def _storage(place: object, deed: str) -> Iterator[None]:
         ) from None
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, but a pipe that somebody put there is not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 class Files(ABC):
     """Files by name. `fence`: looked at before each change, where a study is held or belongs to another process."""
 
@@ -65,8 +71,12 @@ class Files(ABC):
             self.fence.check()
 
     @abstractmethod
-    def read(self, name: str) -> bytes | None:
-        """A file's content, or None."""
+    def place(self, name: str) -> str:
+        """Where a file lies, for people."""
+
+    @abstractmethod
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """A file's content, up to `most` bytes of it, or None."""
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
@@ -124,9 +134,16 @@ class LocalFiles(Files):
             return list(all_)
         return []
 
-    def read(self, name: str) -> bytes | None:
-        with _storage(self.root / name, "read"), suppress(FileNotFoundError):
-            return (self.root / name).read_bytes()
+    def place(self, name: str) -> str:
+        """Where a file lies, for people."""
+        return str(self.root / name)
+
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        path = str(self.root / name)
+        with _storage(path, "read"), suppress(FileNotFoundError), open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EISDIR, "is no regular file")
+            return file.read(-1 if most is None else most)
         return None
 
     def create(self, name: str, data: bytes) -> bool:
@@ -263,10 +280,14 @@ class RemoteFiles(Files):
         with _storage(f"{self.uri}/{folder}", "listed"):
             return self.arrow.get_file_info(FileSelector(self.arrow_path(folder), allow_not_found=True))
 
-    def read(self, name: str) -> bytes | None:
+    def place(self, name: str) -> str:
+        """Where a file lies, for people."""
+        return redact(f"{self.uri.partition('?')[0].rstrip('/')}/{name}")
+
+    def read(self, name: str, most: int | None = None) -> bytes | None:
         path = self.arrow_path(name)
         with _storage(path, "read"), suppress(FileNotFoundError), self.arrow.open_input_file(path) as file:
-            return file.readall()
+            return file.read(most)
         return None
 
     def create(self, name: str, data: bytes) -> bool:

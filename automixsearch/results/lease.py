@@ -10,17 +10,17 @@ write.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
-from automixsearch.errors import StudyBusy, StudyError, StudyTaken
+from automixsearch.errors import DamagedError, StudyBusy, StudyError, StudyTaken
 from automixsearch.process import Process, boot_id
+from automixsearch.results.documents import STRICT, decode_document, encode_document
 
 BEAT_S, TAKEOVER_S, SETTLE_S = 10.0, 60.0, 0.5
 """A lease is renewed every BEAT_S. One that has not changed for TAKEOVER_S is taken over, and the new one counts if it
@@ -45,21 +45,19 @@ class Files(Protocol):
 class Holder:
     """The document: who holds a study. beats: counts the renewals. lock: the inode of the file that is locked too."""
 
+    __pydantic_config__: ClassVar = STRICT
+
     token: str
     process: Process
     time: str
     beats: int = 0
     lock: int = 0
 
-    def encode(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
-
     @classmethod
     def decode(cls, data: bytes | None) -> Holder | None:
         """The holder that a document names; None where it names none."""
-        with suppress(ValueError, TypeError, KeyError):
-            content: dict[str, Any] = json.loads(data or b"")
-            return cls(**{**content, "process": Process(**content["process"])})
+        with suppress(DamagedError):
+            return decode_document(data or b"", "lease", cls)
         return None
 
     def __str__(self) -> str:
@@ -184,7 +182,7 @@ class Lease(Fence):
             self.files.delete(self.name)
 
     def _document(self) -> bytes:
-        return self.holder.encode()
+        return encode_document(self.holder)
 
     def _beat(self) -> None:
         failing = False

@@ -7,7 +7,6 @@ A row's key is its file name, so a second writer of the same row finds the file 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -17,9 +16,11 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from automixsearch.errors import StorageError, StudyError, redact, unknown
+from automixsearch.errors import DamagedError, StorageError, StudyError, redact, unknown
+from automixsearch.results.documents import MergeDocument, StudyDocument, encode_document, read_document, write_document
 from automixsearch.results.files import LocalFiles, RemoteFiles, open_files
 from automixsearch.results.lease import Fence
+from automixsearch.results.names import check_name
 from automixsearch.results.schema import (
     KEYS,
     ORDER,
@@ -48,19 +49,6 @@ TIDY_ROWS = {"trials": 2_000, "epochs": 20_000}
 """The same while a search runs: its driver shall not hold more rows than this in memory."""
 
 _MERGED, _JOURNAL, _MARKS = "merged-", ".journal-", ".merged-"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def check_name(kind: str, name: str) -> str:
-    """Return `name` if it is safe as the name of a file.
-
-    Raises:
-        StudyError: it is not.
-    """
-    if not _NAME.fullmatch(name):
-        rule = "1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit"
-        raise StudyError(f"{kind} {name!r} is no legal name; use {rule}")
-    return name
 
 
 def weights_of(trial_id: str) -> str:
@@ -343,9 +331,9 @@ class Store:
             names = later
         gone: set[str] = set()
         for journal in (name for name in later if name.startswith(_JOURNAL)):
-            plan = json.loads(self.files.read(self._path(table, journal)) or "{}")
-            if plan.get("merged") in names:
-                gone.update(plan["parts"])
+            plan = self._journal(table, journal)
+            if plan is not None and plan.merged in names:
+                gone.update(plan.parts)
         return sorted(n for n in names if n.endswith(".parquet") and n[0] != "." and n not in gone)
 
     def _open(self, table: Table, name: str, use: Callable[[ParquetFile], T]) -> T | None:
@@ -452,31 +440,60 @@ class Store:
             return
         stem = hashlib.sha256("\n".join([*parts, str(rows.num_rows)]).encode()).hexdigest()[:16]
         target, journal = f"{_MERGED}{stem}.parquet", f"{_JOURNAL}{stem}.json"
-        self.files.create(self._path(table, journal), json.dumps({"merged": target, "parts": parts}).encode())
+        plan = MergeDocument(merged=target, parts=parts)
+        self.files.create(self._path(table, journal), encode_document(plan))
         self.files.create(self._marks(table, target), b"")
         merged = rows.replace_schema_metadata(schema(table).metadata)
         self.files.create(self._path(table, target), encode(merged))
         self._finish(table, journal)
 
     def _finish(self, table: Table, journal: str) -> None:
-        plan = json.loads(self.files.read(self._path(table, journal)) or "{}")
-        if plan.get("merged") in self.files.names(self._path(table)):
-            for part in plan["parts"]:
+        plan = self._journal(table, journal)
+        if plan is not None and plan.merged in self.files.names(self._path(table)):
+            for part in plan.parts:
                 self.files.delete(self._path(table, part))
                 if part.startswith(_MERGED):
                     self.files.delete(self._marks(table, part))
         self.files.delete(self._path(table, journal))
 
+    def _journal(self, table: Table, name: str) -> MergeDocument | None:
+        """What a journal says; None where it is gone, or is damaged, which is noted."""
+        path = self._path(table, name)
+        try:
+            return read_document(self.files, path, MergeDocument)
+        except DamagedError as error:
+            self.corrupt[path] = str(error).removeprefix(f"{self.files.place(path)}: ")
+            return None
+
     # Documents and the lock ---------------------------------------------------------------------------------
 
     @patient
+    def document(self, name: str, kind: type[T]) -> T | None:
+        """The content of a JSON document as `kind`, a model or a dataclass; None where there is none.
+
+        Raises:
+            DamagedError: it is no such document, or was changed since it was written.
+        """
+        return read_document(self.files, self._document(name), kind)
+
+    def info(self) -> dict[str, Any]:
+        """What `study.json` says, as plain data; nothing where there is none. Raises: as `document`."""
+        found = self.document("study.json", StudyDocument)
+        return {} if found is None else found.content
+
+    @patient
+    def put_document(self, name: str, content: object) -> None:
+        """Write a JSON document with a digest: a model, a dataclass or plain data."""
+        write_document(self.files, self._document(name), content)
+
+    @patient
     def put(self, name: str, data: bytes) -> None:
-        """Write a document such as `study.json` or `checkpoints/t7.pt`; an older one is replaced whole."""
+        """Write a file such as `checkpoints/t7.pt`; an older one is replaced whole."""
         self.files.replace(self._document(name), data)
 
     @patient
     def get(self, name: str) -> bytes | None:
-        """A document's content, or None."""
+        """The bytes of a document, unchecked, or None."""
         return self.files.read(self._document(name))
 
     @patient

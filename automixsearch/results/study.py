@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from automixsearch.errors import StorageError, StudyError, unknown
 from automixsearch.results.files import LocalFiles, open_files
 from automixsearch.results.schema import (
-    SCHEMA_VERSION,
     TABLES,
     Table,
     TrialState,
@@ -57,15 +56,7 @@ class Study:
     @cached_property
     def info(self) -> Row:
         """What the driver wrote into `study.json`: objective, total_trials, space, space_id; or nothing."""
-        place = f"{self.store.results}/{self.name}/study.json"
-        try:
-            info = json.loads(self.store.get("study.json") or "{}")
-        except ValueError as error:
-            raise StudyError(f"{place}: is no JSON: {error}") from None
-        version = info.get("schema_version", SCHEMA_VERSION)
-        if version > SCHEMA_VERSION:
-            raise StudyError(f"{place}: has schema version {version}; upgrade AutoMixSearch")
-        return info
+        return self.store.info()
 
     @property
     def objective(self) -> list[str]:

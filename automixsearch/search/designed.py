@@ -6,7 +6,6 @@ but for one thing: which configs the confirmation runs again. That is decided on
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ class Designed:
         self.problem: str | None = None
         self.design = design
         self.runs = list(design.runs)
-        self._take_winners(json.loads(store.get("study.json") or "{}").get("design", {}).get("runs", []))
+        self._take_winners(store.info().get("design", {}).get("runs", []))
         done, begun = store.finished(), set(Task.in_flight(store))
         for trial_id in done & begun:
             Task.load(store, trial_id).close(store)  # type: ignore[union-attr]
@@ -117,9 +116,9 @@ class Designed:
         for run in self.runs:
             if run.waits and run.rank is not None:
                 self.runs[run.number] = settled(run, chosen[run.stratum, run.rank])
-        content = json.loads(self.store.get("study.json") or "{}")
-        content["design"]["runs"] = [run.row() for run in self.runs]
-        self.store.put("study.json", json.dumps(content, indent=1).encode())
+        content = self.store.info()
+        content["design"] = {**content["design"], "runs": [run.row() for run in self.runs]}
+        self.store.put_document("study.json", content)
 
     def _take_winners(self, rows: list[Mapping[str, Any]]) -> None:
         for row in rows:

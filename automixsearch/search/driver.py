@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import platform
 import shutil
@@ -176,21 +175,17 @@ def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None)
     """Refuse to continue a study that was started with another space or design."""
     from automixsearch.search.designed import is_other_design, refuse_other_design
 
-    known = store.get("study.json")
-    try:
-        old = json.loads(known) if known is not None else None
-    except ValueError as error:
-        raise StudyError(f"{store.uri}/study.json: is no JSON: {error}; restore it, or use another name") from None
-    if old is None:
+    old = store.info()
+    if not old:
         return
     here, there = old.get("design"), design.content if design else None
-    if old["space_id"] == space.space_id and not is_other_design(here, there):
+    if old.get("space_id") == space.space_id and not is_other_design(here, there):
         return
     if _is_free(store):
         return
-    if (here is None) != (there is None) or old["space_id"] == space.space_id:
+    if (here is None) != (there is None) or old.get("space_id") == space.space_id:
         refuse_other_design(space.name, store.uri, here, there)
-    changed = ", ".join(_differences(old["space"], space.model_dump(mode="json"))) or "the code's defaults"
+    changed = ", ".join(_differences(old.get("space") or {}, space.model_dump(mode="json"))) or "the code's defaults"
     raise StudyError(
         f"study {space.name!r} in {store.uri} was started with another space (changed: {changed}); "
         "undo the change, or give this search a name of its own with --name"
@@ -219,11 +214,11 @@ def _claim(store: Store, space: SearchSpace, design: Design | None, data: dict[s
         "space": space.model_dump(mode="json"),
         ENTRY: data,
     }
-    before = json.loads(store.get("study.json") or "{}")
+    before = store.info()
     content["environments"] = _environments(before.get("environments") or [])
     if design is not None:
         content["design"] = claimed(design.content, before.get("design"))
-    store.put("study.json", json.dumps(content, indent=1).encode())
+    store.put_document("study.json", content)
 
 
 def _environments(before: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -374,9 +369,7 @@ def _set_failed_free(store: Store, space: SearchSpace, force: bool) -> tuple[int
     for row in again:
         task = Task.of_row(row, space.branches)
         (replace(task, failures=()) if force else task).save(store)
-        store.put(
-            f"retried/{row['trial_id']}-{row['ended_at']:%Y%m%dT%H%M%S}.json", json.dumps(row, default=str).encode()
-        )
+        store.put_document(f"retried/{row['trial_id']}-{row['ended_at']:%Y%m%dT%H%M%S}.json", row)
     store.drop([row["trial_id"] for row in again])
     return len(again), len(failed) - len(again)
 

@@ -7,16 +7,21 @@ got further since is not stuck.
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from automixsearch.errors import DamagedError
+from automixsearch.results.documents import STRICT
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store
+
+log = logging.getLogger(__name__)
 
 TRIES = 3
 """A trial that has failed so often of one cause, without getting further, is set aside; a node on which so many
@@ -39,6 +44,8 @@ _DEAD = ("RayActorError", "ActorDiedError", "ActorUnavailableError", "WorkerCras
 @dataclass(frozen=True)
 class Place:
     """Where an attempt runs: Ray's id of the node ("" outside Ray), the machine's name, its accelerators."""
+
+    __pydantic_config__: ClassVar = STRICT
 
     node: str = ""
     host: str = ""
@@ -63,6 +70,8 @@ class Failure:
     same way is one of the `TRIES`; not so where the next attempt gets more room.
     """
 
+    __pydantic_config__: ClassVar = STRICT
+
     cause: str
     message: str = ""
     epoch: int = 0
@@ -78,20 +87,23 @@ class Attempt:
     cause: of the error that ended it; "" while it runs, or if it was killed.
     """
 
+    __pydantic_config__: ClassVar = STRICT
+
     place: Place
     cause: str = ""
     message: str = ""
 
     def save(self, store: Store, trial_id: str) -> None:
-        store.put(_name(trial_id), json.dumps(asdict(self)).encode())
+        store.put_document(_name(trial_id), self)
 
     @classmethod
     def load(cls, store: Store, trial_id: str) -> Attempt | None:
-        data = store.get(_name(trial_id))
-        if data is None:
+        """The note of a trial's process; None where there is none, or it is damaged: then the end tells nothing."""
+        try:
+            return store.document(_name(trial_id), cls)
+        except DamagedError as error:
+            log.warning("%s", error)
             return None
-        content = json.loads(data)
-        return cls(**{**content, "place": Place(**content["place"])})
 
     @staticmethod
     def close(store: Store, trial_id: str) -> None:
@@ -176,8 +188,3 @@ class Nodes:
             return False
         self.bad[place.node] = failure
         return True
-
-
-def from_json(content: Sequence[dict[str, Any]]) -> tuple[Failure, ...]:
-    """Failures from what `asdict` makes of them."""
-    return tuple(Failure(**{**one, "place": Place(**one["place"])}) for one in content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -222,9 +221,9 @@ class Halving(Proposer):
         verdict = self.promotion.stopped or f"{'; '.join(one['said'] for one in found)}: halving goes on"
         self.note(verdict)
         log.info(verdict)
-        content = json.loads(self.store.get("study.json") or "{}")
+        content = self.store.info()
         content["halving"] = {"stopped": bool(poor), "why": verdict}
-        self.store.put("study.json", json.dumps(content, indent=1).encode())
+        self.store.put_document("study.json", content)
 
     def _pair(self, one: Candidate, rung: int) -> tuple[float, float] | None:
         """The scores of an anchor at a rung and in full."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ def described(images: ImageSet, splits: Mapping[int, Split], path: str | None) -
 def other_data(store: Store, here: Mapping[str, Any]) -> str:
     """Why a study cannot go on with the data that are `described` here, where it was begun, or has rows, on others;
     else nothing."""
-    there = json.loads(store.get("study.json") or "{}").get(ENTRY)
+    there = store.info().get(ENTRY)
     for old in [there] if there else _of_rows(store):  # earlier versions did not write it down
         study = f"study {store.study!r} in {store.uri}"
         if old["fingerprint"] != here["fingerprint"]:

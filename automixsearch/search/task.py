@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 import automixsearch
+from automixsearch.errors import DamagedError
+from automixsearch.results.documents import STRICT, Name
 from automixsearch.results.schema import config_row
-from automixsearch.search.failures import Attempt, Failure, from_json
+from automixsearch.search.failures import Attempt, Failure
 from automixsearch.search.retention import drop_checkpoints
 from automixsearch.spec import TrialConfig
 
@@ -37,13 +40,16 @@ class Task:
     last of the branches after which it was not stopped.
     """
 
-    trial_id: str
-    number: int
-    study: str
+    __pydantic_config__: ClassVar = STRICT
+    remedy: ClassVar = "restore it from a copy, or remove it: the trial is then proposed anew"
+
+    trial_id: Name
+    number: Annotated[int, Field(ge=0)]
+    study: Name
     study_seed: int
     space_id: str
     purpose: str
-    workers: int
+    workers: Annotated[int, Field(ge=1)]
     config: TrialConfig
     rung: int | None = None
     candidate: str | None = None
@@ -55,19 +61,15 @@ class Task:
 
     def save(self, store: Store) -> None:
         """Put the document beside the results, where the worker finds it."""
-        content = {**asdict(self), "config": self.config.model_dump(mode="json")}
-        store.put(_name(self.trial_id), json.dumps(content).encode())
+        store.put_document(_name(self.trial_id), self)
 
     @classmethod
     def load(cls, store: Store, trial_id: str) -> Task | None:
         """The document of a trial in flight; None where there is none."""
-        data = store.get(_name(trial_id))
-        if data is None:
-            return None
-        content = json.loads(data)
-        config, branches = TrialConfig.model_validate(content["config"]), tuple(content.get("branches", ()))
-        failures = from_json(content.get("failures", ()))
-        return cls(**{**content, "config": config, "branches": branches, "failures": failures})
+        task = store.document(_name(trial_id), cls)
+        if task is not None and task.trial_id != trial_id:
+            raise DamagedError(f"{store.uri}/{_name(trial_id)}: is of trial {task.trial_id}; {cls.remedy}")
+        return task
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any], branches: tuple[int, ...] = ()) -> Task:

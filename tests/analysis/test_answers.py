@@ -187,7 +187,7 @@ def test_a_curve_on_shared_seeds_is_freed_of_them(tmp_path) -> None:
     for s, shared in enumerate(3 * g.normal(size=4)):
         for alpha in (0.2, 1.0, 2.0):
             runs.append({"number": len(rows), "purpose": "study", "arm": "a", "levels": {"mixup.alpha": alpha},
-                         "stratum": "mixup"})  # fmt: skip
+                         "stratum": "mixup", "replicate": s, "seed": s, "split_seed": 0})  # fmt: skip
             score = 90 + shared + (alpha == 1.0) + 0.1 * g.normal()
             rows.append({"knobs": {"method": "mixup", "mixup.alpha": alpha}, "score": score, "seed": s})
     found = curve(write_study(tmp_path, "c", rows, {"name": "curve", "runs": runs}), "alpha")

@@ -96,8 +96,8 @@ def sobol(folder: Path) -> Study:
         "methods": ["mixup", "cutmix"],
         "factors": {},
         "runs": [
-            {"number": number, "purpose": row["purpose"], "arm": None, "levels": {}, "replicate": 0}
-            | {"seed": row["seed"], "split_seed": row["split_seed"]}
+            {"number": number, "purpose": row["purpose"], "arm": f"p{number}", "levels": {}, "replicate": 0}
+            | {"seed": row["seed"], "split_seed": row["split_seed"], "stratum": row["knobs"]["method"]}
             for number, row in enumerate(rows)
         ],
     }
@@ -125,6 +125,7 @@ def factorial(folder: Path) -> Study:
                 "purpose": "study",
                 "arm": arm,
                 "levels": levels,
+                "stratum": "automix",
                 "replicate": seed,
                 "seed": seed,
                 "split_seed": 0,

@@ -21,6 +21,7 @@ import pytest
 from automixsearch.errors import StorageError, StudyBusy, StudyTaken
 from automixsearch.process import Process
 from automixsearch.results import files, lease
+from automixsearch.results.documents import encode_document
 from automixsearch.results.lease import Holder
 from automixsearch.results.store import Store
 
@@ -64,7 +65,7 @@ def elsewhere(host: str = "far") -> Process:
 def leave(store: Store, process: Process, beats: int = 0, **more: Any) -> None:
     """Leave a lease as a driver does that is gone."""
     holder = Holder("theirs", process, "2026-01-01 00:00:00 UTC", beats, **more)
-    store.files.replace("s/.lock.json", holder.encode())
+    store.files.replace("s/.lock.json", encode_document(holder))
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_a_study_goes_on_as_nothing_else(finished, tmp_path):
         run_study(study(vary={"alpha": [0.2, 2.0]}), results, debug=True)
     shutil.copytree(results / "tiny", tmp_path / "tiny")
     info = json.loads((tmp_path / "tiny" / "study.json").read_text())
-    del info["design"]
+    del info["design"], info["sha256"]
     (tmp_path / "tiny" / "study.json").write_text(json.dumps(info))
     with pytest.raises(StudyError, match=r"was started as a search and cannot go on as a design"):
         run_study(study(), tmp_path, debug=True)
