@@ -85,23 +85,37 @@ def redact(text: str) -> str:
     return _SECRET.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """`text`, of a long one its ends: an error must be readable, whatever arrived."""
+    if len(text) <= most:
+        return text
+    half = (most - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
 def brief_repr(value: object, most: int = 80) -> str:
-    """What arrived, for a message: in quotes, with escapes for what is not printed, and cut where it is long."""
-    if isinstance(value, str):
-        return repr(value) if len(value) <= most else f"{value[:most]!r}... ({len(value):,} characters)"
-    if isinstance(value, dict | list | tuple | set):
-        kind = "mapping" if isinstance(value, dict) else "list"
-        return f"a {kind} of {len(value):,}" if value else f"an empty {kind}"
-    return repr(value)[:most]
+    """What arrived, for a message: its `repr`, with escapes for what is not printed, of a long one the ends."""
+    try:
+        return shortened(repr(value), most)
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def unknown(kind: str, name: object, choices: Iterable[object]) -> str:
     """Say that `name` is no known `kind`, list the choices and the nearest one."""
     names = sorted(str(choice) for choice in choices)
-    swapped = [choice for choice in names if sorted(choice) == sorted(str(name))]
-    begun = [choice for choice in names if str(name) and choice.startswith(str(name))]
-    near = swapped or (begun if len(begun) == 1 else []) or difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = _nearest(name, names) if isinstance(name, str) else None
+    hint = f"; did you mean {near!r}?" if near else ""
+    hint = "; drop the quotes" if near == name else hint  # it is a number or a truth value
     if near and len(names) > 24:  # a long list would bury the answer
-        return f"unknown {kind} {name!r}{hint}"
-    return f"unknown {kind} {name!r}{hint} (choices: {', '.join(names) or 'none'})"
+        return f"unknown {kind} {brief_repr(name)}{hint}"
+    return f"unknown {kind} {brief_repr(name)}{hint} (choices: {shortened(', '.join(names), 2000) or 'none'})"
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    if len(name) > 200:  # nobody mistypes that much, and comparing takes its square
+        return None
+    swapped = [choice for choice in names if sorted(choice) == sorted(name)]
+    begun = [choice for choice in names if name and choice.startswith(name)]
+    near = swapped or (begun if len(begun) == 1 else []) or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return near[0] if near else None

@@ -30,7 +30,8 @@ from pydantic import Field, model_validator
 
 from automixsearch import __version__
 from automixsearch.errors import ResourceError, SpecError, redact, unknown
-from automixsearch.reading import build, find_space, load_space, read_text, read_yaml
+from automixsearch.plain_yaml import read_value, read_yaml
+from automixsearch.reading import build, find_space, load_space, read_text
 from automixsearch.spec import Frozen, SearchSpace
 from automixsearch.studyfile import StudyFile, load_study_file
 
@@ -209,12 +210,12 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
     for override in overrides:
         key, equals, text = override.partition("=")
         if equals and key in ("results", "driver_cpus"):
-            content[key] = read_yaml(text, f"override {override}")
+            content[key] = read_value(key, text)
         elif equals and key.startswith("environment."):
             environment = content.setdefault("environment", {})
             if not isinstance(environment, dict):
                 raise SpecError(f"{where}: environment = {environment!r} must be a mapping of keys to values")
-            environment[key.partition(".")[2]] = read_yaml(text, f"override {override}")
+            environment[key.partition(".")[2]] = read_value(key, text)
         else:
             own.append(override)
     job = build(Job, content, where)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from automixsearch.errors import SpecError, unknown
+from automixsearch.errors import SpecError, brief_repr, shortened, unknown
 
 Scalar = bool | int | float | str
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class Knob:
         Raises:
             SpecError: the value has the wrong type or lies outside the legal range; `where` names the place.
         """
+        arrived, value = value, normal(value, self.kind)
         if self.several and isinstance(value, str):
             return self._in_order(value.split("+"), where)
         if self.choices is not None:
@@ -80,23 +81,30 @@ class Knob:
             raise SpecError(f"{where}: {unknown('value', value, self.choices)}")
         if self.kind is str:
             return self._text(value, where)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise SpecError(f"{where} = {value!r} must be a finite {_WORDS[self.kind]} ({self.legal})")
-        if self.kind is int and value != int(value):
-            raise SpecError(f"{where} = {value!r} must be a whole number ({self.legal})")
+        if isinstance(value, str) and _is_number(value):
+            raise SpecError(
+                f"{where} = {brief_repr(arrived)} is text and must be a {_WORDS[self.kind]}; drop the quotes"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+            raise SpecError(f"{where} = {brief_repr(arrived)} must be a finite {_WORDS[self.kind]} ({self.legal})")
+        if not isinstance(value, self.kind):
+            raise SpecError(f"{where} = {brief_repr(arrived)} must be a whole number ({self.legal})")
         below = self.low is not None and (value <= self.low if self.open_low else value < self.low)
         if below or (self.high is not None and value > self.high):
-            raise SpecError(f"{where} = {value!r} must be {self.legal}; default: {self.default!r}")
-        return self.kind(value)
+            raise SpecError(f"{where} = {brief_repr(arrived)} must be {self.legal}; default: {self.default!r}")
+        return value
 
     def _text(self, value: object, where: str) -> str:
         """Any text; a path is made absolute, as workers and exported configs are read in other directories."""
         if not isinstance(value, str):
-            raise SpecError(f"{where} = {value!r} must be {self.legal}; put it in quotes")
+            raise SpecError(f"{where} = {brief_repr(value)} must be {self.legal}; put it in quotes")
         if self.word is None or value in ("", self.word):
             return value
         if not {"/", ".", os.sep} & set(value):
-            raise SpecError(f"{where} = {value!r} must be {self.legal}; for a file of this directory use ./{value}")
+            here = f"./{shortened(value)}"
+            raise SpecError(
+                f"{where} = {brief_repr(value)} must be {self.legal}; for a file of this directory use {here}"
+            )
         return os.path.abspath(os.path.expanduser(value))
 
     def _in_order(self, parts: list[str], where: str) -> str:
@@ -106,11 +114,52 @@ class Knob:
             if part not in choices:
                 raise SpecError(f"{where}: {unknown('value', part, choices)}")
         if len(set(parts)) < len(parts):
-            raise SpecError(f"{where} = {'+'.join(parts)!r} names a value twice; keep one of each")
+            raise SpecError(f"{where} = {brief_repr('+'.join(parts))} names a value twice; keep one of each")
         return "+".join(choice for choice in choices if choice in parts)
 
 
 _WORDS = {float: "number", int: "whole number"}
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+"""The words for true and false, which are text wherever else they stand."""
+
+
+def normal(value: object, kind: type) -> object:
+    """`value` as the `kind` that is asked for where it says just that, else as it is.
+
+    A whole number is an int or a float as asked, -0.0 is 0.0, a NumPy scalar is a number of Python, and yes, no, on
+    and off are what is true or false; `object` asks for none of these kinds, also inside lists and mappings. This is
+    the only place that says so: what is compared, hashed or stored has passed it.
+    """
+    if isinstance(value, dict):
+        return {name: normal(inner, object) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [normal(inner, object) for inner in value]
+    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined] - a NumPy scalar, or an array of one
+    if kind is bool:
+        return TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and isinstance(value, int):
+        try:
+            value = float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def _is_finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # a whole number can be too large for the latter
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def knob(

@@ -7,98 +7,21 @@ what to do.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError
 
-from automixsearch.errors import SpecError, unknown
+from automixsearch.errors import SpecError, brief_repr, shortened, unknown
+from automixsearch.plain_yaml import read_value, read_yaml
 from automixsearch.policy import methods_of
 from automixsearch.spec import Frozen, SearchSpace, TrialConfig, catalogue
 
-LARGEST, DEEPEST, MOST = 200_000, 40, 20_000
-"""Bytes, levels and values of a file that people write. A small file can stand for billions of values by aliases."""
-
-
-def _measure(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for, aliases written out; refuses too many, and a node that holds itself."""
-    size = known.get(id(node))
-    if size is None:
-        known[id(node)] = 0
-        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        size = 1 + (sum(_measure(part, known) for part in parts) if isinstance(parts, list) else 0)
-        known[id(node)] = size
-    if size == 0 or size > MOST:
-        problem = f"stands for more than {MOST} values by its aliases" if size else "holds itself by an alias"
-        raise yaml.MarkedYAMLError(None, None, f"{problem}; write it without", node.start_mark)
-    return size
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and what is nested too deeply, and reads 1e-3 as a number."""
-
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self._depth += 1
-        if self._depth > DEEPEST:  # before the rest is read: time and memory grow with the square of the depth
-            event: Any = self.peek_event()
-            raise yaml.MarkedYAMLError(
-                None, None, f"nested more than {DEEPEST} levels deep; nothing here needs that", event.start_mark
-            )
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None:
-            _measure(node, {})
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:bool" and key_node.value in ("on", "off"):
-                key_node.tag = "tag:yaml.org,2002:str"  # a key is a word, whatever YAML 1.1 makes of these two
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} must be a word; put it in quotes", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands here twice; keep one", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """Parse YAML text.
-
-    Raises:
-        SpecError: bad syntax, a duplicate key, a key that is no word, or a tag outside plain data.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        raise SpecError(f"{place}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
-        # The last ones come from PyYAML's own constructors: a date of month 99, an integer of 5,000 digits.
-        raise SpecError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+LARGEST = 200_000
+"""Bytes of a file that people write."""
+MOST_LINES = 20
+"""What is wrong with a file, told at once."""
 
 
 def read_text(path: Path, kind: str) -> str:
@@ -306,14 +229,15 @@ def build(model: type[T], content: Mapping[str, Any], where: str) -> T:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(model, detail) for detail in error.errors()]
-        unique = list(dict.fromkeys(lines))
-        raise SpecError("\n".join(f"{where}: {line}" for line in unique)) from None
+        details = error.errors(include_url=False)
+        lines = [_explain(model, detail) for detail in details[:MOST_LINES]]
+        lines += [f"and {len(details) - MOST_LINES} more like these"] if len(details) > MOST_LINES else []
+        raise SpecError("\n".join(f"{where}: {line}" for line in dict.fromkeys(lines))) from None
 
 
 def _explain(model: type[Frozen], detail: Any) -> str:
     loc = [str(part) for part in detail["loc"]]
-    key, arrived, kind = ".".join(loc), detail["input"], detail["type"]
+    key, arrived, kind = shortened(".".join(loc)), brief_repr(detail["input"]), detail["type"]
     if kind == "extra_forbidden":
         owner: Any = model
         for part in loc[:-1]:
@@ -328,12 +252,12 @@ def _explain(model: type[Frozen], detail: Any) -> str:
         message = str(detail["ctx"]["error"])
         return f"{key}: {message}" if key else message
     if kind == "literal_error":
-        return f"{key} = {arrived!r} must be {detail['ctx']['expected'].replace(chr(39), '')}"
+        return f"{key} = {arrived} must be {detail['ctx']['expected'].replace(chr(39), '')}"
     rule = detail["msg"][0].lower() + detail["msg"][1:]
     rule = rule.replace("input should be", "must be").replace("string should", "must")
     if kind == "string_pattern_mismatch":
         rule = "must be 1 to 100 letters, digits, dots, - and _, the first a letter or digit; use --name"
-    return f"{key} = {arrived!r} {rule}".replace(" dictionary", " mapping").partition(" or instance of")[0]
+    return f"{key} = {arrived} {rule}".replace(" dictionary", " mapping").partition(" or instance of")[0]
 
 
 def _model_in(annotation: Any) -> Any:
@@ -348,8 +272,9 @@ def _override(content: dict[str, Any], override: str, model: type[Frozen] = Sear
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise SpecError(f"override {override!r} must read key=value, e.g. trials=8 or mixup.alpha=0.5")
-    value = read_yaml(text, f"override {override}")
+        raise SpecError(f"override {brief_repr(override)} must read key=value, e.g. trials=8 or mixup.alpha=0.5")
+    value = read_value(key, text)
+    override = shortened(override)
     if (key == "epochs" and "budget" in model.model_fields) or (key == "trials" and model is SearchSpace):
         key = f"budget.{key}"
     section, _, inner = key.partition(".")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
-from automixsearch.errors import SpecError, unknown
-from automixsearch.knobs import Knob, Scalar, knobs_of, published_for
+from automixsearch.errors import SpecError, brief_repr, shortened, unknown
+from automixsearch.knobs import Knob, Scalar, knobs_of, normal, published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
@@ -48,9 +48,11 @@ class Dimension:
 
     def holds(self, value: object) -> bool:
         """Whether `value` can come out of this dimension."""
-        if self.choices is not None:
-            return any(type(value) is type(choice) and value == choice for choice in self.choices)
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+        try:
+            value = self.entry.knob.check(value, self.name)
+        except SpecError:
+            return False
+        return value in self.choices if self.choices is not None else self.low <= float(value) <= self.high
 
     def at(self, unit: float) -> Scalar:
         """The value at a place from 0 to 1 in the dimension, every choice and whole number having an equal part."""
@@ -184,7 +186,7 @@ def _choices(knob: Knob, written: list[Any], key: str) -> tuple[Scalar, ...]:
         raise SpecError(f"{key} = [] must list at least one value ({knob.legal})")
     values = tuple(knob.check(value, f"{key}[{i}]") for i, value in enumerate(written))
     if len(set(values)) < len(values):
-        raise SpecError(f"{key} = {written} holds a value twice; keep one of each")
+        raise SpecError(f"{key} = {brief_repr(written)} holds a value twice; keep one of each")
     return values
 
 
@@ -197,7 +199,7 @@ def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dime
         if rest:
             raise SpecError(f"{key}.{min(rest)} does not go with {key}.{inner}; keep one of them")
         if inner == "choices" and not isinstance(given, list):
-            raise SpecError(f"{key}.choices = {given!r} must be a list")
+            raise SpecError(f"{key}.choices = {brief_repr(given)} must be a list")
         made = _dimension(name, entry, given, f"{key}.{inner}")
         return Dimension(name, entry, made.choices, made.low, made.high, made.log, when)
     for inner in rest:
@@ -211,22 +213,29 @@ def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dime
     for inner in ("low", "high"):
         if inner not in rest:
             raise SpecError(f"{key}.{inner} is missing; a range needs low and high ({knob.legal})")
-    log = rest.get("log", False)
+    log = normal(rest.get("log", False), bool)
     if not isinstance(log, bool):
-        raise SpecError(f"{key}.log = {log!r} must be true or false")
-    low, high = rest["low"], rest["high"]
-    if log and isinstance(low, int | float) and not isinstance(low, bool) and low <= 0:
-        raise SpecError(f"{key}.low = {low} must be > 0 when log: true; use 0.01 or drop log")
-    low, high = knob.check(low, f"{key}.low"), knob.check(high, f"{key}.high")
+        raise SpecError(f"{key}.log = {brief_repr(log)} must be true or false")
+    low = normal(rest["low"], float)
+    if log and isinstance(low, float) and low <= 0:
+        raise SpecError(f"{key}.low = {low:g} must be > 0 when log: true; use 0.01 or drop log")
+    low, high = knob.check(rest["low"], f"{key}.low"), knob.check(rest["high"], f"{key}.high")
     if float(low) >= float(high):
         raise SpecError(f"{key}.low = {low} must be below {key}.high = {high}; swap them or give a single value")
     return Dimension(name, entry, None, float(low), float(high), log, when)
 
 
 def _when(written: object, key: str) -> When:
+    """Conditions as written, in the types of the knobs that they name."""
     if not isinstance(written, dict):
-        raise SpecError(f"{key}.when = {written!r} must be a mapping such as {{loss: decoupled}}")
-    return tuple((name, tuple(values) if isinstance(values, list) else (values,)) for name, values in written.items())
+        raise SpecError(f"{key}.when = {brief_repr(written)} must be a mapping such as {{loss: decoupled}}")
+    found = []
+    for name, values in written.items():
+        values = values if isinstance(values, list) else [values]
+        if name in catalogue():  # one that is unknown is refused when all dimensions are there
+            values = [catalogue()[name].knob.check(value, f"{key}.when.{name}") for value in values]
+        found.append((name, tuple(values)))
+    return tuple(found)
 
 
 def _check_conditions(found: Mapping[str, Dimension]) -> None:
@@ -268,7 +277,9 @@ def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> 
     values: dict[str, Scalar] = {}
     for name in ("method", "loss"):
         choices = by_name[name].choices or ()
-        values[name] = _choice(point.get(name, next(iter(choices))), choices, f"{where}: {name}")
+        values[name] = by_name[name].entry.knob.check(point.get(name, next(iter(choices))), f"{where}: {name}")
+        if values[name] not in choices:
+            raise SpecError(f"{where}: {unknown('value', values[name], choices)}")
     if not mixes(values["method"]):
         values["loss"] = "mce"
     taken: dict[str, Scalar] = {}
@@ -276,18 +287,13 @@ def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> 
         full = _full_name(name, values, by_name, where)
         dimension = by_name[full]
         if not dimension.holds(value):
-            raise SpecError(f"{where}: {name} = {value!r} lies outside the space ({dimension})")
+            raise SpecError(
+                f"{where}: {name} = {brief_repr(value)} lies outside the space ({shortened(str(dimension))})"
+            )
         if not dimension.fixed and (full != "loss" or mixes(values["method"])):
             taken[full] = dimension.entry.knob.check(value, f"{where}: {name}")
     complete({**values, **taken}, where)
     return taken
-
-
-def _choice(value: object, choices: tuple[Scalar, ...], where: str) -> Scalar:
-    for choice in choices:
-        if value == choice:
-            return choice
-    raise SpecError(f"{where}: {unknown('value', value, choices)}")
 
 
 def _full_name(name: str, values: Mapping[str, Scalar], by_name: Mapping[str, Dimension], where: str) -> str:

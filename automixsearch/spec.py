@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from automixsearch.errors import SpecError, unknown
-from automixsearch.knobs import Knob, Scalar, knobs_of
+from automixsearch.knobs import Knob, Scalar, knobs_of, normal
 from automixsearch.losses import LOSSES, Loss
 from automixsearch.mixers import MIXERS, Mixer
 from automixsearch.mixers.switch import switched
+from automixsearch.plain_yaml import write_yaml
 from automixsearch.policy import WEIGHT, Policy, methods_of
 from automixsearch.recipe import BACKBONES, Recipe
 
@@ -98,6 +98,12 @@ def is_active(entry: Entry, values: Mapping[str, Scalar]) -> bool:
     return entry.method in (None, *methods) and entry.loss in (None, values["loss"])
 
 
+@cache
+def _active(method: str, loss: str) -> dict[str, Knob]:
+    values: dict[str, Scalar] = {"method": method, "loss": loss}
+    return {name: entry.knob for name, entry in catalogue().items() if is_active(entry, values)}
+
+
 def mixes(method: object) -> bool:
     """Whether a method, or any of several joined by +, changes labels."""
     return any(MIXERS[name].mixes for name in methods_of(method))
@@ -119,15 +125,15 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
               for name in ("method", "loss")}  # fmt: skip
     if not mixes(chosen["method"]) and chosen["loss"] != "mce":
         raise SpecError(f"{where}: loss {chosen['loss']} has no effect with method {chosen['method']}; use mce")
-    for name, entry in known.items():
-        if name in chosen:
-            continue
-        if is_active(entry, chosen):
-            chosen[name] = entry.knob.check(values.get(name, entry.knob.default), f"{where}: {name}")
-        elif name in values:
+    active = _active(str(chosen["method"]), str(chosen["loss"]))
+    for name in values:
+        if name not in active:
             raise SpecError(
                 f"{where}: {name} has no effect with method {chosen['method']} and loss {chosen['loss']}; drop it"
             )
+    for name, knob in active.items():
+        if name not in chosen:
+            chosen[name] = knob.check(values[name], f"{where}: {name}") if name in values else knob.default
     _check_shares(chosen, where)
     check_backbone(chosen, where)
     if float(chosen["warmup_epochs"]) >= int(chosen["epochs"]):
@@ -190,9 +196,16 @@ def check_backbone(values: Mapping[str, Scalar], where: str) -> None:
 
 
 class Frozen(BaseModel):
-    """Base of everything that is read from YAML: no unknown keys, no changes afterwards."""
+    """Base of everything that is read from YAML: no unknown keys, no changes afterwards, numbers that are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _normal(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = {annotation, *get_args(annotation)} & {bool, int, float}
+        return normal(value, kinds.pop() if len(kinds) == 1 else object)
 
 
 Several = Literal["voc2007", "voc2012", "coco2014", "coco2017"]
@@ -354,7 +367,7 @@ class TrialConfig(Frozen):
         return {name.removeprefix(prefix): v for name, v in self.knobs.items() if name.startswith(prefix)}
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        return write_yaml(self.model_dump())
 
 
 def hash_json(content: object) -> str:
@@ -533,6 +546,17 @@ class SearchSpace(Frozen):
     seeds: Seeds = Seeds()
     resources: Resources = Resources()
     purpose: Literal["search", "study", "replicate", "confirm"] = "search"
+
+    @field_validator("priors")
+    @classmethod
+    def _in_their_types(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        kinds = {name.rpartition(".")[2]: entry.knob.kind for name, entry in catalogue().items()}
+        return [
+            {name: normal(inner, kinds.get(name.rpartition(".")[2], object)) for name, inner in point.items()}
+            for point in value
+        ]
 
     @field_validator("sampler", "scheduler", mode="before")
     @classmethod

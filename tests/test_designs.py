@@ -319,7 +319,7 @@ def test_what_cannot_be_a_study_is_refused(more, message):
         ({"design": {"name": "factorial", "resolution": 4}}, "needs attention; use resolution: full, make one"),
         ({"factors": {"a": {"off": {}, "on": {"ema": True}, "needs": ["b"]}}}, "needs: unknown factor 'b'"),
         ({"factors": {"a": {"off": {"ema": True}, "on": {"ema": True}}}}, "must set at least one knob differently"),
-        ({"factors": {"a": {"off": {"ema": "no"}, "on": {"ema": True}}}}, "unknown value"),
+        ({"factors": {"a": {"off": {"ema": "maybe"}, "on": {"ema": True}}}}, "unknown value"),
         ({"factors": {"a": {"off": {"stages": "input"}, "on": {"stages": "stem"}}}}, "stages belongs to method manif"),
         ({"knobs": {"method": ["automix", "mixup"]}}, "mixup: the arms .* are the same config"),
     ],

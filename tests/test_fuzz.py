@@ -14,7 +14,8 @@ import yaml
 
 from automixsearch.errors import SpecError
 from automixsearch.jobs import load_job
-from automixsearch.reading import load_config, load_space, read_text, read_yaml
+from automixsearch.plain_yaml import read_yaml
+from automixsearch.reading import load_config, load_space, read_text
 from automixsearch.studyfile import load_study_file
 
 ROOT = Path(__file__).parents[1]
@@ -178,7 +179,6 @@ BOMBS = {
     "itself": "knobs: &k\n  lr: *k\n",
     "deep": "knobs: " + "[" * 50_000,
     "deep mappings": "\n".join(" " * n + "a:" for n in range(400)),
-    "month": "name: 2024-99-99",
     "digits": "name: " + "1" * 5000,
     "object": "!!python/object/apply:os.system ['touch owned']",
 }
@@ -189,7 +189,7 @@ def test_a_small_file_that_stands_for_much_is_refused_at_once(tmp_path, bomb, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bomb.yaml").write_text(bomb)
     began = time.process_time()
-    with pytest.raises(SpecError, match=r"bomb\.yaml.*(aliases|alias|nested more|not valid YAML|number)"):
+    with pytest.raises(SpecError, match=r"bomb\.yaml.*(aliases|alias|nested more|not valid YAML|number|tag)"):
         load_space(tmp_path / "bomb.yaml")
     assert time.process_time() - began < 1
     assert not (tmp_path / "owned").exists()

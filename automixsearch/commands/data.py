@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 def data_command(args: argparse.Namespace) -> int:
-    from automixsearch.reading import build, read_yaml
+    from automixsearch.plain_yaml import read_value
+    from automixsearch.reading import build
     from automixsearch.show import make_table
     from automixsearch.spec import Data, Several
 
     content: dict[str, Any] = {"source": args.source}
     for override in args.overrides:
         key, _, text = override.partition("=")
-        content[key.removeprefix("data.")] = read_yaml(text, f"override {override}")
+        content[key.removeprefix("data.")] = read_value(key, text)
     data = build(Data, content, "data")
     shown = _scenes(data) if data.source in get_args(Several) else _images(data)
     if args.json:

@@ -114,7 +114,8 @@ def _read(args: argparse.Namespace) -> SearchSpace | StudyFile:
     """A study file, or a search space."""
     from pathlib import Path
 
-    from automixsearch.reading import load_space, read_text, read_yaml
+    from automixsearch.plain_yaml import read_yaml
+    from automixsearch.reading import load_space, read_text
     from automixsearch.studyfile import load_study_file
 
     file = Path(args.file)

@@ -16,8 +16,9 @@ from automixsearch.errors import SpecError, unknown
 from automixsearch.knobs import Scalar, published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
+from automixsearch.plain_yaml import read_value, read_yaml
 from automixsearch.policy import methods_of
-from automixsearch.reading import RecipeFile, build, parse_knobs, read_text, read_yaml, space_folder
+from automixsearch.reading import RecipeFile, build, parse_knobs, read_text, space_folder
 from automixsearch.reproduce.registry import Cell
 from automixsearch.spec import ELSEWHERE, TrialConfig, catalogue, hash_json, is_active
 
@@ -369,7 +370,7 @@ def read_changes(overrides: Iterable[str]) -> Changes:
         key, equals, text = override.partition("=")
         section, _, inner = key.strip().partition(".")
         if equals and inner and section in found:
-            found[section][inner] = read_yaml(text, f"override {override}")
+            found[section][inner] = read_value(key, text)
         else:
             rest.append(override)
     knobs = parse_knobs(rest)
