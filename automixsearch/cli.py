@@ -11,6 +11,7 @@ from typing import NoReturn
 from automixsearch import __version__
 from automixsearch.commands import analysis, data, doctor, jobs, mixers, report, reproduce, results, search, studies
 from automixsearch.errors import AutoMixError, unknown
+from automixsearch.secrecy import redact
 
 GROUPS = (search, studies, jobs, results, report, mixers, data, reproduce, analysis, doctor)
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
             # The reader has left (`| head`); Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"automixsearch: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        print(redact(f"automixsearch: {error.filename}: {error.strerror}; check the path"), file=sys.stderr)
         return 2
     except AutoMixError as error:
         print(f"automixsearch: {error}", file=sys.stderr)

@@ -140,7 +140,7 @@ def _write(results: str) -> Check:
 
 
 def _ray() -> Check:
-    from automixsearch.search.cluster import connect
+    from automixsearch.search.cluster import connect, disconnect
     from automixsearch.spec import Resources
 
     started = time.monotonic()
@@ -151,6 +151,6 @@ def _ray() -> Check:
         try:
             total = ray.cluster_resources()
         finally:
-            ray.shutdown()
+            disconnect()
     found = f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs in {time.monotonic() - started:.1f} s"
     return Check("Ray start", found)

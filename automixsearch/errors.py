@@ -19,12 +19,16 @@ The command line prints these without a traceback and exits with status 2; anyth
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
+
+from automixsearch.secrecy import redact
 
 
 class AutoMixError(Exception):
-    """Base of the tree: the message says what is wrong and what to do."""
+    """Base of the tree: the message says what is wrong and what to do, without any secret that arrived."""
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(redact(word) if isinstance(word, str) else word for word in words))
 
 
 class SpecError(AutoMixError):
@@ -73,16 +77,6 @@ class NonFiniteLoss(Diverged):
 
 class ResourceError(AutoMixError):
     """The cluster cannot run what was asked."""
-
-
-_SECRET = re.compile(
-    r"(://)[^/@\s]*:[^/@\s]*@|\b((?:[\w-]*(?:secret|token|password|passwd|access_key)[\w-]*)=)[^&\s'\",;)]+", re.I
-)
-
-
-def redact(text: str) -> str:
-    """`text` without the secrets of the URIs in it: `s3://KEY:SECRET@bucket`, `?secret_key=...`, `token=...`."""
-    return _SECRET.sub(lambda found: f"{found[1]}***@" if found[1] else f"{found[2]}***", text)
 
 
 def shortened(text: str, most: int = 80) -> str:

@@ -1,8 +1,8 @@
 """Jobs: a search or a study, its place for results and its environment, as a file; sent to a cluster, or run here.
 
-What is sent is a folder of its own: the files of the working directory without what does not belong there, and the
-search space or study file with every override in it. The cluster runs `automixsearch search` or `study` on that, so a
-job continues its study exactly as they do.
+What is sent is a folder of its own: the files of the working directory that git tracks or that the job file lists, and
+the search space or study file with every override in it. A secret in any of it is refused. The cluster runs
+`automixsearch search` or `study` on that, so a job continues its study exactly as they do.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import yaml
 from pydantic import Field, model_validator
 
 from automixsearch import __version__
-from automixsearch.errors import ResourceError, SpecError, redact, unknown
+from automixsearch.errors import ResourceError, SpecError, unknown
 from automixsearch.plain_yaml import read_value, read_yaml
 from automixsearch.reading import build, find_space, load_space, read_text
+from automixsearch.secrecy import is_opaque, is_secret_name, redact, secret_in_file, secret_of_value
 from automixsearch.spec import Frozen, SearchSpace
 from automixsearch.studyfile import StudyFile, load_study_file
 
@@ -41,14 +42,11 @@ if TYPE_CHECKING:
 LOCAL = "local"
 SENT = "automixsearch-job"
 """Folder of the package that holds the space or study."""
-LEFT_OUT = (
-    ".git", ".hg", ".env*", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", ".ray", ".aws",
-    ".ssh", ".kube", "auth_token", "*.pem", "*.key", "id_rsa*", "id_ed25519*", "*.pyc", "*.pt", "*.pth", "*.ckpt",
-    "*.safetensors", "*.parquet", "/results", "/wandb", "/mlruns", ".gitignore", ".rayignore", SENT,
-)  # fmt: skip
-"""Never sent: secrets, histories, caches, weights, data, results, and what would make Ray leave out the space. With a
-leading / only at the top."""
-SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE", re.IGNORECASE)
+NEVER = (".git", "__pycache__", ".gitignore", ".rayignore", SENT)
+"""Never sent: what is no file of the working directory, and what would make Ray leave out the space."""
+REMEDY = "set it on the cluster's nodes instead; what a job is sent with can be read by all who see its dashboard"
+_RANDOM = ("commit", "digest", "hash", "id", "rev", "revision", "sha", "uuid", "version")
+"""Last words of names whose values may look drawn at random."""
 PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb", "pydantic", "numpy", "scipy", "numba",
           "statsmodels", "scikit-learn", "pillow", "timm", "nvidia-ml-py", "jinja2", "rich", "pyyaml")  # fmt: skip
 """The dependencies of the package, whose versions decide results; those of a checkout need not be what is installed."""
@@ -67,8 +65,11 @@ class Environment(Frozen):
 
     working_dir: str | None = None
     """Folder that is packed and sent, from the job file on; None: the cluster has the package installed."""
+    files: list[str] | None = None
+    """Files, folders and patterns (with * and ?, ** for folders of any depth) in it that are sent; None: what git
+    tracks, and outside a checkout the job file and the file that it names."""
     exclude: list[str] = Field(default_factory=list)
-    """Names and paths (with * and ?) that stay here, beside those that never go."""
+    """Names and paths (with * and ?) of these that stay here."""
     pip: Literal["pinned"] | list[str] = Field(default_factory=list)
     """Packages that the cluster installs; pinned: ours, in the versions that are installed here."""
     env_vars: dict[str, str] = Field(default_factory=dict)
@@ -78,11 +79,16 @@ class Environment(Frozen):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> Environment:
-        for name in self.env_vars:
-            if SECRET.search(name):
+        for name, value in self.env_vars.items():
+            random = is_opaque(value) and not name.lower().endswith(_RANDOM) and value.count("/") < 3
+            if is_secret_name(name) or secret_of_value(value) or random:
+                raise ValueError(f"env_vars.{name} looks like a secret; {REMEDY}")
+        for number, entry in enumerate(self.pip if isinstance(self.pip, list) else ()):
+            words = [word for word in re.split(r"[/\s=:@#?&]+", entry) if not re.fullmatch("[0-9a-f]+", word)]
+            if secret_of_value(entry) or any(map(is_opaque, words)):
                 raise ValueError(
-                    f"env_vars.{name} looks like a secret, and a job's environment can be read by everybody who sees "
-                    "the cluster's dashboard; set it on the cluster's nodes instead"
+                    f"pip entry {number + 1} holds a secret; leave it out, and set PIP_INDEX_URL or ~/.netrc on the "
+                    "cluster's nodes instead"
                 )
         return self
 
@@ -123,6 +129,8 @@ class Prepared:
     driver_cpus: float
     root: Path | None
     files: tuple[Path, ...]
+    untracked: tuple[Path, ...] = ()
+    """Files that stay here because git does not track them."""
     retry_failed: bool = False
     force: bool = False
 
@@ -219,21 +227,40 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
         else:
             own.append(override)
     job = build(Job, content, where)
-    if redact(job.results) != job.results:
+    if secret_of_value(job.results):
         raise SpecError(
             f"{where}: results = {redact(job.results)!r} holds a secret, and a job's command line is shown to all; "
             "leave it out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on the cluster's nodes"
         )
+    _refuse_secrets(where, job)
     name = job.name or file.stem
     written = [f"{key}={json.dumps(value)}" for key, value in job.overrides.items()]
     words = [*written, f"name={json.dumps(name)}", *own]
     try:
         if job.search is None:
-            return job, load_study_file(file.parent / str(job.study), words)
-        space_file = file.parent / job.search
-        return job, load_space(space_file if os.path.isfile(space_file) else find_space(job.search), words)
+            what = load_study_file(file.parent / str(job.study), words)
+        else:
+            space_file = file.parent / job.search
+            what = load_space(space_file if os.path.isfile(space_file) else find_space(job.search), words)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
+    _refuse_secrets(where, what)
+    return job, what
+
+
+def _refuse_secrets(where: str, content: Frozen) -> None:
+    for key, value in _strings(content.model_dump(mode="json")):
+        if kind := secret_of_value(value):
+            raise SpecError(f"{where}: {key} holds {kind}; {REMEDY}")
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The strings in plain data, each with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strings(inner, f"{key}.{name}".lstrip("."))
 
 
 def prepare(
@@ -257,8 +284,13 @@ def prepare(
     root = None if environment.working_dir is None else (Path(path).parent / environment.working_dir).resolve()
     if root is not None and not root.is_dir():
         raise SpecError(f"{path}: environment.working_dir = {environment.working_dir!r}: there is no directory {root}")
-    files = tuple(files_to_send(root, environment.exclude)) if root else ()
-    made = Prepared(what.name, what, results, environment, job.driver_cpus, root, files, retry_failed, force)
+    files, untracked = list[Path](), list[Path]()
+    if root is not None:
+        named = [Path(path), *(Path(path).parent / name for name in (job.search, job.study) if name)]
+        files, untracked = files_to_send(root, environment.files, environment.exclude, named)
+        _refuse_files_with_secrets(path, root, files)
+    sent, left = tuple(files), tuple(untracked)
+    made = Prepared(what.name, what, results, environment, job.driver_cpus, root, sent, left, retry_failed, force)
     if made.size > environment.limit_mb * 1e6:
         assert root is not None
         largest = sorted(files, key=lambda file: -(root / file).stat().st_size)[:5]
@@ -270,32 +302,81 @@ def prepare(
     return made
 
 
-def files_to_send(root: Path, exclude: Iterable[str]) -> list[Path]:
-    """The files below `root` that are sent, relative and sorted: those that git tracks or would track, where it is a
-    checkout, else all; without links that lead out of it, `LEFT_OUT` and `exclude`."""
-    listed = _listed_by_git(root)
-    if listed is None:
-        listed = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
-    patterns = (*LEFT_OUT, *exclude)
+def files_to_send(
+    root: Path, listed: list[str] | None, exclude: Iterable[str], named: Iterable[Path] = ()
+) -> tuple[list[Path], list[Path]]:
+    """The files below `root` that are sent, and those that are not because git does not track them; relative, sorted.
+
+    Sent is what is `listed`; without a list what git tracks, and outside a checkout those of `named` that lie below
+    `root`. `NEVER` and `exclude` stay here, and so does a link to a file that is not sent itself.
+
+    Raises:
+        SpecError: what is listed is not there, or git cannot tell what it tracks.
+    """
+    untracked: list[Path] = []
+    if listed is not None:
+        files = [file for pattern in listed for file in _matching(root, pattern)]
+    elif (tracked := _git(root, "--cached")) is not None:
+        files, untracked = tracked, _git(root, "--others", "--exclude-standard") or []
+    else:
+        files = [file.resolve().relative_to(root) for file in named if file.resolve().is_relative_to(root)]
+    patterns = (*NEVER, *exclude)
 
     def wanted(file: Path) -> bool:
         tops = ["/" + "/".join(file.parts[:depth]) for depth in range(1, len(file.parts) + 1)]
         names = [*file.parts, *tops, *(top[1:] for top in tops)]
-        if any(fnmatch.fnmatch(name, pattern.rstrip("/")) for name in names for pattern in patterns):
-            return False
-        target = (root / file).resolve()
-        return target.is_file() and target.is_relative_to(root)
+        return (root / file).is_file() and not any(
+            fnmatch.fnmatch(name, pattern.rstrip("/")) for name in names for pattern in patterns
+        )
 
-    return sorted(filter(wanted, listed))
+    kept = set(filter(wanted, files))
+    places = {root / file for file in kept}
+    return sorted(file for file in kept if (root / file).resolve() in places), sorted(filter(wanted, untracked))
 
 
-def _listed_by_git(root: Path) -> list[Path] | None:
-    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+def _matching(root: Path, pattern: str) -> Iterator[Path]:
+    """The files that a pattern names, in folders that it names too."""
+    parts = Path(pattern).parts
+    if not parts or ".." in parts or Path(pattern).is_absolute():
+        found = [root] if pattern.rstrip("/") == "." else []
+    else:
+        found = sorted(root.glob(pattern))
+    if not found:
+        raise SpecError(
+            f"environment.files: {pattern!r} is nothing below {root}; give files, folders or patterns there"
+        )
+    for place in found:
+        inner = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+        yield from (file.relative_to(root) for file in (inner if place.is_dir() else [place]))
+
+
+def _git(root: Path, *which: str) -> list[Path] | None:
+    """The files below `root` that git lists; None outside a checkout."""
+    checkout = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    if checkout is None:
+        return None
+    command = ["git", "-C", str(root), "ls-files", "-z", *which]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-    except OSError:  # no git here: then all files are listed
-        return None
-    return None if done.returncode else [Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name]
+        problem = done.stderr.decode(errors="replace").strip() if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        done, problem = None, str(error)
+    if done is None or done.returncode:
+        raise SpecError(
+            f"{checkout}: git cannot list the files that it tracks: {problem}; list what is sent in environment.files"
+        )
+    return [Path(os.fsdecode(name)) for name in done.stdout.split(b"\0") if name]
+
+
+def _refuse_files_with_secrets(path: str | Path, root: Path, files: Iterable[Path]) -> None:
+    found = {file: kind for file in files if (kind := secret_in_file(root / file, file))}
+    if found:
+        named = "\n".join(f"  {file}: {kind}" for file, kind in list(found.items())[:20])
+        raise SpecError(
+            f"{path}: nothing was sent, since {len(found)} of the files seem to hold secrets:\n{named}\n"
+            "Name them in environment.exclude; whoever has the repository can read those that git tracks, so make such "
+            "a secret invalid and take it out"
+        )
 
 
 @contextmanager
@@ -337,13 +418,18 @@ def connect(address: str | None) -> JobSubmissionClient:
     ~/.ray/auth_token.
 
     Raises:
-        ResourceError: nobody answers there, or the token is not the cluster's.
+        ResourceError: nobody answers there, the token is not the cluster's, or others can read its file.
     """
+    from automixsearch.search.cluster import reach
     from automixsearch.search.environment import set_switches
 
     known = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if known is None:
         raise ResourceError("no cluster is named; give --address http://HEAD:8265, or --address local to run here")
+    try:
+        reach(known)
+    except OSError as error:
+        raise _unsendable(known, str(error)) from None
     set_switches(known)
     from ray.job_submission import JobSubmissionClient
 
@@ -355,13 +441,17 @@ def connect(address: str | None) -> JobSubmissionClient:
     except Exception as error:  # requests', Ray's and urllib's own types
         text = " ".join(str(error).split())
         token = "oken" in text or "401" in text or "uthent" in text
-        remedy = (
-            "put the cluster's token into ~/.ray/auth_token (or RAY_AUTH_TOKEN)"
-            if token
-            else "check the address (the dashboard's, as a rule port 8265) and that the cluster runs"
-        )
-        raise ResourceError(f"no jobs can be sent to {known!r}: {text[:300]}; {remedy}") from None
+        raise _unsendable(known, text, token) from None
     return client
+
+
+def _unsendable(address: str, text: str, token: bool = False) -> ResourceError:
+    remedy = (
+        "put the cluster's token into ~/.ray/auth_token, which only you may read (or into RAY_AUTH_TOKEN)"
+        if token
+        else "check the address (the dashboard's, as a rule port 8265) and that the cluster runs"
+    )
+    return ResourceError(f"no jobs can be sent to {address!r}: {text[:300]}; {remedy}")
 
 
 def submissions(client: JobSubmissionClient, name: str | None = None) -> list[JobDetails]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.search.driver import Watcher
+from automixsearch.secrecy import redact
 from automixsearch.show import costs, duration, failures, policy_of, score, spent
 from automixsearch.spec import METRICS, SearchSpace
 
@@ -54,6 +55,7 @@ class Watch(Watcher):
             self.live.start()
 
     def note(self, text: str) -> None:
+        text = redact(text)
         self.notes.append(text)
         if self.lines:
             print(f"note: {text}", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -27,14 +28,21 @@ TINY = ["trials=2", "epochs=2", "width=4", "scheduler=fifo"]
 def folder(tmp_path):
     """A working directory with what goes, what does not, and a job file in a folder of it."""
     root = tmp_path / "work"
-    files = ["code.py", "pkg/results/store.py", "notes.md", ".env", ".env.local", "results/a.parquet", "weights.pt",
-             "pkg/__pycache__/x.pyc", "data/big.bin", ".ssh/id_rsa", "auth_token", "keys/me.pem"]  # fmt: skip
+    files = ["code.py", "pkg/results/store.py", "notes.md", ".env", "results/a.parquet", "weights.pt", ".gitignore",
+             "pkg/__pycache__/x.pyc", "data/big.bin", ".ssh/id_rsa", "keys/me.pem"]  # fmt: skip
     for file in files:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text("x" * 100)
     (root / "outside").symlink_to("/etc/hostname")
+    (root / "inside").symlink_to(".env")
     (root / "jobs").mkdir()
+    git(root, "init", "-q")
+    git(root, "add", "-f", "code.py", "pkg", "notes.md", "outside", "inside", ".gitignore")
     return root
+
+
+def git(folder, *words):
+    subprocess.run(["git", "-C", str(folder), *words], check=True)
 
 
 def job_file(folder, **content):
@@ -55,15 +63,81 @@ def test_shipped_jobs_are_whole(file):
     assert job.size < 3e6
 
 
-def test_secrets_results_and_weights_stay_here(folder):
-    sent = [str(file) for file in jobs.files_to_send(folder, ["data/"])]
-    assert sent == ["code.py", "notes.md", "pkg/results/store.py"]
+def sent(folder, files=None, exclude=(), named=()):
+    return [str(file) for file in jobs.files_to_send(folder, files, exclude, named)[0]]
 
 
-def test_what_git_ignores_stays_here(folder):
-    subprocess.run(["git", "init", "-q", str(folder)], check=True)
-    (folder / ".gitignore").write_text("data/\nnotes.md\n")
-    assert [str(file) for file in jobs.files_to_send(folder, [])] == ["code.py", "pkg/results/store.py"]
+def test_what_git_does_not_track_stays_here_and_so_do_links_to_it(folder):
+    (folder / ".gitignore").write_text("data/\n.*\n")
+    assert sent(folder) == ["code.py", "notes.md", "pkg/results/store.py"]
+    assert sent(folder, exclude=["pkg/"]) == ["code.py", "notes.md"]
+    untracked = [str(file) for file in jobs.files_to_send(folder, None, ["results"])[1]]
+    assert untracked == ["keys/me.pem", "weights.pt"]
+
+
+def test_what_the_job_file_lists_is_sent_instead(folder):
+    assert sent(folder, ["*.py", "data", "pkg/**/*.py"]) == ["code.py", "data/big.bin", "pkg/results/store.py"]
+    assert "weights.pt" in sent(folder, ["."], exclude=["*.pem"])
+    assert not any(".git/" in name for name in sent(folder, ["."]))
+    for pattern in ("*.rs", "../work", "/etc/hostname"):
+        with pytest.raises(SpecError, match=r"environment\.files: .* is nothing below"):
+            sent(folder, [pattern])
+
+
+def test_outside_a_checkout_what_the_job_names_is_sent(folder):
+    shutil.rmtree(folder / ".git")
+    assert sent(folder, named=[folder / "jobs/../notes.md", Path("/etc/hostname")]) == ["notes.md"]
+
+
+def test_a_checkout_that_git_cannot_read_is_not_sent_whole(folder):
+    (folder / ".git" / "HEAD").unlink()
+    with pytest.raises(SpecError, match=r"git cannot list the files that it tracks: .*environment\.files"):
+        sent(folder)
+
+
+def test_a_secret_that_git_tracks_is_refused_by_name_and_can_be_left_out(folder):
+    git(folder, "add", "-f", ".env")
+    (folder / "notes.md").write_text("see https://me:" + "hunter2@host")
+    with pytest.raises(SpecError, match="2 of the files seem to hold secrets") as refused:
+        jobs.prepare(job_file(folder), ["results=/r"], "http://head:8265")
+    assert re.search(r"\.env: .*by its name\n.*notes\.md: a password in a URI, in line 1", str(refused.value))
+    assert "hunter2" not in str(refused.value)
+    file = job_file(folder, environment={"working_dir": "..", "exclude": ["notes.md", ".env"]})
+    assert jobs.prepare(file, ["results=/r"], "http://head:8265").files == (
+        Path("code.py"),
+        Path("pkg/results/store.py"),
+    )
+
+
+TOKEN = "hf" + "_Zk3qT9vXb7Lm2Rw8Yc5Nd4Hs6Jf1Gp0Ka"
+
+
+@pytest.mark.parametrize("content", [
+    {"environment": {"env_vars": {"MODEL": TOKEN}}},
+    {"environment": {"env_vars": {"PROXY": "http://me:" + "hunter2@proxy"}}},
+    {"environment": {"env_vars": {"X": "Zk3qT9vXb7Lm2Rw8Yc5N"}}},
+    {"environment": {"env_vars": {"DB_PASS": "x"}}},
+    {"environment": {"pip": ["x", f"--extra-index-url https://{TOKEN}@host/simple"]}},
+    {"environment": {"pip": [f"x @ git+https://{TOKEN}@github.com/o/r"]}},
+    {"environment": {"pip": ["--index-url https://dXNlcjpw" + "YXNz@host/simple"]}},
+    {"environment": {"pip": ["--extra-index-url https://pypi.example.com/Zk3qT9vXb7Lm2Rw8Yc5N/simple"]}},
+    {"overrides": {"data.path": f"https://host/x?si{'g='}abc"}},
+    {"about": f"with {TOKEN}"},
+])  # fmt: skip
+def test_a_secret_among_the_values_of_a_job_is_refused_and_not_repeated(folder, content):
+    with pytest.raises(SpecError, match=r"secret|holds") as refused:
+        jobs.prepare(job_file(folder, **content), ["results=/r"], "http://head:8265")
+    assert not re.search("hunter2|Zk3q|dXNl|abc", str(refused.value))
+
+
+def test_usual_environments_are_no_secrets(folder):
+    environment = {
+        "env_vars": {"TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/usr/Lib64/Foo1Bar2Baz3Qux4/x:/y",
+                     "GIT_COMMIT": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b",
+                     "MODEL": "microsoft/Phi-3.5-mini-instruct"},
+        "pip": ["torch==2.14", "x @ git+https://git@github.com/o/r@9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"],
+    }  # fmt: skip
+    assert jobs.prepare(job_file(folder, environment=environment), ["results=/r"], "http://head:8265").files == ()
 
 
 def test_the_packed_space_is_the_space(folder):

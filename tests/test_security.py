@@ -15,7 +15,8 @@ from automixsearch.reading import parse_space
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
 
-URI = "s3://AKIAEXAMPLE:hunter2%2Fx@bucket/runs"
+WORD = "hunter2"
+URI = f"s3://AKIAEXAMPLE:{WORD}%2Fx@bucket/runs"
 
 
 class Evil:
@@ -81,7 +82,7 @@ def test_a_pickle_is_no_journal(tmp_path, evil):
     assert all(json.loads(line) for line in lines)
 
 
-@pytest.mark.parametrize("uri", [URI, "s3://b/r?secret_key=hunter2", "s3://b/r?region=x&access_key=AK&secret=hunter2"])
+@pytest.mark.parametrize("uri", [URI, f"s3://b/r?secret_key={WORD}", f"s3://b/r?region=x&access_key=AK&secret={WORD}"])
 def test_a_place_with_a_secret_is_refused_and_not_repeated(tmp_path, uri):
     with pytest.raises(StudyError, match=r"holds a secret.*AWS_SECRET_ACCESS_KEY") as refused:
         Store(uri, "s")

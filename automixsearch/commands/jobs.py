@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
     local = args.debug or args.address == jobs.LOCAL
     force = retry and args.force
     job = jobs.prepare(args.job, args.overrides, jobs.LOCAL if local else args.address or "", retry, force)
+    if job.untracked:
+        some = ", ".join(map(str, job.untracked[:5])) + (", ..." if len(job.untracked) > 5 else "")
+        remedy = "to send them git add them, or list what is sent in environment.files"
+        print(f"git does not track {len(job.untracked)} files, which stay here: {some}; {remedy}", file=sys.stderr)
     if args.dry_run:
         for file in job.files:
             print(file)

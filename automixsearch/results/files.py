@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from automixsearch.errors import StorageError, StudyError, StudyTaken, redact
+from automixsearch.errors import StorageError, StudyError, StudyTaken
 from automixsearch.results.lease import Fence, Lease, busy, lease_of
+from automixsearch.secrecy import redact
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -258,7 +259,7 @@ class RemoteFiles(Files):
         try:
             return FileSystem.from_uri(self.uri)
         except (OSError, ValueError, ImportError) as error:
-            problem = redact(f"{self.uri}: cannot be opened: {error}; check address and credentials")
+            problem = f"{self.uri}: cannot be opened: {error}; check address and credentials"
             raise StudyError(problem) from None
 
     @property

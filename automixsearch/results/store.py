@@ -16,7 +16,7 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from automixsearch.errors import DamagedError, StorageError, StudyError, redact, unknown
+from automixsearch.errors import DamagedError, StorageError, StudyError, unknown
 from automixsearch.results.documents import MergeDocument, StudyDocument, encode_document, read_document, write_document
 from automixsearch.results.files import LocalFiles, RemoteFiles, open_files
 from automixsearch.results.lease import Fence
@@ -33,6 +33,7 @@ from automixsearch.results.schema import (
     schema,
     to_arrow,
 )
+from automixsearch.secrecy import redact, secret_of_value
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +87,7 @@ def check_place(uri: str) -> str:
     Raises:
         StudyError: it does.
     """
-    if redact(uri) != uri:
+    if secret_of_value(uri):
         raise StudyError(
             f"{redact(uri)}: holds a secret, and places are logged and stored; leave it out and set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or what your storage reads) on every node instead"
@@ -174,8 +175,7 @@ class Store:
         if row.get("study", self.study) != self.study:
             raise ValueError(f"{table}: study is {row['study']!r}, but the store is of {self.study!r}")
         stored = check_row(table, {**row, "study": self.study, "schema_version": SCHEMA_VERSION})
-        if stored.get("error_message"):
-            stored["error_message"] = redact(stored["error_message"])
+        stored |= {name: redact(value) for name, value in stored.items() if isinstance(value, str)}
         trial_id, stem = stored["trial_id"], _stem(*(stored[name] for name in KEYS[table]))
         name = self._path(table, f"{stem}.parquet")
         if self._is_merged(table, trial_id, stem):

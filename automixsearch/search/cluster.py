@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from automixsearch.errors import ResourceError, redact
-from automixsearch.search.environment import set_switches
+from automixsearch.errors import ResourceError
+from automixsearch.search.environment import forget_own_cluster, is_authenticated, set_switches
+from automixsearch.secrecy import redact
 from automixsearch.spec import Resources
 
 TRIAL_SLOT = "automix_trial"
@@ -71,11 +72,18 @@ def local_cpus() -> int:
 def connect(resources: Resources, address: str | None, log: Path) -> bool:
     """Start a Ray cluster in this machine, or join the one at `address`; say whether it was started here.
 
-    Ray's own messages go to the file `log`.
+    Ray's own messages go to the file `log`. A cluster that is started here listens on the loopback alone, and refuses
+    whoever lacks its token.
 
     Raises:
-        ResourceError: no cluster answers at `address`, or Ray does not start here.
+        ResourceError: no cluster answers at `address`, or Ray does not start here, or would start without a token
+            though RAY_AUTH_MODE is not `disabled`.
     """
+    if address is not None:
+        try:
+            reach(address)
+        except OSError as error:
+            raise _silent(address, error) from None
     set_switches(address)
     import ray
 
@@ -83,15 +91,17 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
     quiet = {"log_to_driver": False, "logging_level": logging.INFO}
     if address is not None:
         try:
-            _reach(address)
             ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ResourceError(
-                f"no Ray cluster answers at address {address!r}: {error}; start one with `ray start --head`, or "
-                "leave --address out to run on this machine"
-            ) from None
+            raise _silent(address, error) from None
         log_to(log, "ray")
         return False
+    if not is_authenticated() and os.environ.get("RAY_AUTH_MODE") != "disabled":
+        forget_own_cluster()
+        raise ResourceError(
+            f"Ray {ray.__version__} asks for no token here, so whoever reaches its ports could run anything; set "
+            "RAY_AUTH_MODE=disabled to allow that, or install a version from 2.59 on"
+        )
     # Asking for `local` keeps us out of a cluster that RAY_ADDRESS or another user's session points at.
     try:
         ray.init(
@@ -105,7 +115,7 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
             **quiet,
         )
     except Exception as error:  # Ray raises it as such where its processes are not up in time
-        ray.shutdown()
+        disconnect()
         said = str(error).strip().partition("\n")[0]
         raise ResourceError(
             f"Ray does not start on this machine: {said.rstrip('.')}; it may be too busy: try again; automixsearch "
@@ -115,9 +125,28 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
     return True
 
 
-def _reach(address: str) -> None:
-    """Fail at once where nobody listens at host:port; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+def disconnect() -> None:
+    """Leave the cluster, and end it if it was started here."""
+    import ray
+
+    ray.shutdown()
+    forget_own_cluster()
+
+
+def _silent(address: str, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"no Ray cluster answers at address {address!r}: {error}; start one with `RAY_AUTH_MODE=token ray start "
+        "--head`, or leave --address out to run on this machine"
+    )
+
+
+def reach(address: str) -> None:
+    """Fail at once where nobody listens at host:port; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 

@@ -296,7 +296,7 @@ def _run(
     space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any, design: Design | None
 ) -> bool:
     """Run the missing trials on Ray; return whether the user interrupted."""
-    from automixsearch.search.cluster import Room, check_dashboard, connect, live_nodes
+    from automixsearch.search.cluster import Room, check_dashboard, connect, disconnect, live_nodes
 
     scratch = Path(tempfile.mkdtemp(prefix="automixsearch-"))
     log = store.local_path("driver.log") or scratch / "driver.log"
@@ -319,9 +319,7 @@ def _run(
         _raise_problem(space, proposer)
         return not _is_complete(store, space)
     finally:
-        import ray
-
-        ray.shutdown()
+        disconnect()
         if store.local_path("driver.log") is None and log.exists():
             store.put("driver.log", log.read_bytes())
         shutil.rmtree(scratch, ignore_errors=True)

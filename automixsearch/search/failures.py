@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.errors import DamagedError
 from automixsearch.results.documents import STRICT
+from automixsearch.secrecy import redact
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store
@@ -78,6 +79,9 @@ class Failure:
     quick: bool = True
     counts: bool = True
     place: Place = field(default_factory=Place)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redact(self.message))
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,7 @@ class Nodes:
 def cluster(tmp_path_factory):
     """A cluster of one node of 2 CPUs that wants a token, which all commands find where Ray looks for it."""
     token = tmp_path_factory.mktemp("token") / "auth_token"
+    token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
