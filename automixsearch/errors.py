@@ -9,6 +9,7 @@
     │   ├── DamagedError   a stored file is not what was written, or not what it should be
     │   └── StorageError  its files cannot be reached, read or written
     ├── TrainingError    a training run cannot go on
+    │   ├── OtherConfig     a checkpoint is of another config
     │   └── Diverged        training has diverged: the config is to blame
     │       └── NonFiniteLoss   the loss or an output of the network became NaN or infinite
     └── ResourceError    the cluster cannot run what was asked
@@ -65,6 +66,10 @@ class StorageError(StudyError):
 
 class TrainingError(AutoMixError):
     """A training run cannot go on."""
+
+
+class OtherConfig(TrainingError):
+    """A checkpoint is whole, but of another config."""
 
 
 class Diverged(TrainingError):

@@ -9,6 +9,7 @@ import re
 import torch
 from torch import Tensor
 
+from automixsearch.archives import check_records
 from automixsearch.errors import SpecError
 from automixsearch.models.base import Backbone
 
@@ -69,7 +70,11 @@ def _read(path: str) -> dict[str, Tensor]:
     if not os.path.isfile(path):
         raise SpecError(f"weights = {path}: no such file; check the path")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":  # files of PyTorch before 1.6 are no archives, and have no checksums
+                check_records(file)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for what it did not write
         remedy = "give what train --out or torchvision saves"
         raise SpecError(f"weights = {path}: cannot be read: {' '.join(str(error).split())[:200]}; {remedy}") from None

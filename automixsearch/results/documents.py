@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from automixsearch.errors import DamagedError, StudyError, brief_repr, unknown
-from automixsearch.results.names import PATTERN
+from automixsearch.results.names import PATTERN, ROW_FILE
 from automixsearch.results.schema import SCHEMA_VERSION
 
 LARGEST = 32_000_000
@@ -332,7 +332,7 @@ class MergeDocument(Document):
 
     remedy: ClassVar[str] = "remove it: its rows are in the files beside it"
     merged: Annotated[str, StringConstraints(pattern=r"^merged-[A-Za-z0-9._-]{1,80}\.parquet$")]
-    parts: list[Annotated[Name, StringConstraints(pattern=r"\.parquet$")]]
+    parts: list[Annotated[str, StringConstraints(pattern=ROW_FILE)]]
 
     @model_validator(mode="after")
     def _is_no_part(self) -> Self:

@@ -169,7 +169,22 @@ class LocalFiles(Files):
     def delete(self, name: str) -> None:
         self._check()
         with _storage(self.root / name, "deleted"):
-            (self.root / name).unlink(missing_ok=True)
+            self._own(name).unlink(missing_ok=True)
+
+    def _own(self, name: str) -> Path:
+        """The path of a file that may be changed: a link inside a study does not lead out of it.
+
+        Raises:
+            StudyError: it would lie outside.
+        """
+        target, study = self.root / name, name.partition("/")[0] if "/" in name else ""
+        home, folder = (os.path.realpath(path) for path in (self.root / study, target.parent))
+        if os.path.commonpath((home, folder)) != home:
+            raise StudyError(
+                f"{target}: lies outside of the study, in {folder}, and nothing is changed there; put a folder in the "
+                "place of the link, or move the whole study"
+            )
+        return target
 
     def sweep(self, folder: str) -> None:
         """Remove the temporary files of writers that were killed."""
@@ -182,7 +197,7 @@ class LocalFiles(Files):
     @contextmanager
     def _temporary(self, name: str, data: bytes) -> Iterator[tuple[Path, Path]]:
         """A hidden copy of `data` beside the target, synced to disk; so is the renaming done inside."""
-        target = self.root / name
+        target = self._own(name)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         with _storage(target, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from automixsearch.errors import StudyError, brief_repr
 
 PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """One part of a path: no separator, no `..`, no hidden file, nothing that a terminal or a file system minds."""
+ROW_FILE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(-e[0-9]{6,12})?\.parquet$"
+"""A file of rows: of one trial, of one epoch of it, or merged."""
 RULE = "1 to 100 of A-Z a-z 0-9 . _ -, the first a letter or digit"
 _NAME = re.compile(PATTERN.removesuffix("$"))
 

@@ -6,6 +6,7 @@ the best of a million trials must not take a second, start-up included.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from automixsearch.errors import StorageError, StudyError, unknown
+from automixsearch.archives import check_records
+from automixsearch.errors import DamagedError, StorageError, StudyError, unknown
 from automixsearch.results.files import LocalFiles, open_files
 from automixsearch.results.schema import (
     TABLES,
@@ -228,7 +230,7 @@ class Study:
         """The trained network of a trial, as a file that `torch.load` reads (a state_dict).
 
         Raises:
-            StudyError: it was not kept.
+            StudyError: it was not kept; DamagedError: it was changed since it was written.
         """
         trial_id = self.show(trial)["row"]["trial_id"]
         found = self.store.get(weights_of(trial_id))
@@ -237,6 +239,13 @@ class Study:
                 f"study {self.name}, trial {trial_id}: its weights were not kept; resources.checkpoints.best says of "
                 "how many trials they are; train its config again with train --out"
             )
+        try:
+            check_records(io.BytesIO(found))
+        except ValueError as error:
+            raise DamagedError(
+                f"{self.store.uri}/{weights_of(trial_id)}: is damaged: {error}; restore it from a copy, or train its "
+                "config again with train --out"
+            ) from None
         return found
 
     def rows(self, sql: str) -> list[Row]:

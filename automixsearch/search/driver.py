@@ -194,9 +194,11 @@ def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None)
 
 def _is_free(store: Store) -> bool:
     """Whether nothing was ever trained under this name; what a search left that never began is removed."""
+    from automixsearch.search.task import Task
+
     if any(store.live(table) for table in TABLES):
         return False
-    for name in ["study.json", "optuna.journal", *(f"pending/{name}" for name in store.names("pending"))]:
+    for name in ["study.json", "optuna.journal", *(f"pending/{trial_id}.json" for trial_id in Task.in_flight(store))]:
         store.delete(name)
     return True
 

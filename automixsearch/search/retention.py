@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.results.names import is_name
 from automixsearch.results.store import weights_of
 from automixsearch.spec import METRICS
 
@@ -74,7 +75,8 @@ class Retention:
 
     def _stored(self, store: Store) -> list[tuple[float, str, str]]:
         """The trials that have weights and a row: how bad they are, when they ended, their ids."""
-        rows = [store.trial_row(name.removesuffix(".pt")) for name in store.names("weights")]
+        ids = [name.removesuffix(".pt") for name in store.names("weights") if name.endswith(".pt") and is_name(name)]
+        rows = [store.trial_row(trial_id) for trial_id in ids]
         return [(self._loss(row), str(row["ended_at"]), row["trial_id"]) for row in rows if row is not None]
 
     def _loss(self, row: Mapping[str, Any]) -> float:

@@ -17,6 +17,7 @@ from pydantic import Field
 import automixsearch
 from automixsearch.errors import DamagedError
 from automixsearch.results.documents import STRICT, Name
+from automixsearch.results.names import is_name
 from automixsearch.results.schema import config_row
 from automixsearch.search.failures import Attempt, Failure
 from automixsearch.search.retention import drop_checkpoints
@@ -85,7 +86,8 @@ class Task:
     @staticmethod
     def in_flight(store: Store) -> list[str]:
         """The trials that have a document."""
-        return sorted(name.removesuffix(".json") for name in store.names("pending") if name.endswith(".json"))
+        names = [name for name in store.names("pending") if name.endswith(".json") and is_name(name)]
+        return sorted(name.removesuffix(".json") for name in names)
 
     def close(self, store: Store) -> None:
         """Drop the document and the checkpoints of a trial that has its row."""

@@ -20,7 +20,7 @@ import torch
 
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
-from automixsearch.errors import SpecError, StudyError, TrainingError
+from automixsearch.errors import OtherConfig, SpecError, StudyError, TrainingError
 from automixsearch.native import give_memory_back
 from automixsearch.results.store import Store, weights_of
 from automixsearch.search.failures import MEMORY, Attempt, Place, cause_of
@@ -153,7 +153,7 @@ def _resumed(
         tested = task.stop_reason is None
         return TrainingRun(task.config, image_set, device, world, branches=task.branches, tested=tested)
 
-    run, damaged = fresh(), ""
+    run, why = fresh(), ""
     for epoch, name in checkpoints(store, task.trial_id):
         saved = store.get(name)
         if saved is None:  # let go of by a process that is about to end
@@ -161,14 +161,16 @@ def _resumed(
         try:
             run.load(saved)
             break
+        except OtherConfig as error:
+            why = why or f": that of epoch {epoch} is not its own: {error}"
         except Exception as error:  # torch's own types too: a damaged file can fail at any depth
             if cause_of(error)[0] == MEMORY:
                 raise
-            damaged = damaged or f": that of epoch {epoch} is damaged: {' '.join(str(error).split())[:200]}"
+            why = why or f": that of epoch {epoch} is damaged: {' '.join(str(error).split())[:200]}"
             run = fresh()
     _agree(run, world)
     after = f"goes on from its checkpoint of epoch {run.epoch}" if run.epoch else "starts anew"
-    return run, {"note": f"{task.trial_id} {after}{damaged}"} if damaged or run.epoch else {}
+    return run, {"note": f"{task.trial_id} {after}{why}"} if why or run.epoch else {}
 
 
 def _agree(run: TrainingRun, world: World) -> None:

@@ -21,8 +21,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from automixsearch.archives import check_records
 from automixsearch.data.base import ImageSet, channel_statistics, split
-from automixsearch.errors import DataError, Diverged, NonFiniteLoss, TrainingError
+from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, TrainingError
 from automixsearch.evaluation.classification import Scores, ScoreSums
 from automixsearch.losses import jensen_shannon
 from automixsearch.mixers import Mixed, Mixer
@@ -530,15 +531,25 @@ class TrainingRun:
         """Go on from `state`; on a CPU the rest of the run is bitwise what it would have been.
 
         Raises:
-            TrainingError: the bytes are no checkpoint, or one of another config.
+            OtherConfig: the checkpoint is of another config.
+            TrainingError: the bytes are no checkpoint, or were changed since they were written; the run is of no use.
         """
         try:
-            content = torch.load(io.BytesIO(state), map_location=self.device, weights_only=True)
+            file = io.BytesIO(state)
+            check_records(file)
+            content = torch.load(file, map_location=self.device, weights_only=True)
             config_id = content["config_id"]
+            if config_id == self.config.config_id:
+                self._take(content)
         except Exception as error:  # torch raises many types for damaged files
             raise TrainingError(f"the checkpoint cannot be read: {error}") from error
         if config_id != self.config.config_id:
-            raise TrainingError(f"the checkpoint belongs to config {config_id}, not {self.config.config_id}")
+            raise OtherConfig(f"the checkpoint belongs to config {config_id}, not {self.config.config_id}")
+
+    def _take(self, content: dict[str, Any]) -> None:
+        epoch, scores = content["epoch"], content["val_top1s"]
+        if not 0 <= epoch <= self.recipe.epochs or len(scores) != epoch:
+            raise ValueError(f"it says epoch {epoch} of {self.recipe.epochs} and holds {len(scores)} scores")
         self.stateful.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.epoch, self.wall_s, self.energy_j = content["epoch"], content["wall_s"], content["energy_j"]

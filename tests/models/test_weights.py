@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import random
 import urllib.error
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torchvision.models as theirs
 
 from automixsearch.errors import SpecError
 from automixsearch.models import Backbone, build_model
+from automixsearch.models.weights import _read
 from automixsearch.recipe import Recipe
 from automixsearch.spec import Data, TrialConfig
 
@@ -124,3 +127,26 @@ def test_configs_hold_the_whole_path(tmp_path, monkeypatch):
     assert made.recipe.weights == str(tmp_path / "runs" / "w.pt")
     assert TrialConfig(data=Data(), knobs={"weights": "library"}).recipe.weights == "library"
     assert TrialConfig(data=Data(), knobs={}).recipe.weights == ""
+
+
+def test_no_flipped_bit_of_a_file_is_read_as_other_weights(tmp_path):
+    state, file, chance = {"a": torch.randn(40), "b": torch.arange(9)}, io.BytesIO(), random.Random(0)
+    torch.save(state, file)
+    data, path, noticed = file.getvalue(), tmp_path / "weights.pt", 0
+    for _ in range(500):
+        flipped, bit = bytearray(data), chance.randrange(8 * len(data))
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            read = _read(str(path))
+        except SpecError:
+            noticed += 1
+        else:  # a blank between two records
+            assert read.keys() == state.keys()
+            assert all(torch.equal(read[name], value) for name, value in state.items())
+    assert noticed > 200
+
+
+def test_weights_of_old_versions_of_pytorch_have_no_checksums_and_are_read(tmp_path):
+    torch.save({"a": torch.ones(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert _read(str(tmp_path / "old.pt"))["a"].tolist() == [1, 1, 1]

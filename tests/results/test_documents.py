@@ -215,3 +215,109 @@ def test_what_arrived_is_named_with_its_key_and_what_to_do():
 
 def test_a_byte_order_mark_is_no_damage():
     assert parse(b'\xef\xbb\xbf{"a": 1}', "x") == {"a": 1}
+
+
+# Names in documents -------------------------------------------------------------------------------------------------
+
+OUTSIDE = (
+    *("../../../victim.txt", "/{victim}", "../study.json", "a/../../victim", "x\0.parquet", "x\n.parquet", "..", ""),
+    *("t00001.parquet/../../study.json", "y" * 5000 + ".parquet", "study.json", "\u202ex.parquet"),
+)
+
+
+def others(folder: Path) -> dict[Path, bytes]:
+    """The files that hold no rows."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path: path.read_bytes() for path in files if path.parent.name not in ("trials", ".merged-trials")}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("way", ["parts", "merged"])
+def test_a_journal_names_files_of_rows_and_no_other_is_touched(tmp_path, name, way):
+    store = Store(tmp_path / "results", "s")
+    for number in range(3):
+        store.write_trial({"trial_id": f"t0000{number}", "number": number, "state": "complete", "val_top1": 50.0})
+    store.put("study.json", b"{}")
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    (tmp_path / "results" / "s" / "trials" / "merged-0123456789abcdef.parquet").write_bytes(
+        (tmp_path / "results" / "s" / "trials" / "t00001.parquet").read_bytes()
+    )
+    plan = {"merged": "merged-0123456789abcdef.parquet", "parts": ["t00001.parquet"]}
+    plan[way] = name.format(victim=victim) if way == "merged" else [name.format(victim=victim)]
+    journal = tmp_path / "results" / "s" / "trials" / ".journal-0123456789abcdef.json"
+    for data in (json.dumps(plan).encode(), encode_document(plan)):
+        journal.write_bytes(data)
+        before = others(tmp_path)
+        assert len(store.finished()) == 3
+        assert "s/trials/.journal-0123456789abcdef.json" in store.corrupt
+        store.compact()
+        store.drop(["t00000"])
+        store.write_trial({"trial_id": "t00000", "number": 0, "state": "complete", "val_top1": 50.0})
+        assert len(store.finished()) == 3
+        assert others(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/../../b", "x\0", "x\n", "", ".", "..", "a" * 300, ".hidden"]
+)
+def test_no_name_from_outside_becomes_a_path(tmp_path, name):
+    store = Store(tmp_path, "s")
+    for act in (
+        lambda: Store(tmp_path, name),
+        lambda: store.put(f"checkpoints/{name}", b"x"),
+        lambda: store.get(f"weights/{name}"),
+        lambda: store.delete(name),
+        lambda: store.trial_row(name),
+        lambda: store.write_trial({"trial_id": name, "number": 0, "state": "failed"}),
+        lambda: Task.load(store, name),
+        lambda: Attempt.load(store, name),
+    ):
+        with pytest.raises(StudyError, match="is no legal name; use 1 to 100 of"):
+            act()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["trials", "checkpoints", "pending", "weights"])
+def test_nothing_is_written_or_deleted_through_a_link_that_leads_out_of_the_study(tmp_path, folder):
+    victims, store = tmp_path / "victims", Store(tmp_path / "results", "s")
+    victims.mkdir()
+    (victims / "t00001.json").write_text("precious")
+    store.put("study.json", b"{}")
+    (tmp_path / "results" / "s" / folder).symlink_to(victims)
+    with pytest.raises(
+        StudyError, match=r"lies outside of the study, in .*victims, and nothing is changed there; put a"
+    ):
+        store.files.delete(f"s/{folder}/t00001.json")
+    with pytest.raises(StudyError, match="lies outside of the study"):
+        store.files.replace(f"s/{folder}/t00001.json", b"x")
+    with pytest.raises(StudyError, match="lies outside of the study"):
+        store.files.create(f"s/{folder}/t00002.json", b"x")
+    assert [path.read_text() for path in victims.iterdir()] == ["precious"]
+
+
+def test_results_that_are_themselves_a_link_are_used(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "results").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "real").mkdir()
+    (tmp_path / "disk" / "s").symlink_to("real")
+    store = Store(tmp_path / "results", "s")
+    store.put("pending/t00001.json", b"{}")
+    store.delete("pending/t00001.json")
+    assert store.names("pending") == []
+
+
+def test_files_that_are_not_ours_lie_in_a_study_without_harm(tmp_path):
+    from automixsearch.search.retention import Retention, checkpoints
+
+    store = Store(tmp_path, "s")
+    store.write_trial({"trial_id": "t00000", "number": 0, "state": "complete", "val_top1": 50.0})
+    for folder in ("pending", "weights", "checkpoints", "attempts"):
+        (tmp_path / "s" / folder).mkdir()
+        for name in ("a b.pt", "-x.json", "Thumbs.db", "t0\n.pt", "é.json"):
+            (tmp_path / "s" / folder / name).write_bytes(b"x")
+    assert Task.in_flight(store) == []
+    assert checkpoints(store, "t00000") == []
+    assert Retention().wants(store, {"val_top1": 50.0})
+    Retention().prune(store)
+    assert len(list((tmp_path / "s" / "weights").iterdir())) == 5

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -23,7 +25,9 @@ from automixsearch.search.executors import _start_inline
 from automixsearch.search.failures import Attempt
 from automixsearch.search.proposer import Proposer
 from automixsearch.search.retention import Retention, checkpoints, drop_checkpoints
+from automixsearch.search.task import Task
 from automixsearch.search.trial import run_trial
+from automixsearch.spec import TrialConfig
 from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 
@@ -50,7 +54,17 @@ def losses(store) -> list[float]:
     return [row["val_loss"] for row in store.epoch_rows()]
 
 
-DAMAGE = [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 99]
+def flipped(data: bytes) -> bytes:
+    """One bit of the weights is another."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+        place = data.index(archive.read(largest), largest.header_offset)
+    changed = bytearray(data)
+    changed[place] ^= 64
+    return bytes(changed)
+
+
+DAMAGE = [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 99, flipped]
 
 
 def names(store) -> list[str]:
@@ -71,13 +85,28 @@ def test_a_damaged_checkpoint_costs_the_epochs_behind_it_and_nothing_else(trial,
     assert losses(store) == [metrics["val_loss"] for metrics in again]
 
 
+def test_a_checkpoint_of_another_config_is_not_called_damaged(trial):
+    store, task = trial
+    run(trial, 1)
+    (name,) = names(store)
+    store.put(f"checkpoints/{name}", other_state(task))
+    again = run(trial)
+    assert again[0]["note"].startswith("t00000 starts anew: that of epoch 1 is not its own: the checkpoint belongs to")
+    assert store.trial_row("t00000")["state"] == "complete"
+
+
+def other_state(task: Task) -> bytes:
+    config = TrialConfig(**{**task.config.model_dump(), "seed": task.config.seed + 1})
+    return TrainingRun(config, load(config.data), "cpu").state()
+
+
 @pytest.fixture
 def every_epoch(monkeypatch):
     """A checkpoint after every epoch, however long it takes."""
     monkeypatch.setattr(trial_module, "CHECKPOINT_SHARE", 0)
 
 
-@pytest.mark.parametrize("damage", DAMAGE[:1])
+@pytest.mark.parametrize("damage", [DAMAGE[0], flipped])
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(trial, every_epoch, damage):
     store, task = trial
     run(trial, 2)
@@ -194,6 +223,10 @@ def test_a_trial_leaves_its_weights_which_are_those_of_its_network(trial, tmp_pa
     state = torch.load(file, weights_only=True)
     network = TrainingRun(task.config, load(task.config.data), "cpu").network
     network.load_state_dict(state)
+    store.put(weights_of("t00000"), flipped(store.get(weights_of("t00000"))))
+    assert main(["best", "s", "--results", str(tmp_path), "--weights", str(file)]) == 2
+    assert "weights/t00000.pt: is damaged: its checksums do not fit" in capsys.readouterr().err
+    assert torch.load(file, weights_only=True).keys() == state.keys(), "the file of before is left alone"
     store.delete(weights_of("t00000"))
     assert main(["best", "s", "--results", str(tmp_path), "--weights", str(file)]) == 2
     assert "t00000: its weights were not kept; resources.checkpoints.best" in capsys.readouterr().err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
+import random
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
-from automixsearch.errors import DataError, Diverged, NonFiniteLoss, TrainingError
+from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, TrainingError
 from automixsearch.evaluation.classification import Scores
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
@@ -187,7 +189,7 @@ def test_a_damaged_checkpoint_is_refused(digits, state, message):
 
 def test_a_checkpoint_of_another_config_is_refused(digits):
     state = TrainingRun(config(seed=1), digits, "cpu").state()
-    with pytest.raises(TrainingError, match="belongs to config"):
+    with pytest.raises(OtherConfig, match="belongs to config"):
         TrainingRun(config(seed=2), digits, "cpu").load(state)
 
 
@@ -411,3 +413,41 @@ if __name__ == "__main__":
         f'  "{method}": {json.dumps([round(loss, 5) for loss in twenty_steps(method, images)])}' for method in MIXERS
     )
     TWENTY_STEPS.write_text("{\n" + ",\n".join(rows) + "\n}\n")
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_read_as_something_else(digits):
+    run = TrainingRun(config(), digits, "cpu")
+    next(run.epochs())
+    state, chance = run.state(), random.Random(0)
+    again, noticed = TrainingRun(config(), digits, "cpu"), 0
+    for _ in range(500):
+        flipped, bit = bytearray(state), chance.randrange(8 * len(state))
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            again.load(bytes(flipped))
+        except TrainingError:
+            noticed += 1
+        else:  # a blank between two records
+            assert_same(again, run)
+    assert noticed > 250
+    again.load(state)
+    assert_same(again, run)
+
+
+def assert_same(one: TrainingRun, other: TrainingRun) -> None:
+    theirs = other.stateful.state_dict()
+    assert (one.epoch, one.wall_s, one.last) == (other.epoch, other.wall_s, other.last)
+    assert all(torch.equal(value, theirs[name]) for name, value in one.stateful.state_dict().items())
+    moments = other.optimizer.state_dict()["state"]
+    for key, state in one.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, moments[key][name]) for name, value in state.items())
+
+
+def test_a_checkpoint_that_contradicts_itself_is_refused(digits):
+    run = TrainingRun(config(), digits, "cpu")
+    content = torch.load(io.BytesIO(run.state()), weights_only=True)
+    for damage in ({"epoch": 99}, {"epoch": "1"}, {"val_top1s": [1.0]}, {"last": {"epochs": 1}}, {"model": {}}):
+        file = io.BytesIO()
+        torch.save(content | damage, file)
+        with pytest.raises(TrainingError, match="the checkpoint cannot be read"):
+            TrainingRun(config(), digits, "cpu").load(file.getvalue())
