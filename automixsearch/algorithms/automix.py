@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from automixsearch.losses import Loss, mce
 from automixsearch.mixers.automix import STAGE, AutoMix, AutoMixDraw, teacher_momentum
+from automixsearch.mixers.base import pairs
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.models.base import Backbone
 from automixsearch.models.mixblock import MixBlock, adjusted_mask, mask_loss
@@ -164,8 +165,10 @@ class Momentum(nn.Module):
             told = {"mask_loss": penalty.detach(), "mask_error": error, "mask_variance": variance}
             if for_block.chance >= settings.switch_off:
                 pictures = torch.lerp(own, share(x[partner]), mask.to(x.dtype))
-                pair = torch.stack([own_y, share(y[partner])], 1), torch.stack([lam, 1 - lam], 1).double()
-                gen = mce(self.teacher.mix(pictures), *pair, label_smoothing).mean()
+                mixed = pairs(x, partner, for_block.lam)
+                gen = mce(
+                    self.teacher.mix(pictures), share(y[mixed.sources]), share(mixed.shares), label_smoothing
+                ).mean()
                 term, told = term + settings.gen_lam * gen, {"gen_loss": gen.detach(), **told}
             yield term, told
         elif self.learns and self.world.size > 1:  # the other workers expect a gradient of each parameter
@@ -194,7 +197,8 @@ class Momentum(nn.Module):
             if draw.chance < settings.mask_adjust:
                 mask = adjusted_mask(mask, lam)
         pictures = torch.lerp(share(x), share(x[partner]), mask.to(x.dtype))
-        return pictures, share(torch.stack([y, y[partner]], 1)), torch.stack([lam, 1 - lam], 1).double()
+        result = pairs(x, partner, draw.lam)
+        return pictures, share(y[result.sources]), share(result.shares)
 
     @torch.no_grad()
     def follow(self, progress: float) -> None:
