@@ -145,8 +145,10 @@ def learned_row(
     Trains `run`, which must be new, up to the last of `epochs`, which increase; `report` hears of every epoch.
     """
 
+    algorithm: Any = run.algorithm
+
     def look() -> list[Picture]:
-        return _column(crowd, run.mixer, lam, pairs, seed, masks=lambda draw: run.masks(crowd.pixels, draw))
+        return _column(crowd, algorithm.mixer, lam, pairs, seed, masks=lambda draw: algorithm.masks(crowd.pixels, draw))
 
     columns = [look()]
     for metrics in run.epochs():
@@ -155,7 +157,7 @@ def learned_row(
             columns.append(look())
         if metrics.epoch == epochs[-1]:
             break
-    return Row(run.mixer.name, tuple(zip(*columns, strict=True)))
+    return Row(algorithm.mixer.name, tuple(zip(*columns, strict=True)))
 
 
 def _column(

@@ -146,7 +146,7 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
 def _check_shares(values: Mapping[str, Scalar], where: str) -> None:
     """Refuse part of a batch for a method that needs all of it, and weights that leave nothing to draw."""
     methods = methods_of(values["method"])
-    led = [name for name in methods if MIXERS[name].paradigm != "plain"]
+    led = [name for name in methods if MIXERS[name].algorithm != "supervised"]
     for name, plain in (("mix_prob", 1.0), ("repeats", 1), ("mix_until", 1.0)):
         if led and values[name] != plain:
             raise SpecError(f"{where}: {name} = {values[name]} does not go with {led[0]}; drop it")
@@ -345,6 +345,11 @@ class TrialConfig(Frozen):
             weights.append(float(values.pop("weight", 1.0)))
             members.append(MIXERS[name](**values))
         return switched(members, weights, self.policy.switch, self.policy.mix_prob)
+
+    @property
+    def algorithm(self) -> str:
+        """The way of training, by its name in `algorithms.ALGORITHMS`."""
+        return MIXERS[methods_of(self.method)[0]].algorithm
 
     @property
     def policy(self) -> Policy:

@@ -293,19 +293,19 @@ def test_debug_runs_a_job_here_and_retry_runs_its_failed_trials_again(folder, tm
     from automixsearch.training import run
 
     file = job_file(folder, results=str(tmp_path / "results"))
-    whole = run.TrainingRun._step
+    whole = run.TrainingRun.step
 
-    def breaks(self, mixer, pixels, y, mixing):
+    def breaks(self, batch, number, generator):
         if self.config.method != "vanilla":
             raise ValueError("a bug")
-        return whole(self, mixer, pixels, y, mixing)
+        return whole(self, batch, number, generator)
 
-    monkeypatch.setattr(run.TrainingRun, "_step", breaks)
+    monkeypatch.setattr(run.TrainingRun, "step", breaks)
     assert main(["submit", str(file), "--debug", *TINY]) == 0
     study = open_study(tmp_path / "results" / "mine")
     before = study.query("SELECT trial_id, state, config_id FROM trials ORDER BY 1")
     assert before["state"].tolist() == ["complete", "failed"]
-    monkeypatch.setattr(run.TrainingRun, "_step", whole)
+    monkeypatch.setattr(run.TrainingRun, "step", whole)
     assert main(["retry", "--failed", str(file), "--debug", *TINY]) == 0
     after = open_study(tmp_path / "results" / "mine").query("SELECT trial_id, state, config_id FROM trials ORDER BY 1")
     assert after["state"].tolist() == ["complete", "complete"]
@@ -318,11 +318,11 @@ def test_debug_runs_a_job_here_and_retry_runs_its_failed_trials_again(folder, tm
 def test_an_interrupted_debug_run_names_the_command_that_goes_on(folder, tmp_path, capsys, monkeypatch):
     from automixsearch.training import run
 
-    def stopped(self, mixer, pixels, y, mixing):
+    def stopped(self, batch, number, generator):
         raise KeyboardInterrupt
 
     file = job_file(folder, results=str(tmp_path / "results"))
-    monkeypatch.setattr(run.TrainingRun, "_step", stopped)
+    monkeypatch.setattr(run.TrainingRun, "step", stopped)
     assert main(["submit", str(file), "--debug", *TINY]) == 130
     again = capsys.readouterr().out.partition("To go on: ")[2].split()
     monkeypatch.undo()

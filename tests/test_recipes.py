@@ -49,10 +49,10 @@ def test_every_recipe_trains_automix_at_small_size(tmp_path, photos, name):
     assert {"optimizer", "lr", "weight_decay", "median_epochs"} <= mentioned
     knobs = {key: value for key, value in chosen.items() if not key.startswith("decoupled_bce.")}
     run = TrainingRun(TrialConfig(data=Data(val_fraction=0.2), knobs=knobs | {"epochs": 2}), photos, "cpu")
-    before = {key: value.clone() for key, value in run.stateful.state_dict().items()}
+    before = {key: value.clone() for key, value in run.algorithm.state_dict().items()}
     history = list(run.epochs())
     assert all(np.isfinite(epoch.train_loss) for epoch in history)
-    after = run.stateful.state_dict()
+    after = run.algorithm.state_dict()
     assert sum(not value.equal(after[key]) for key, value in before.items()) > 20
     assert run.optimizer.__class__.__name__.lower() == knobs["optimizer"]
 
@@ -154,11 +154,11 @@ def test_gradients_are_cut_to_the_norm_of_the_recipe(photos):
         knobs = {"method": "vanilla", "width": 4, "batch_size": 8, "epochs": 1, "grad_clip": clip, "momentum": 0.0,
                  "weight_decay": 0.0, "lr": 1.0}  # fmt: skip
         run = TrainingRun(TrialConfig(data=Data(val_fraction=0.2), knobs=knobs), photos, "cpu")
-        before = [parameter.detach().clone() for parameter in run.model.parameters()]
-        pixels, y = next(run.train.shuffled(run.recipe, 0, 0))
-        run.model.train()
-        run._step(run.mixer, pixels, y, torch.Generator())
-        return sum((a - b).square().sum() for a, b in zip(before, run.model.parameters(), strict=True)).sqrt().item()
+        weights = list(run.algorithm.parameters())
+        before = [weight.detach().clone() for weight in weights]
+        run.algorithm.network.train()
+        run.step(next(run.batches(0)), 0, torch.Generator())
+        return sum((a - b).square().sum() for a, b in zip(before, weights, strict=True)).sqrt().item()
 
     assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
     assert moved(0.0) > 0.1

@@ -1,1 +1,11 @@
 """The ways of training: one file each, and the only list of them."""
+
+from __future__ import annotations
+
+from automixsearch.algorithms.automix import AutoMixTraining
+from automixsearch.algorithms.base import Algorithm
+from automixsearch.algorithms.supervised import Supervised
+
+ALGORITHMS: dict[str, type[Algorithm]] = {algorithm.name: algorithm for algorithm in (Supervised, AutoMixTraining)}
+
+__all__ = ["ALGORITHMS", "Algorithm"]

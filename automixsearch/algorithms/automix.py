@@ -3,73 +3,66 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Generator, Tensor, nn
-from torch.nn import functional
+from automixsearch.algorithms.base import Algorithm, Batch, Clock, Part, Setup, Term
+from automixsearch.lazy import functional, torch
+from automixsearch.losses import mce
+from automixsearch.mixers.automix import STAGE, AutoMix, AutoMixDraw, gamma_at, mask_loss, teacher_momentum
+from automixsearch.mixers.base import Mixed, pairs
+from automixsearch.results.columns import Column
 
-from automixsearch.losses import Loss, mce
-from automixsearch.mixers.automix import STAGE, AutoMix, AutoMixDraw, teacher_momentum
-from automixsearch.mixers.base import pairs
-from automixsearch.mixers.cutmix import CutMix
-from automixsearch.models.base import Backbone
-from automixsearch.models.mixblock import MixBlock, adjusted_mask, mask_loss
-from automixsearch.spec import derive_seed
-from automixsearch.training.optimiser import Part
-from automixsearch.training.world import World
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
+    from automixsearch.models.base import Backbone
 
-class TwoHeads(nn.Module):
-    """A backbone with a head for clean images, its own, and one for mixed images."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.mix_head = nn.Linear(backbone.head.in_features, backbone.head.out_features)
-        nn.init.normal_(self.mix_head.weight, 0.0, 0.01)
-        nn.init.zeros_(self.mix_head.bias)
-
-    def clean(self, x: Tensor) -> Tensor:
-        return self.backbone(x)
-
-    def mix(self, x: Tensor) -> Tensor:
-        return self.mix_head(self.backbone.embedded(x))
-
-    def both(self, x: Tensor) -> dict[str, Tensor]:
-        """The logits of both heads, by name, in one pass."""
-        embedded = self.backbone.embedded(x)
-        return {"clean": self.backbone.head(embedded), "mix": self.mix_head(embedded)}
+NETWORKS, HEADS = ("teacher", "student"), ("clean", "mix")
 
 
-class Momentum(nn.Module):
-    """Student, teacher and Mix Block, and the loss of one step; what is trained are the student and the Mix Block.
+class AutoMixTraining(Algorithm):
+    """Student, teacher and Mix Block; what is trained are the student and the Mix Block.
 
     L = clean_lam CE(student, clean head; x) + loss(student, mix head; mixed) + gen_lam MCE(teacher, mix head; mixed by
     the Mix Block) + gamma mask loss. The images that the student sees are mixed by detached masks, with a share and
     partners of their own, so the first two terms reach the student only; the teacher has no gradient, so the third
-    reaches the Mix Block only.
+    reaches the Mix Block only. The terms have no activations in common, unless `shared_forward` joins the first two.
 
     Source: Liu et al., arXiv 2103.13027, section 3.3 and algorithm 1; OpenMixup at 37e1372.
     """
 
-    TERMS = ("clean_loss", "mix_loss", "gen_loss", "mask_loss", "mask_error", "mask_variance")
-    """The terms of the loss; the mean distance of a mask's mean from its share; the variance of a mask over pixels."""
+    name: ClassVar[str] = "automix"
+    columns: ClassVar[tuple[Column, ...]] = (
+        *(
+            Column(f"val_top1.{who}_{head}", float, f"top-1 accuracy of the {who} with its head for {head} images")
+            for who in NETWORKS
+            for head in HEADS
+        ),
+        Column("clean_loss", float, "loss of the clean images, where it is a term of its own"),
+        Column("mix_loss", float, "loss of the mixed images, likewise"),
+        Column("gen_loss", float, "loss that trains what makes the masks"),
+        Column("mask_loss", float, "distance of the masks from their shares, as it is trained"),
+        Column("mask_error", float, "mean distance of a mask's mean from its share"),
+        Column("mask_variance", float, "variance of a mask over its pixels, the mean"),
+    )
+    mixer: AutoMix
 
-    def __init__(self, backbone: Backbone, mixer: AutoMix, loss: Loss, side: int, seed: int, world: World) -> None:
-        super().__init__()
-        self.settings, self.loss, self.world = mixer.resolved(side), loss, world
+    def __init__(self, setup: Setup) -> None:
+        from automixsearch.models.mixblock import MixBlock
+        from automixsearch.models.two_heads import TwoHeads
+
+        super().__init__(setup)
+        self.mixer = mixer = self.mixer.resolved(setup.side)
         self.stage = STAGE[mixer.layer]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "mixblock"))
-            self.student = TwoHeads(backbone)
+            torch.manual_seed(setup.seed("mixblock"))
+            self.student = TwoHeads(setup.network)
             self.block = MixBlock(
-                backbone.widths[self.stage],
-                embedding=self.settings.embedding,
+                setup.network.widths[self.stage],
+                embedding=mixer.embedding,
                 rescale=mixer.rescale,
-                shared=self.settings.query_key == "shared",
+                shared=mixer.query_key == "shared",
                 attend=mixer.attend,
                 attention=mixer.attention,
                 neck=mixer.neck,
@@ -79,178 +72,138 @@ class Momentum(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.learns = mixer.mask_source == "mixblock"
         self.block.requires_grad_(self.learns)
+        names = [f"{who}_{head}" for who in NETWORKS for head in HEADS]
+        self.heads = tuple(sorted(names, key=lambda name: name != mixer.report))
+        self.student_embedded = self.compiled(self.student.backbone.embedded)
+        self.student_clean, self.student_mix = self.compiled(self.student.clean), self.compiled(self.student.mix)
+        self.teacher_features = self.compiled(self.teacher.backbone.features)
+        self.teacher_mix, self.block_mask = self.compiled(self.teacher.mix), self.compiled(self.block.forward)
 
     def parts(self) -> list[Part]:
-        """What the optimiser moves: the student and, unless it is an ablation without one, the Mix Block."""
-        settings = self.settings
-        floor, momentum = (
-            None if value < 0 else value for value in (settings.mixblock_min_lr, settings.mixblock_momentum)
-        )
-        block = Part(self.block, settings.mixblock_lr, floor, momentum)
+        """The student and, unless it is an ablation without one, the Mix Block."""
+        mixer = self.mixer
+        floor, momentum = (None if value < 0 else value for value in (mixer.mixblock_min_lr, mixer.mixblock_momentum))
+        block = Part(self.block, mixer.mixblock_lr, floor, momentum)
         return [Part(self.student), *([block] if self.learns else [])]
 
-    def plan(self, x: Tensor, mixing: Generator, step: int, progress: float) -> tuple[Any, ...]:
-        """What `forward` takes for the global batch `x` at `step`: features, draws, gamma, whether to generate."""
-        settings = self.settings
-        batch, channels, height, width = x.shape
-        draws = [settings.draw((batch, channels, height, width), mixing) for _ in range(2)]
-        generate = self.learns and step % settings.mixblock_every == 0
-        features = self.features(x) if self.learns else x.new_zeros(())
-        return features, draws, gamma_at(settings, progress), generate
+    def terms(self, batch: Batch, clock: Clock, generator: Generator) -> Iterator[Term]:
+        (pixels,), y = batch.views, batch.y
+        x = self.normalise(pixels)
+        size, channels, height, width = x.shape
+        for_block, for_student = (self.mixer.draw((size, channels, height, width), generator) for _ in range(2))
+        features = self.features(x) if self.learns else None
+        yield from self.student_terms(x, y, self.mixed(x, features, for_student))
+        if features is not None and clock.step % self.mixer.mixblock_every == 0:
+            yield self.block_term(x, y, features, for_block, gamma_at(self.mixer, clock.progress))
 
-    @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """The teacher's features of the global batch `x`, [B, C, h, w]; each worker computes its share."""
-        return self.world.gather(self.teacher.backbone.features(self.world.share(x), self.stage))
+        with torch.no_grad(), self.autocast():
+            return self.world.gather(self.teacher_features(self.world.share(x), self.stage))
 
-    def forward(self, *given: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the `terms`, and all the values that they tell."""
-        terms = list(self.terms(*given))
-        told = {name: value for _, values in terms for name, value in values.items()}
-        return torch.stack([term for term, _ in terms]).sum(), told
+    def mask(self, features: Tensor, draw: AutoMixDraw, size: tuple[int, int]) -> Tensor:
+        """The Mix Block's masks of the partners for this worker's share, [b, 1, H, W], from features of the batch."""
+        partner = draw.partner.to(features.device, non_blocking=True)
+        own, theirs = self.world.share(features), self.world.share(features[partner])
+        with self.autocast():
+            return self.block_mask(own, theirs, features.new_full((len(own),), draw.lam), size)
 
-    def terms(
-        self,
-        x: Tensor,
-        y: Tensor,
-        features: Tensor,
-        draws: Sequence[AutoMixDraw],
-        gamma: float,
-        generate: bool,
-        label_smoothing: float,
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """The terms of the loss of this worker's share of the global batch, one by one, weighted.
-
-        They have no activations in common: a backward pass from each before the next needs half of the memory that
-        one from their sum does.
-
-        Args:
-            x, y: the global batch. features: of the global batch, [B, C, h, w], without gradient.
-            draws: for the Mix Block, and for the student.
-            gamma: weight of the mask loss now. generate: whether the Mix Block is trained.
-
-        Yields:
-            A term, and some of the values that TERMS names, detached.
-        """
-        settings, share, student = self.settings, self.world.share, self.student
-        for_block, for_student = draws
+    def mixed(self, x: Tensor, features: Tensor | None, draw: AutoMixDraw) -> Mixed:
+        """The global batch as the student sees it."""
         with torch.no_grad():
-            mixed, labels, shares = self.mixed(x, y, features, for_student)
-        own, own_y = share(x), share(y)
+            supply = {}
+            if self.mixer.needs_of(draw):
+                assert features is not None
+                supply["mask"] = self.world.gather(self.mask(features, draw, (x.shape[2], x.shape[3])))
+            return self.mixer.apply(x, draw, **supply)
 
-        def clean_loss(logits: Tensor) -> Tensor:
-            return functional.cross_entropy(logits.float(), own_y, label_smoothing=label_smoothing)
+    def student_terms(self, x: Tensor, y: Tensor, mixed: Mixed) -> Iterator[Term]:
+        """The loss of the clean images, and that of the mixed ones."""
+        share, smoothing, clean_lam = self.world.share, self.recipe.label_smoothing, self.mixer.clean_lam
+        own, own_y, pictures = share(x), share(y), share(mixed.x)
+        labels, shares = share(y[mixed.sources]), share(mixed.shares)
+        if self.mixer.shared_forward:
+            with self.autocast():
+                clean_seen, mix_seen = self.student_embedded(torch.cat([own, pictures])).split(len(own))
+                logits = self.student.backbone.head(clean_seen), self.student.mix_head(mix_seen)
+            clean = functional.cross_entropy(logits[0].float(), own_y, label_smoothing=smoothing)
+            mix = self.loss(logits[1], labels, shares, smoothing)
+            yield Term(mix + clean_lam * clean, {"clean_loss": clean.detach(), "mix_loss": mix.detach()})
+            return
+        if clean_lam:
+            with self.autocast():
+                clean_logits = self.student_clean(own)
+            clean = functional.cross_entropy(clean_logits.float(), own_y, label_smoothing=smoothing)
+            yield Term(clean_lam * clean, {"clean_loss": clean.detach()})
+        with self.autocast():
+            mix_logits = self.student_mix(pictures)
+        mix = self.loss(mix_logits, labels, shares, smoothing)
+        yield Term(mix, {"mix_loss": mix.detach()})
 
-        if settings.shared_forward:
-            pooled = student.backbone.embedded(torch.cat([own, mixed]))
-            clean = clean_loss(student.backbone.head(pooled[: len(own)]))
-            mix = self.loss(student.mix_head(pooled[len(own) :]), labels, shares, label_smoothing)
-            yield mix + settings.clean_lam * clean, {"clean_loss": clean.detach(), "mix_loss": mix.detach()}
-        else:
-            if settings.clean_lam:
-                clean = clean_loss(student.clean(own))
-                yield settings.clean_lam * clean, {"clean_loss": clean.detach()}
-            mix = self.loss(student.mix(mixed), labels, shares, label_smoothing)
-            yield mix, {"mix_loss": mix.detach()}
-        if generate:
-            mask = self.mask(features, for_block, x.shape[2:])
-            partner = for_block.partner.to(x.device)
-            lam = mask.new_full((len(own),), for_block.lam)
-            mean = self.world.mean_with_gradient(mask.mean()) if settings.mask_mean == "batch" else None
-            penalty = mask_loss(mask, lam, settings.mask_loss, settings.epsilon, settings.mask_mean, mean)
-            with torch.no_grad():
-                error = (1 - mask.mean((1, 2, 3)) - lam).abs().mean()
-                variance = mask.var((1, 2, 3)).mean()
-            term = gamma * penalty
-            told = {"mask_loss": penalty.detach(), "mask_error": error, "mask_variance": variance}
-            if for_block.chance >= settings.switch_off:
-                pictures = torch.lerp(own, share(x[partner]), mask.to(x.dtype))
-                mixed = pairs(x, partner, for_block.lam)
-                gen = mce(
-                    self.teacher.mix(pictures), share(y[mixed.sources]), share(mixed.shares), label_smoothing
-                ).mean()
-                term, told = term + settings.gen_lam * gen, {"gen_loss": gen.detach(), **told}
-            yield term, told
-        elif self.learns and self.world.size > 1:  # the other workers expect a gradient of each parameter
-            yield torch.stack([0 * parameter.sum() for parameter in self.block.parameters()]).sum(), {}
+    def block_term(self, x: Tensor, y: Tensor, features: Tensor, draw: AutoMixDraw, gamma: float) -> Term:
+        """What trains the Mix Block; a batch that is switched off has the mask loss alone."""
+        mixer, share = self.mixer, self.world.share
+        mask = self.mask(features, draw, (x.shape[2], x.shape[3]))
+        lam = mask.new_full((len(mask),), draw.lam)
+        mean = self.world.mean_with_gradient(mask.mean()) if mixer.mask_mean == "batch" else None
+        penalty = mask_loss(mask, lam, mixer.mask_loss, mixer.epsilon, mixer.mask_mean, mean)
+        with torch.no_grad():
+            error = (1 - mask.mean((1, 2, 3)) - lam).abs().mean()
+            variance = mask.var((1, 2, 3)).mean()
+        told = {"mask_loss": penalty.detach(), "mask_error": error, "mask_variance": variance}
+        if draw.chance < mixer.switch_off:
+            return Term(gamma * penalty, told)
+        mixed = pairs(x, draw.partner, draw.lam)
+        pictures = torch.lerp(share(x), share(x[mixed.partner]), mask.to(x.dtype))
+        with self.autocast():
+            logits = self.teacher_mix(pictures)
+        gen = mce(logits, share(y[mixed.sources]), share(mixed.shares), self.recipe.label_smoothing).mean()
+        return Term(gamma * penalty + mixer.gen_lam * gen, {"gen_loss": gen.detach(), **told})
 
-    def mask(self, features: Tensor, draw: AutoMixDraw, size: Any) -> Tensor:
-        """The Mix Block's masks of the partners for this worker's share, [b, 1, H, W]."""
-        own, partner = self.world.share(features), self.world.share(features[draw.partner.to(features.device)])
-        lam = features.new_full((len(own),), draw.lam)
-        return self.block(own, partner, lam, tuple(size))
-
-    def mixed(self, x: Tensor, y: Tensor, features: Tensor, draw: AutoMixDraw) -> tuple[Tensor, ...]:
-        """This worker's share of the mixed images for the student, their labels [b, 2] and shares [b, 2]."""
-        settings, share = self.settings, self.world.share
-        if draw.cut is not None:
-            result = CutMix().apply(x, draw.cut)
-            return share(result.x), share(y[result.sources]), share(result.shares)
-        partner = draw.partner.to(x.device)
-        plain = settings.mask_source == "mixup" or settings.linear(draw.lam)
-        mask = x.new_full((1, 1, 1, 1), 1 - draw.lam)
-        lam = x.new_full((len(share(y)),), draw.lam)
-        if settings.mask_source == "random_grid" and not plain:
-            mask = random_grid(share(draw.noise.to(x.device)), 1 - draw.lam, x.shape[2:])
-        elif not plain:
-            mask = self.mask(features, draw, x.shape[2:])
-            if draw.chance < settings.mask_adjust:
-                mask = adjusted_mask(mask, lam)
-        pictures = torch.lerp(share(x), share(x[partner]), mask.to(x.dtype))
-        result = pairs(x, partner, draw.lam)
-        return pictures, share(y[result.sources]), share(result.shares)
-
-    @torch.no_grad()
-    def follow(self, progress: float) -> None:
-        """Move the teacher towards the student, at `progress` in [0, 1].
+    def after_step(self, clock: Clock) -> None:
+        """Move the teacher towards the student.
 
         BatchNorm statistics are its own, unless it sees no images (ablations without a Mix Block): then they follow.
         """
-        momentum = teacher_momentum(self.settings, progress) if self.settings.ema else 0.0
-        pairs: list[tuple[Tensor, Tensor]] = [*zip(self.teacher.parameters(), self.student.parameters(), strict=True)]
+        momentum = teacher_momentum(self.mixer, clock.progress) if self.mixer.ema else 0.0
+        followed: list[tuple[Tensor, Tensor]] = [
+            *zip(self.teacher.parameters(), self.student.parameters(), strict=True)
+        ]
         if not self.learns:
-            pairs += zip(self.teacher.buffers(), self.student.buffers(), strict=True)
-        for follower, leader in pairs:
-            if follower.is_floating_point():
-                follower.lerp_(leader, 1 - momentum)
-            else:  # a count of batches
-                follower.copy_(leader)
+            followed += zip(self.teacher.buffers(), self.student.buffers(), strict=True)
+        with torch.no_grad():
+            for follower, leader in followed:
+                if follower.is_floating_point():
+                    follower.lerp_(leader, 1 - momentum)
+                else:  # a count of batches
+                    follower.copy_(leader)
+
+    def predict(self, x: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
+        """One pass of each network that is asked for."""
+        logits = {}
+        for who, network in (("teacher", self.teacher), ("student", self.student)):
+            wanted = [head for head in HEADS if f"{who}_{head}" in heads]
+            embedded = network.backbone.embedded(x) if wanted else x
+            logits |= {f"{who}_{head}": network.heads()[head](embedded) for head in wanted}
+        return logits
 
     def reported(self) -> Backbone:
         """A copy of the reported backbone with the reported head as its head."""
-        who, _, head = self.settings.report.partition("_")
+        who, _, head = self.heads[0].partition("_")
         network = self.teacher if who == "teacher" else self.student
         backbone = copy.deepcopy(network.backbone)
-        if head == "mix":
-            backbone.head.load_state_dict(network.mix_head.state_dict())
+        backbone.head.load_state_dict(network.heads()[head].state_dict())
         return backbone
 
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The four heads, the one that selects first."""
-        names = [f"{who}_{head}" for who in ("teacher", "student") for head in ("clean", "mix")]
-        return tuple(sorted(names, key=lambda name: name != self.settings.report))
+    def masks(self, pixels: Tensor, draw: AutoMixDraw) -> Tensor:
+        """The Mix Block's masks of the partners as they are now, in eval mode: float32 [B, 1, H, W] on the CPU.
 
-    def predict(self, x: Tensor) -> dict[str, Tensor]:
-        """The logits of all four heads, in one pass of each network."""
-        networks = (("teacher", self.teacher), ("student", self.student))
-        return {f"{who}_{head}": logits for who, net in networks for head, logits in net.both(x).items()}
+        Looking changes nothing: the rest of the run is bitwise what it would have been.
 
-    def predict_reported(self, x: Tensor) -> dict[str, Tensor]:
-        """The logits of the head that selects."""
-        who, _, head = self.settings.report.partition("_")
-        return {self.settings.report: getattr(getattr(self, who), head)(x)}
-
-
-def random_grid(noise: Tensor, part: float, size: Any) -> Tensor:
-    """Masks that show the partner in a random `part` of the cells of a grid: [b, 1, H, W], from noise [b, h, w]."""
-    cells = noise[0].numel()
-    rank = noise.flatten(1).argsort(1).argsort(1)
-    chosen = (rank < round(part * cells)).view_as(noise).to(noise.dtype)
-    return functional.interpolate(chosen[:, None], tuple(size), mode="nearest")
-
-
-def gamma_at(settings: AutoMix, progress: float) -> float:
-    """The weight of the mask loss at `progress` in [0, 1] of the run."""
-    fall = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-    return settings.gamma * fall[settings.gamma_decay]
+        Args:
+            pixels: uint8 [B, H, W, C]. draw: partners and own share.
+        """
+        self.eval()
+        x = self.normalise(pixels.to(self.device))
+        with torch.no_grad():
+            return self.mask(self.features(x), draw, (x.shape[2], x.shape[3])).cpu()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from automixsearch.knobs import knob
-from automixsearch.lazy import torch
+from automixsearch.lazy import functional, torch
 from automixsearch.mixers.base import Mixed, Mixer, PairDraw, Shape, alpha_knob, draw_beta, pairs
 from automixsearch.mixers.cutmix import CutMix, CutMixDraw
 
@@ -32,7 +32,7 @@ class AutoMixDraw(PairDraw):
     cut: CutMixDraw | None = None
 
     def with_lam(self, lam: float) -> AutoMixDraw:
-        return dataclasses.replace(self, lam=lam)
+        return dataclasses.replace(self, lam=lam, cut=None if self.cut is None else self.cut.with_lam(lam))
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class AutoMix(Mixer):
     masks s of mean 1 - lam, lam ~ Beta(alpha, alpha). The Mix Block learns by the teacher's loss on the images that it
     mixes, plus gamma times the distance of the masks from their share; the network learns from other mixes of the same
     batch and from the clean images. Every network has a head for clean and a head for mixed images. See
-    `algorithms/automix.py` for the step and `models/mixblock.py` for the block; `apply` needs the finished mask.
+    `algorithms/automix.py` for the step and `models/mixblock.py` for the block; `apply` takes the mask that it made.
 
     `variant = released` sets what `auto` stands for to what OpenMixup has: one convolution for query and key, the mean
     over all masks of a batch in the mask loss, and for images up to 64 pixels no share in the features and a constant
@@ -56,7 +56,7 @@ class AutoMix(Mixer):
     """
 
     name: ClassVar[str] = "automix"
-    paradigm: ClassVar[str] = "momentum"
+    algorithm: ClassVar[str] = "automix"
     whole: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2103.13027"
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})
@@ -145,16 +145,29 @@ class AutoMix(Mixer):
         """Whether images of own share `lam` are blended linearly, whatever the mask."""
         return min(lam, 1 - lam) <= self.lam_margin
 
-    def apply(self, x: Tensor, draw: AutoMixDraw, *, mask: Tensor) -> Mixed:
-        """Return (1 - s) x + s x[partner].
+    def needs_of(self, draw: AutoMixDraw) -> frozenset[str]:
+        made = self.mask_source == "mixblock" and not self.linear(draw.lam)
+        return self.needs if made else frozenset()
+
+    def apply(self, x: Tensor, draw: AutoMixDraw, *, mask: Tensor | None = None) -> Mixed:
+        """Return (1 - s) x + s x[partner]; the mixing of the images that the network learns from.
+
+        Within `lam_margin` of lam = 0 or 1, s is 1 - lam everywhere.
 
         Args:
-            mask: s, float [B, 1, H, W] in [0, 1]: where the partner is shown. Within `lam_margin` of lam = 0 or 1 the
-                constant 1 - lam takes its place.
+            mask: s, float [B, 1, H, W] in [0, 1], as the Mix Block made it: where the partner is shown.
         """
-        partner = draw.partner.to(x.device)
-        if self.linear(draw.lam):
-            mask = torch.full_like(mask, 1 - draw.lam)
+        if draw.cut is not None:
+            return CutMix(alpha=self.alpha).apply(x, draw.cut)
+        partner = draw.partner.to(x.device, non_blocking=True)
+        if self.mask_source == "mixup" or self.linear(draw.lam):
+            mask = x.new_full((1, 1, 1, 1), 1 - draw.lam)
+        elif self.mask_source == "random_grid":
+            noise = draw.noise.to(x.device, non_blocking=True)
+            mask = random_grid(noise, 1 - draw.lam, (x.shape[2], x.shape[3]))
+        assert mask is not None
+        if draw.chance < self.mask_adjust and self.needs_of(draw):
+            mask = adjusted_mask(mask, mask.new_full((len(mask),), draw.lam))
         return pairs(torch.lerp(x, x[partner], mask.to(x.dtype)), partner, draw.lam)
 
     def resolved(self, side: int) -> AutoMix:
@@ -186,3 +199,53 @@ def never_learned(settings: AutoMix, steps: int) -> float:
     sampled = min(steps, 1000)
     product = math.prod(teacher_momentum(settings, place / sampled) for place in range(sampled))
     return product ** (steps / sampled)
+
+
+def gamma_at(settings: AutoMix, progress: float) -> float:
+    """The weight of the mask loss at `progress` in [0, 1] of the run."""
+    fall = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    return settings.gamma * fall[settings.gamma_decay]
+
+
+def random_grid(noise: Tensor, part: float, size: tuple[int, int]) -> Tensor:
+    """Masks that show the partner in a random `part` of the cells of a grid: [b, 1, H, W], from noise [b, h, w]."""
+    cells = noise[0].numel()
+    rank = noise.flatten(1).argsort(1).argsort(1)
+    chosen = (rank < round(part * cells)).view_as(noise).to(noise.dtype)
+    return functional.interpolate(chosen[:, None], size, mode="nearest")
+
+
+def mask_loss(mask: Tensor, lam: Tensor, mode: str, margin: float, per: str, mean: Tensor | None = None) -> Tensor:
+    """How far partner masks [B, 1, H, W] are from their share 1 - lam, beyond `margin`: a scalar.
+
+    mode: l1: max(|1 - m - lam| - margin, 0), m the mean of a mask; l1_variance: that minus twice the variance;
+    l2_variance: max((1 - m - lam)^2 - margin^2, 0) minus twice the variance;
+    sparsity: max(mean(s (1 - s)) - margin, 0).
+
+    Args:
+        lam: [B]. per: `sample`: m, and the loss, of each mask, then their mean; `batch`: m over all masks.
+        mean: m of the global batch, where `mask` is a worker's share of it; for `batch` only.
+
+    Source: arXiv 2103.13027, eq. 8 (l1); OpenMixup at 37e1372.
+    """
+    dims = (1, 2, 3) if per == "sample" else (0, 1, 2, 3)
+    if mode == "sparsity":
+        return ((mask * (1 - mask)).mean(dims) - margin).clamp(min=0).mean()
+    centre = mask.mean(dims, keepdim=True) if mean is None else mean.view(1, 1, 1, 1)
+    share = lam.to(mask) if per == "sample" else lam.to(mask).mean()
+    gap = 1 - centre.flatten() - share
+    if mode == "l2_variance":
+        off = (gap.square() - margin**2).clamp(min=0)
+    else:
+        off = (gap.abs() - margin).clamp(min=0)
+    spread = 2 * (mask - centre).square().mean(dims) if mode.endswith("variance") else 0.0
+    return (off - spread).mean()
+
+
+def adjusted_mask(mask: Tensor, lam: Tensor) -> Tensor:
+    """Partner masks [B, 1, H, W] scaled so that the mean of each is 1 - lam, lam [B]."""
+    keep = (1 - mask).clamp(1e-8, 1 - 1e-8)
+    mean = keep.mean((1, 2, 3), keepdim=True)
+    lam = lam.to(mask)[:, None, None, None]
+    lower, higher = keep * lam / mean, 1 - (1 - keep) * (1 - lam) / (1 - mean)
+    return 1 - torch.where(mean > lam, lower, higher)

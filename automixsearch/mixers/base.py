@@ -85,8 +85,8 @@ class Mixer(Knobbed, ABC):
     saliency: float [B, H, W], sqrt of the mean over channels of gradient^2.
     gradient: float [B, C, H, W], d CE / d x at the current weights; any positive scale per sample.
     """
-    paradigm: ClassVar[str] = "plain"
-    """How networks are trained with it: plain, or momentum, with a teacher and what it trains."""
+    algorithm: ClassVar[str] = "supervised"
+    """The way of training that goes with it; see `algorithms`."""
     whole: ClassVar[bool] = False
     """Needs the whole batch for itself: cannot share one with another method."""
     label_slack: ClassVar[float] = 0

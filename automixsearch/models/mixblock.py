@@ -244,39 +244,3 @@ class OneValueAttention(torch.autograd.Function):
 def rescaled(lam: Tensor, k: float) -> Tensor:
     """lam with its contrast changed: ((4/3) lam^3 - 2 lam^2 + (k + 1) lam) / (k + 1/3); lam itself for k < 0."""
     return lam if k < 0 else (4 / 3 * lam**3 - 2 * lam**2 + (k + 1) * lam) / (k + 1 / 3)
-
-
-def mask_loss(mask: Tensor, lam: Tensor, mode: str, margin: float, per: str, mean: Tensor | None = None) -> Tensor:
-    """How far partner masks [B, 1, H, W] are from their share 1 - lam, beyond `margin`: a scalar.
-
-    mode: l1: max(|1 - m - lam| - margin, 0), m the mean of a mask; l1_variance: that minus twice the variance;
-    l2_variance: max((1 - m - lam)^2 - margin^2, 0) minus twice the variance;
-    sparsity: max(mean(s (1 - s)) - margin, 0).
-
-    Args:
-        lam: [B]. per: `sample`: m, and the loss, of each mask, then their mean; `batch`: m over all masks.
-        mean: m of the global batch, where `mask` is a worker's share of it; for `batch` only.
-
-    Source: arXiv 2103.13027, eq. 8 (l1); OpenMixup at 37e1372.
-    """
-    dims = (1, 2, 3) if per == "sample" else (0, 1, 2, 3)
-    if mode == "sparsity":
-        return ((mask * (1 - mask)).mean(dims) - margin).clamp(min=0).mean()
-    centre = mask.mean(dims, keepdim=True) if mean is None else mean.view(1, 1, 1, 1)
-    share = lam.to(mask) if per == "sample" else lam.to(mask).mean()
-    gap = 1 - centre.flatten() - share
-    if mode == "l2_variance":
-        off = (gap.square() - margin**2).clamp(min=0)
-    else:
-        off = (gap.abs() - margin).clamp(min=0)
-    spread = 2 * (mask - centre).square().mean(dims) if mode.endswith("variance") else 0.0
-    return (off - spread).mean()
-
-
-def adjusted_mask(mask: Tensor, lam: Tensor) -> Tensor:
-    """Partner masks [B, 1, H, W] scaled so that the mean of each is 1 - lam, lam [B]."""
-    keep = (1 - mask).clamp(1e-8, 1 - 1e-8)
-    mean = keep.mean((1, 2, 3), keepdim=True)
-    lam = lam.to(mask)[:, None, None, None]
-    lower, higher = keep * lam / mean, 1 - (1 - keep) * (1 - lam) / (1 - mean)
-    return 1 - torch.where(mean > lam, lower, higher)

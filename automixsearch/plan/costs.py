@@ -74,7 +74,7 @@ def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float) -> C
     for metrics in run.epochs():
         trained = run.steps_per_epoch * batch / metrics.images_per_s
         train_s.append(trained / run.steps_per_epoch)
-        val_s.append((metrics.wall_s - before - trained) / len(run.val.labels))
+        val_s.append((metrics.wall_s - before - trained) / len(run.val))
         before = metrics.wall_s
         if metrics.epoch > PROBE_PARTS:
             break

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -17,6 +16,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from automixsearch.errors import unknown
+from automixsearch.results.columns import Column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,16 +40,6 @@ class TrialState(StrEnum):
     COMPLETE = "complete"
     PRUNED = "pruned"
     FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the ledger; `needed` ones may not be null."""
-
-    name: str
-    kind: type
-    note: str
-    needed: bool = False
 
 
 _OWNER = (
@@ -126,17 +116,6 @@ _EPOCH = (
     Column("ended_at", datetime, "when the epoch ended (UTC)"),
     Column("rung", int, "rung, from 0, whose cool-down branched off after this epoch"),
     *(Column(f"{name}.cooled", float, f"{name} when that had ended") for name in ("train_loss", *EPOCH_SCORES)),
-    *(
-        Column(f"val_top1.{who}_{head}", float, f"top-1 accuracy of the {who} with its head for {head} images")
-        for who in ("teacher", "student")
-        for head in ("clean", "mix")
-    ),
-    Column("clean_loss", float, "loss of the clean images, where it is a term of its own"),
-    Column("mix_loss", float, "loss of the mixed images, likewise"),
-    Column("gen_loss", float, "loss that trains what makes the masks"),
-    Column("mask_loss", float, "distance of the masks from their shares, as it is trained"),
-    Column("mask_error", float, "mean distance of a mask's mean from its share"),
-    Column("mask_variance", float, "variance of a mask over its pixels, the mean"),
 )
 
 
@@ -144,7 +123,10 @@ _EPOCH = (
 def columns(table: Table) -> tuple[Column, ...]:
     """The columns of a table in order."""
     if table == "epochs":
-        return _OWNER + _EPOCH
+        from automixsearch.algorithms import ALGORITHMS
+
+        told = [column for algorithm in ALGORITHMS.values() for column in algorithm.columns]
+        return _OWNER + _EPOCH + tuple({column.name: column for column in told}.values())
     return _OWNER + _SETUP + _knob_columns() + _OUTCOME + _ORIGIN + _COST
 
 

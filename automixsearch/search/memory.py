@@ -70,11 +70,7 @@ def measure(config: TrialConfig, device: torch.device, steps: int = STEPS) -> Pe
     from automixsearch.training.run import TrainingRun
 
     images = load(config.data)
-    run = TrainingRun(config, images, device)
-    run.steps_per_epoch = min(steps, run.steps_per_epoch)
-    for part in (run.train, run.val):  # images that are resident stay so: they are part of what a trial takes
-        count = min(len(part), run.steps_per_epoch * run.recipe.batch_size)
-        part.indices, part.labels = part.indices[:count], part.labels[:count]
+    run = TrainingRun(config, images, device, steps=steps)
     next(run.epochs())
     run.state()
     beside = () if not isinstance(images.train.images, Streamed) else images.train.images.loaders.pids

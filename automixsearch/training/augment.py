@@ -6,6 +6,7 @@ Everything works on uint8 values of 0 to 255, before normalisation, and draws fr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
@@ -17,16 +18,19 @@ ATTEMPTS = 10
 """How often a box of random area and shape is drawn until it fits into its image."""
 
 
-def augmented(images: Tensor, chosen: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
-    """Augment the `chosen` int64 [B] of `images` uint8 [N, H, W, C]: uint8 [B, h, w, C], h = w = recipe.train_size, or
-    as stored where that is 0."""
+def cropped(images: Tensor, chosen: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
+    """Crop, and maybe flip, the `chosen` int64 [B] of `images` uint8 [N, H, W, C]: uint8 [B, h, w, C],
+    h = w = recipe.train_size, or as stored where that is 0."""
     size = recipe.train_size or images.shape[1], recipe.train_size or images.shape[2]
     if recipe.crop == "resized":
         pixels = resized_crops(images[chosen], recipe.crop_scale, size, generator)
-        if recipe.flip:
-            pixels = flipped(pixels, generator)
-    else:
-        pixels = padded_crops(images, chosen, size, recipe, generator)
+        return flipped(pixels, generator) if recipe.flip else pixels
+    return padded_crops(images, chosen, size, recipe, generator)
+
+
+def augmented(images: Tensor, chosen: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
+    """As `cropped`, with all further augmentation of the recipe."""
+    pixels = cropped(images, chosen, recipe, generator)
     if recipe.color_jitter or recipe.rand_augment:
         channels_first = pixels.permute(0, 3, 1, 2).contiguous()
         if recipe.color_jitter:
@@ -223,3 +227,7 @@ RAND_AUGMENT: dict[str, image_ops.Operation] = {
     "translate_x": _translated(image_ops.translate_x),
     "translate_y": _translated(image_ops.translate_y),
 }
+
+
+VIEWS: dict[str, Callable[[Tensor, Tensor, Recipe, Generator], Tensor]] = {"recipe": augmented, "cropped": cropped}
+"""How training images can be seen, by the names that `algorithms.base.Needs` lists."""

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from automixsearch.algorithms.base import Batch, Images, Needs
 from automixsearch.data.stream import Streamed
 from automixsearch.recipe import Recipe
 from automixsearch.spec import derive_seed
-from automixsearch.training.augment import augmented
+from automixsearch.training.augment import VIEWS
 from automixsearch.training.world import World
 
 if TYPE_CHECKING:
@@ -76,18 +77,17 @@ class Batches:
         """uint8 [B, H, W, C] -> float [B, C, H, W], in channels_last layout."""
         return torch.addcmul(self.shift, pixels.float(), self.scale).permute(0, 3, 1, 2)
 
-    def shuffled(self, recipe: Recipe, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield augmented (pixels uint8 [B, H, W, C], y int64 [B]) in random order; an incomplete batch is left out.
+    def shorten(self, count: int) -> None:
+        """Keep the first `count` images; those that are resident stay so."""
+        self.indices, self.labels = self.indices[:count], self.labels[:count]
 
-        Order and augmentation depend on (seed, epoch) only, so a run can be resumed at any epoch.
-        """
-        order = torch.randperm(len(self), generator=_generator(seed, "order", epoch))
-        order = order.repeat_interleave(recipe.repeated)[: len(self)]
-        augment = _generator(seed, "augment", epoch)
-        starts = range(0, len(self) - recipe.batch_size + 1, recipe.batch_size)
-        chosen = [order[start : start + recipe.batch_size] for start in starts]
+    def viewed(
+        self, chosen: Sequence[Tensor], views: Sequence[str], recipe: Recipe, generators: Sequence[Generator]
+    ) -> Iterator[Images]:
+        """The `views` of batches of images, each int64 [B] of places here; each view draws from a generator."""
         for batch, (images, places) in zip(chosen, self._fetch(chosen, common=True), strict=True):
-            yield augmented(images, places, recipe, augment), self.labels[batch.to(self.device)]
+            seen = [VIEWS[view](images, places, recipe, g) for view, g in zip(views, generators, strict=True)]
+            yield Images(tuple(seen), batch.to(self.device, non_blocking=True))
 
     def _fetch(self, batches: Sequence[Tensor], common: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """For each batch, int64 [B] places in this part: images uint8 [M, H, W, C] there, and which of those.
@@ -142,3 +142,42 @@ class Batches:
 
 def _generator(seed: int, stream: str, epoch: int) -> Generator:
     return Generator().manual_seed(derive_seed(seed, stream, epoch))
+
+
+def training_batches(
+    labelled: Batches, unlabelled: Batches, needs: Needs, recipe: Recipe, seed: int, epoch: int
+) -> Iterator[Batch]:
+    """Yield what each step of an epoch trains on: labelled images in random order, an incomplete batch left out, and
+    beside them unlabelled ones, of which as many passes are made as it takes.
+
+    Order and augmentation depend on (seed, epoch) only, so a run can be resumed at any epoch.
+    """
+    order = torch.randperm(len(labelled), generator=_generator(seed, "order", epoch))
+    order = order.repeat_interleave(recipe.repeated)[: len(labelled)]
+    chosen = _whole(order, recipe.batch_size)
+    seen = labelled.viewed(chosen, needs.views, recipe, _generators(seed, "augment", epoch, needs.views))
+    if not needs.unlabelled:
+        for images in seen:
+            yield Batch(images.views, images.index, labelled.labels[images.index])
+        return
+    size = needs.ratio * recipe.batch_size
+    passes, shuffle = -(-len(chosen) * size // len(unlabelled)), _generator(seed, "unlabelled order", epoch)
+    others = torch.cat([torch.randperm(len(unlabelled), generator=shuffle) for _ in range(passes)])
+    beside = unlabelled.viewed(
+        _whole(others, size)[: len(chosen)],
+        needs.unlabelled,
+        recipe,
+        _generators(seed, "unlabelled augment", epoch, needs.unlabelled),
+    )
+    for images, more in zip(seen, beside, strict=True):
+        yield Batch(images.views, images.index, labelled.labels[images.index], more)
+
+
+def _whole(order: Tensor, size: int) -> list[Tensor]:
+    """The batches of `size` that `order` fills."""
+    return list(order[: len(order) // size * size].split(size))
+
+
+def _generators(seed: int, stream: str, epoch: int, views: Sequence[str]) -> list[Generator]:
+    """A generator for each view."""
+    return [_generator(seed, f"{stream} {number}" if number else stream, epoch) for number in range(len(views))]

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
+from automixsearch.algorithms.base import Part
 from automixsearch.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is trained alike: a module, `scale`, the multiple of the learning rate; `min_lr` and `momentum`, where they
-    are not the recipe's (None)."""
-
-    module: nn.Module
-    scale: float = 1.0
-    min_lr: float | None = None
-    momentum: float | None = None
 
 
 def make_optimizer(recipe: Recipe, parts: Sequence[Part], fused: bool) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The training loop: one run of one config, epoch by epoch.
+"""One run of one config, epoch by epoch, whatever the way of training: `algorithms` says what a step is.
 
 It reports by yielding, so whoever drives it (a script, a Tune actor, a Ray Train worker) decides what to do with an
 epoch, and stops by not asking for the next.
@@ -10,42 +10,32 @@ import io
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
+from automixsearch.algorithms import ALGORITHMS
+from automixsearch.algorithms.base import Batch, Clock, Setup
 from automixsearch.archives import check_records
 from automixsearch.data.base import ImageSet, channel_statistics, split
 from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, TrainingError
 from automixsearch.evaluation.classification import Scores, ScoreSums
-from automixsearch.losses import jensen_shannon
-from automixsearch.mixers import Mixed, Mixer
-from automixsearch.mixers.vanilla import Vanilla
-from automixsearch.models import build_model, count_parameters
+from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
 from automixsearch.models.layout import pick_layout
 from automixsearch.native import keep_freed_memory
+from automixsearch.recipe import Recipe
 from automixsearch.spec import TrialConfig, derive_seed
-from automixsearch.training.batches import Batches
+from automixsearch.training.batches import Batches, training_batches
 from automixsearch.training.checks import check_batches
 from automixsearch.training.energy import EnergyMeter, cpu_share
-from automixsearch.training.optimiser import Part, learning_rate, make_optimizer, set_lr
-from automixsearch.training.world import HiddenMixing, World
+from automixsearch.training.optimiser import learning_rate, make_optimizer, set_lr
+from automixsearch.training.world import World
 
-if TYPE_CHECKING:
-    from automixsearch.algorithms.automix import Momentum
-    from automixsearch.mixers.automix import AutoMixDraw
-
-
-Predict = Callable[[Tensor], dict[str, Tensor]]
-"""Images [B, C, H, W] -> logits [B, K] of one or several heads, by name."""
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)),
@@ -79,11 +69,14 @@ class EpochMetrics:
     images_per_s: float
     energy_j: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
-    """What only some paradigms have, by ledger column; see `Momentum`."""
+    """What only some algorithms tell, by ledger column."""
+    losses: tuple[float, ...] = field(default=(), compare=False)
+    """Of every step; not kept in ledger and checkpoint."""
 
     def row(self) -> dict[str, Any]:
-        """All of it, by ledger column."""
+        """All that the ledger keeps, by column."""
         row = asdict(self)
+        del row["losses"]
         return row | row.pop("extra")
 
 
@@ -113,6 +106,7 @@ class TrainingRun:
 
     Args:
         branches: epochs after which a cool-down branches off, see `branch`. tested: whether test scores may be read.
+        steps: at most so many make an epoch, with as many batches of validation images, to measure what a run takes.
     """
 
     def __init__(
@@ -125,25 +119,24 @@ class TrainingRun:
         *,
         branches: Sequence[int] = (),
         tested: bool = True,
+        steps: int | None = None,
     ) -> None:
         self.config, self.recipe = config, config.recipe
-        self.pace, self.branches, self.tested = self.recipe, tuple(branches), tested
+        self.branches, self.tested = tuple(branches), tested
         self.world, self.device = world or World(), torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
         share = gpu_share if self.device.type == "cuda" else cpu_share(torch.get_num_threads())
         self.meter = EnergyMeter(self.device, share)
-        self.mixer, self.policy, self.loss = config.mixer, config.policy, config.loss
         self.epoch, self.wall_s = 0, 0.0
         self.energy_j: float | None = 0.0
         self.last: EpochMetrics | None = None
-        self.step_losses: list[float] = []
         self.val_top1s: list[float] = []
         self.test_top1s: list[float] = []
-        self._load_data(image_set)
+        self._load_data(image_set, steps)
         self._build(image_set)
 
-    def _load_data(self, image_set: ImageSet) -> None:
+    def _load_data(self, image_set: ImageSet, steps: int | None) -> None:
         recorded = self.config.data_fingerprint
         if recorded not in (None, image_set.fingerprint):
             raise DataError(
@@ -159,7 +152,10 @@ class TrainingRun:
         self.val = Batches(source.images, source.labels, mean, std, self.device, val)
         self.test = Batches(test.images, test.labels, mean, std, self.device)
         check_batches(self.recipe.batch_size, len(train), self.world.size)
-        self.steps_per_epoch = len(train) // self.recipe.batch_size
+        if steps is not None:
+            for part in (self.train, self.val):
+                part.shorten(steps * self.recipe.batch_size)
+        self.steps_per_epoch = len(self.train) // self.recipe.batch_size
 
     def _normalisation(self, image_set: ImageSet, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation per channel, in 0..1 units."""
@@ -179,26 +175,24 @@ class TrainingRun:
         model = build_model(recipe, channels, self.classes, self.config.seed, self.train_side)
         layout = pick_layout(model, self.device, self.train_side, recipe.channels_last)
         self.channels_last = layout == torch.channels_last
-        model = model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
-        self.model = model
-        self.momentum = None
-        if self.mixer.paradigm == "momentum":
-            from automixsearch.algorithms.automix import Momentum
-
-            paradigm: Any = Momentum
-            made = paradigm(model, self.mixer, self.loss, self.train_side, self.config.seed, self.world)
-            self.momentum = made.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
-        self.stateful: nn.Module = self.momentum or model
-        forward = self.stateful
-        if self.world.size > 1:
-            if recipe.batch_norm == "global":
-                make_global(forward)
-            forward = DistributedDataParallel(forward, broadcast_buffers=self.momentum is None)
-        self.parallel = forward
-        self.clean_scale = self.loss.clean_scale(self.classes)
-        self.forward = torch.compile(forward) if recipe.compile else forward
-        parts = self.momentum.parts() if self.momentum else [Part(model)]
-        self.optimizer = make_optimizer(recipe, parts, fused=self.device.type == "cuda")
+        setup = Setup(
+            config=self.config,
+            network=model,
+            device=self.device,
+            world=self.world,
+            classes=self.classes,
+            images=len(self.train),
+            unlabelled=len(self.train),
+            side=self.train_side,
+            normalise=self.normalised,
+            mean=self.train.mean,
+            std=self.train.std,
+        )
+        made = ALGORITHMS[self.config.algorithm].build(setup)
+        self.algorithm = made.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
+        if self.world.size > 1 and recipe.batch_norm == "global":
+            make_global(self.algorithm)
+        self.optimizer = make_optimizer(recipe, self.algorithm.parts(), fused=self.device.type == "cuda")
 
     def epochs(self) -> Iterator[EpochMetrics]:
         """Train the remaining epochs, yielding after each; the run can be saved between any two.
@@ -206,8 +200,10 @@ class TrainingRun:
         Raises:
             Diverged: the loss or an output became NaN or infinite, or the validation loss ended beyond any sense.
         """
+        if self.epoch == 0:
+            self.algorithm.begin(self._training_images)
         while self.epoch < self.recipe.epochs:
-            self.last = self._advance()
+            self.last = self._advance(self.recipe)
             if self.epoch in self.branches:
                 self.last = self._with_branch(self.last)
             yield self.last
@@ -218,19 +214,28 @@ class TrainingRun:
                 f"lower lr (now {self.recipe.lr:g}) or the weight of the loss term"
             )
 
-    def _advance(self) -> EpochMetrics:
-        """Train one epoch and validate."""
+    def _training_images(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training images, normalised, and their classes, in order."""
+        batches = self.train.in_order(max(256, self.recipe.batch_size))
+        return ((self._laid_out(x), y) for x, y in batches)
+
+    def _advance(self, pace: Recipe) -> EpochMetrics:
+        """Train one epoch, at the learning rates of `pace`, and validate."""
         recipe, started = self.recipe, time.perf_counter()
-        lr = learning_rate(self.pace, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
+        lr = learning_rate(pace, self.epoch * self.steps_per_epoch, self.steps_per_epoch)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             # Of skipped paths; nothing else draws from global state.
             torch.manual_seed(derive_seed(self.config.seed, "drop_path", self.epoch, self.world.rank))
-            losses = self._train_epoch()
+            losses, told = self._train_epoch(pace)
         trained_s = time.perf_counter() - started
-        scores, extra = self._validate()
+        self.world.agree(self.algorithm.buffers())  # BatchNorm statistics, where each worker has its own
+        heads = self._scores(self.val, self.algorithm.heads)
+        scores = heads[self.algorithm.heads[0]]
+        if len(heads) > 1:
+            told |= {f"val_top1.{name}": one.top1 for name, one in heads.items()}
         self.epoch += 1
         self.val_top1s.append(scores.top1)
-        tested = self.tested and self.pace is recipe  # a branch is never tested
+        tested = self.tested and pace is recipe  # a branch is never tested
         if tested and recipe.test_median and self.epoch > recipe.epochs - recipe.median_epochs:
             self.test_top1s.append(self._test_scores().top1)
         self.wall_s += time.perf_counter() - started
@@ -244,7 +249,8 @@ class TrainingRun:
             device_s=self.wall_s * self.world.size,
             images_per_s=len(losses) * recipe.batch_size / trained_s,
             energy_j=self.energy_j,
-            extra=extra,
+            extra=told,
+            losses=tuple(losses),
         )
 
     def _with_branch(self, metrics: EpochMetrics) -> EpochMetrics:
@@ -265,16 +271,15 @@ class TrainingRun:
         The run itself goes on from where it was, bitwise as without a branch; its costs have grown. For methods that do
         not change with the progress of a run, a branch is bitwise a complete run of a shorter trapezoid.
         """
-        state, step_losses = self.state(), self.step_losses
+        state = self.state()
         whole = self.epoch + epochs
-        self.pace = replace(self.recipe, schedule="trapezoid", epochs=whole, cooldown=epochs / whole)
+        pace = replace(self.recipe, schedule="trapezoid", epochs=whole, cooldown=epochs / whole)
         try:
-            cooled = [self._advance() for _ in range(epochs)][-1]
+            cooled = [self._advance(pace) for _ in range(epochs)][-1]
             spent = self.wall_s, self.energy_j
         finally:
-            self.pace = self.recipe
             self.load(state)
-        (self.wall_s, self.energy_j), self.step_losses = spent, step_losses
+        self.wall_s, self.energy_j = spent
         return cooled
 
     def _count_energy(self) -> None:
@@ -284,161 +289,80 @@ class TrainingRun:
         total = self.world.sum(joules).item()
         self.energy_j = None if self.energy_j is None or math.isnan(total) else self.energy_j + total
 
-    def _train_epoch(self) -> list[float]:
-        self.stateful.train()
-        mixing = Generator().manual_seed(derive_seed(self.config.seed, "mix", self.epoch))
-        losses = torch.zeros(self.steps_per_epoch, device=self.device)
-        self.parts: list[Tensor] = []
-        batches = self.train.shuffled(self.recipe, self.config.seed, self.epoch)
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """What each step of an epoch trains on; epochs count from 0."""
+        return training_batches(self.train, self.train, self.algorithm.needs, self.recipe, self.config.seed, epoch)
+
+    def _train_epoch(self, pace: Recipe) -> tuple[list[float], dict[str, float]]:
+        """The loss of every step, and the means of what the terms have told."""
+        self.algorithm.train()
+        generator = Generator().manual_seed(derive_seed(self.config.seed, "mix", self.epoch))
+        losses, told = torch.zeros(self.steps_per_epoch, device=self.device), []
+        scored = {f"val_top1.{head}" for head in self.algorithm.heads}
+        names = [column.name for column in self.algorithm.columns if column.name not in scored]
+        nan = torch.full((), math.nan, device=self.device)
         first = self.epoch * self.steps_per_epoch
-        mixer = self.mixer if self.epoch < self.policy.mix_until * self.recipe.epochs else Vanilla()
-        for step, (pixels, y) in enumerate(batches):
-            set_lr(self.optimizer, self.pace, first + step, self.steps_per_epoch)
-            if self.momentum:
-                x = self._normalise(self.train, pixels)
-                losses[step] = self._momentum_step(self.momentum, x, y, mixing, first + step)
-            else:
-                losses[step] = self._step(mixer, pixels, y, mixing)
+        for step, batch in enumerate(self.batches(self.epoch)):
+            set_lr(self.optimizer, pace, first + step, self.steps_per_epoch)
+            losses[step], values = self.step(batch, first + step, generator)
+            if names:
+                told.append(torch.stack([values.get(name, nan).float() for name in names]))
         # One read for the whole epoch: reading every step would make a GPU wait for the host.
-        self.step_losses = (self.world.sum(losses) / self.world.size).tolist()
-        for step, loss in enumerate(self.step_losses):
+        step_losses = (self.world.sum(losses) / self.world.size).tolist()
+        for step, loss in enumerate(step_losses):
             if not math.isfinite(loss):
                 raise NonFiniteLoss(
                     f"diverged: the loss was {loss} in epoch {self.epoch + 1}, step {step + 1}; lower lr "
                     f"(now {self.recipe.lr:g}) or the weight of the loss term"
                 )
-        return self.step_losses
+        means = (self.world.sum(torch.stack(told)) / self.world.size).nanmean(0).tolist() if told else []
+        return step_losses, {name: mean for name, mean in zip(names, means, strict=True) if math.isfinite(mean)}
 
-    def _step(self, mixer: Mixer, pixels: Tensor, y: Tensor, mixing: Generator) -> Tensor:
-        """One step of the optimiser on a global batch; returns this worker's loss."""
-        x = self._normalise(self.train, pixels)
-        batch, channels, height, width = x.shape
-        repeats = self.policy.repeats
-        draws = [mixer.draw((batch, channels, height, width), mixing) for _ in range(repeats)]
-        needs = frozenset[str]().union(*(mixer.needs_of(draw) for draw in draws))
-        clean_weight = self.clean_scale * sum(map(mixer.clean_weight_of, draws)) / repeats
+    def step(self, batch: Batch, number: int, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Train on one batch, at the learning rates that are set.
+
+        Args:
+            number: of the step in the run, from 0 on. generator: on the CPU, of all that the algorithm draws.
+
+        Returns:
+            This worker's loss, a scalar, and what the terms tell.
+        """
+        recipe, total, told = self.recipe, torch.zeros((), device=self.device), {}
+        clock = Clock(number, recipe.epochs * self.steps_per_epoch, number // self.steps_per_epoch, recipe.epochs)
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        supply = {"pixels": pixels, "mean": self.train.mean, "std": self.train.std}
-        gradient = None
-        if clean_weight:
-            loss, gradient = self._clean_pass(x, y, clean_weight)
-            total += loss
-        elif needs & {"saliency", "gradient"}:
-            gradient = self._gradient(x, y)
-        if gradient is not None:
-            supply |= {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
-        for number, draw in enumerate(draws, 1):
-            mixed = mixer.apply(x, draw, **{need: supply[need] for need in mixer.needs_of(draw)})
-            with self._gradients_stay_here(number < repeats):
-                loss = self._loss(mixed, y) / repeats
-                loss.backward()
-            total += loss.detach()
-        self._update()
-        return total
-
-    def _update(self) -> None:
-        """Move the weights along their gradients, which are cut to the largest norm that the recipe has."""
-        if self.recipe.grad_clip:
-            trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(trained, self.recipe.grad_clip)
+        for term in self.algorithm.terms(batch, clock, generator):
+            term.loss.backward()
+            total += term.loss.detach()
+            told |= term.told
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.world.average([parameter.grad for parameter in trained if parameter.grad is not None])
+        if recipe.grad_clip:
+            nn.utils.clip_grad_norm_(trained, recipe.grad_clip)
         self.optimizer.step()
+        self.algorithm.after_step(clock)
+        return total, told
 
-    def _momentum_step(self, momentum: Momentum, x: Tensor, y: Tensor, mixing: Generator, step: int) -> Tensor:
-        """One step of student, Mix Block and teacher on a global batch; returns this worker's loss."""
-        progress = step / (self.recipe.epochs * self.steps_per_epoch)
-        self.optimizer.zero_grad(set_to_none=True)
-        total, told = torch.zeros((), device=self.device), {}
-        with self._autocast():
-            given: Any = (x, y, *momentum.plan(x, mixing, step, progress), self.recipe.label_smoothing)
-            # Term by term unless something must see the whole: compiled code and the exchange of gradients must.
-            for loss, values in momentum.terms(*given) if self.forward is momentum else [self.forward(*given)]:
-                with torch.autocast(self.device.type, enabled=False):
-                    loss.backward()
-                total += loss.detach()
-                told |= values
-        self._update()
-        momentum.follow(progress)
-        nan = torch.full((), math.nan, device=self.device)
-        self.parts.append(torch.stack([told.get(name, nan).float() for name in momentum.TERMS]))
-        return total
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, H, W, C] on the device -> float [B, C, H, W], as the network takes it."""
+        return self._laid_out(self.train.normalise(pixels))
 
-    def _loss(self, mixed: Mixed, y: Tensor) -> Tensor:
-        """The loss of this worker's share of a mixed batch."""
-        share = self.world.share
-        x, labels, shares = share(mixed.x), share(y[mixed.sources]), share(mixed.shares)
-        views = [] if mixed.views is None else [share(view) for view in mixed.views]
-        with self._autocast():
-            if mixed.stage == "input":
-                logits = self.forward(torch.cat([x, *views]) if views else x)
-            else:
-                logits = self.forward(x, mixed.stage, HiddenMixing(mixed, self.world))
-        loss = self.loss(logits[: len(x)], labels, shares, self.recipe.label_smoothing)
-        if views:
-            loss = loss + mixed.consistency * jensen_shannon(logits.unflatten(0, (-1, len(x)))).mean()
-        return loss
-
-    def _clean_pass(self, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """Train on the clean images too; the same backward pass gives the gradient [B, C, H, W] of the global batch."""
-        own = self.world.share(x).detach().requires_grad_()
-        with self._gradients_stay_here(True):
-            with self._autocast():
-                logits = self.forward(own)
-            loss = weight * functional.cross_entropy(logits.float(), self.world.share(y))
-            loss.backward()
-        assert own.grad is not None
-        return loss.detach(), self.world.gather(own.grad.float())
-
-    def _gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """d CE / d x [B, C, H, W] of the global batch, in eval mode; each worker computes its share."""
-        self.model.eval()
-        own = self.world.share(x).detach().requires_grad_()
-        with self._autocast():
-            logits = self.model(own)
-        loss = functional.cross_entropy(logits.float(), self.world.share(y), reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, own)
-        self.model.train()
-        return self.world.gather(gradient.float())
-
-    def _gradients_stay_here(self, on: bool) -> AbstractContextManager[Any]:
-        """Where `on`, gradients are not exchanged with the other workers yet: more of this step will follow."""
-        parallel = self.parallel
-        return parallel.no_sync() if on and isinstance(parallel, DistributedDataParallel) else nullcontext()
-
-    def _normalise(self, part: Batches, pixels: Tensor) -> Tensor:
-        x = part.normalise(pixels)
+    def _laid_out(self, x: Tensor) -> Tensor:
         return x if self.channels_last else x.contiguous()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        on = self.recipe.amp == "bf16" or (self.recipe.amp == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
-
-    def _validate(self) -> tuple[Scores, dict[str, float]]:
-        """Scores on the validation split: of the reported head, and where there are several the accuracy of each."""
-        if self.momentum is None:
-            return self._scores(self.val)[""], {}
-        scores = self._scores(self.val, self.momentum.predict, self.momentum.heads)
-        extra = {f"val_top1.{name}": one.top1 for name, one in scores.items()}
-        terms = self.world.sum(torch.stack(self.parts)) / self.world.size
-        means = terms.nanmean(0).tolist()
-        extra |= {name: mean for name, mean in zip(self.momentum.TERMS, means, strict=True) if math.isfinite(mean)}
-        return next(iter(scores.values())), extra
-
     @torch.no_grad()
-    def _scores(self, part: Batches, predict: Predict | None = None, names: Sequence[str] = ("",)) -> dict[str, Scores]:
-        """The scores of the `names` that `predict` gives; None: of the network, under no name.
+    def _scores(self, part: Batches, heads: Sequence[str]) -> dict[str, Scores]:
+        """The scores of `heads`, by name.
 
         Raises:
             NonFiniteLoss: an output is NaN or infinite: what is largest among such means nothing.
         """
-        self.stateful.eval()
-        predict = predict or (lambda x: {"": self.model(x)})
-        sums = {name: ScoreSums(self.device) for name in names}
+        self.algorithm.eval()
+        sums = {name: ScoreSums(self.device) for name in heads}
         batch = max(256, self.recipe.batch_size)
         for x, y in part.in_order(batch, self.world.rank, self.world.size, self.recipe.test_size):
-            with self._autocast():
-                logits = predict(x if self.channels_last else x.contiguous())
-            for name in names:
+            with self.algorithm.autocast():
+                logits = self.algorithm.predict(self._laid_out(x), heads)
+            for name in heads:
                 sums[name].add(logits[name], y)
         for one in sums.values():
             self.world.sum(one.sums)
@@ -470,7 +394,7 @@ class TrainingRun:
     @property
     def parameters(self) -> int:
         """Trainable scalars."""
-        return count_parameters(self.stateful)
+        return count_parameters(self.algorithm)
 
     @property
     def val_top1_median(self) -> float:
@@ -478,37 +402,20 @@ class TrainingRun:
         return statistics.median(self.val_top1s[-self.recipe.median_epochs :])
 
     def _test_scores(self) -> Scores:
-        """The test scores of the network, or of several of the head that selects and of no other."""
-        if self.momentum is None:
-            return self._scores(self.test)[""]
-        head = self.momentum.heads[0]
-        return self._scores(self.test, self.momentum.predict_reported, [head])[head]
+        """The test scores of the head that selects, and of no other."""
+        head = self.algorithm.heads[0]
+        return self._scores(self.test, [head])[head]
 
     @property
-    def network(self) -> nn.Module:
-        """What the run has trained: the network, or of several the reported one with the reported head."""
-        return self.momentum.reported() if self.momentum else self.model
+    def network(self) -> Backbone:
+        """What the run has trained: of several networks and heads those that select."""
+        return self.algorithm.reported()
 
     def weights(self) -> bytes:
         """The weights of `network`, as a file that `torch.load` and the knob `weights` take."""
         buffer = io.BytesIO()
         torch.save(self.network.state_dict(), buffer)
         return buffer.getvalue()
-
-    @torch.no_grad()
-    def masks(self, pixels: Tensor, draw: AutoMixDraw) -> Tensor:
-        """The Mix Block's masks of the partners as they are now, in eval mode: float32 [B, 1, H, W] on the CPU.
-
-        Looking changes nothing: the rest of the run is bitwise what it would have been.
-
-        Args:
-            pixels: uint8 [B, H, W, C]. draw: partners and own share.
-        """
-        assert self.momentum is not None
-        self.stateful.eval()
-        x = self._normalise(self.train, pixels.to(self.device))
-        with self._autocast():
-            return self.momentum.mask(self.momentum.features(x), draw, x.shape[2:]).cpu()
 
     def state(self) -> bytes:
         """The run after its last epoch, as bytes that `load` takes."""
@@ -517,10 +424,10 @@ class TrainingRun:
             "epoch": self.epoch,
             "wall_s": self.wall_s,
             "energy_j": self.energy_j,
-            "last": asdict(self.last) if self.last else None,
+            "last": asdict(replace(self.last, losses=())) if self.last else None,
             "val_top1s": self.val_top1s,
             "test_top1s": self.test_top1s,
-            "model": self.stateful.state_dict(),
+            "model": self.algorithm.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         buffer = io.BytesIO()
@@ -550,7 +457,7 @@ class TrainingRun:
         epoch, scores = content["epoch"], content["val_top1s"]
         if not 0 <= epoch <= self.recipe.epochs or len(scores) != epoch:
             raise ValueError(f"it says epoch {epoch} of {self.recipe.epochs} and holds {len(scores)} scores")
-        self.stateful.load_state_dict(content["model"])
+        self.algorithm.load_state_dict(self.algorithm.upgraded(content["model"]))
         self.optimizer.load_state_dict(content["optimizer"])
         self.epoch, self.wall_s, self.energy_j = content["epoch"], content["wall_s"], content["energy_j"]
         self.val_top1s, self.test_top1s = content["val_top1s"], content["test_top1s"]

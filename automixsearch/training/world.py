@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,25 @@ class World:
     def mean_with_gradient(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all workers, through which each worker's part is trained."""
         return value if self.size == 1 else all_reduce(value) / self.size
+
+    def average(self, gradients: Sequence[Tensor]) -> None:
+        """Put in place of each gradient its mean over all workers."""
+        if self.size == 1 or not gradients:
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(self.size)
+        dist.all_reduce(flat)
+        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def agree(self, values: Iterable[Tensor]) -> None:
+        """Put in place of `values` those of the first worker."""
+        if self.size > 1:
+            for value in values:
+                dist.broadcast(value, src=0)
+
+    def hidden_mixing(self, mixed: Mixed) -> HiddenMixing:
+        """What mixes features where `mixed` asks a stage of the network for it."""
+        return HiddenMixing(mixed, self)
 
     def share(self, batch: Tensor) -> Tensor:
         """This worker's equal share of a global batch [B, ...]."""

@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
-from automixsearch.algorithms.automix import gamma_at, random_grid
+from automixsearch.algorithms.base import Clock, Term
 from automixsearch.data import load
 from automixsearch.losses import mce
-from automixsearch.mixers.automix import AutoMix, never_learned, teacher_momentum
+from automixsearch.mixers.automix import AutoMix, gamma_at, never_learned, random_grid, teacher_momentum
 from automixsearch.models import count_parameters
 from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun
@@ -29,15 +29,16 @@ def config(**knobs) -> TrialConfig:
     return TrialConfig(data=Data(val_fraction=0.2), knobs=base | own)
 
 
-def step(run, y_mixing=0, number=0, **changes):
-    """Loss of one batch, nothing backward yet, and its terms by name."""
-    pixels, y = next(run.train.shuffled(run.recipe, 0, 0))
-    x = run._normalise(run.train, pixels)
-    run.stateful.train()
-    plan = list(run.momentum.plan(x, torch.Generator().manual_seed(y_mixing), number, 0.0))
-    for place, value in changes.items():
-        plan[int(place[1:])] = value
-    return run.momentum(x, y, *plan, 0.0)
+def terms(run) -> list[Term]:
+    """The terms of the first step, nothing backward yet."""
+    run.algorithm.train()
+    return list(run.algorithm.terms(next(run.batches(0)), Clock(0, 70, 0, 2), torch.Generator().manual_seed(0)))
+
+
+def step(run):
+    """Loss of one batch, nothing backward yet, and what its terms tell."""
+    made = terms(run)
+    return torch.stack([term.loss for term in made]).sum(), {k: v for term in made for k, v in term.told.items()}
 
 
 def touched(module) -> bool:
@@ -52,22 +53,22 @@ def test_the_generating_loss_reaches_the_mix_block_only(digits):
     run = TrainingRun(config(clean_lam=0.0, gamma=0.0), digits, "cpu")
     next(run.epochs())  # at first the blocks of the network are identities
     run.optimizer.zero_grad()
-    run.momentum.loss = lambda *args, **kwargs: torch.zeros(())
+    run.algorithm.loss = lambda *args, **kwargs: torch.zeros(())
     loss, terms = step(run)
     loss.backward()
     assert terms["gen_loss"] == pytest.approx(loss.item())
-    assert touched(run.momentum.block)
-    assert not touched(run.momentum.student)
-    assert not touched(run.momentum.teacher)
-    assert all(p.grad is None for p in run.momentum.teacher.parameters())
+    assert touched(run.algorithm.block)
+    assert not touched(run.algorithm.student)
+    assert not touched(run.algorithm.teacher)
+    assert all(p.grad is None for p in run.algorithm.teacher.parameters())
 
 
 def test_the_mask_loss_reaches_the_mix_block_only(digits):
     run = TrainingRun(config(clean_lam=0.0, gen_lam=0.0, gamma=1.0, epsilon=0.0), digits, "cpu")
-    run.momentum.loss = lambda *args, **kwargs: torch.zeros(())
+    run.algorithm.loss = lambda *args, **kwargs: torch.zeros(())
     step(run)[0].backward()
-    assert touched(run.momentum.block)
-    assert not touched(run.momentum.student)
+    assert touched(run.algorithm.block)
+    assert not touched(run.algorithm.student)
 
 
 def test_the_losses_of_the_student_do_not_reach_the_mix_block(digits):
@@ -75,8 +76,8 @@ def test_the_losses_of_the_student_do_not_reach_the_mix_block(digits):
     next(run.epochs())
     run.optimizer.zero_grad()
     step(run)[0].backward()
-    assert not touched(run.momentum.block)
-    assert all_touched(run.momentum.student)
+    assert not touched(run.algorithm.block)
+    assert all_touched(run.algorithm.student)
 
 
 def test_a_batch_that_is_switched_off_trains_the_mix_block_by_its_mask_loss_alone(digits):
@@ -85,44 +86,44 @@ def test_a_batch_that_is_switched_off_trains_the_mix_block_by_its_mask_loss_alon
     assert "gen_loss" not in terms
     assert loss.item() == pytest.approx((terms["clean_loss"] + terms["mix_loss"] + terms["mask_loss"]).item())
     loss.backward()
-    assert touched(run.momentum.block)
+    assert touched(run.algorithm.block)
 
 
 def test_each_head_sees_its_own_images(digits):
     run = TrainingRun(config(clean_lam=0.0), digits, "cpu")
     step(run)[0].backward()
-    assert touched(run.momentum.student.mix_head)
-    assert not touched(run.momentum.student.backbone.head)
+    assert touched(run.algorithm.student.mix_head)
+    assert not touched(run.algorithm.student.backbone.head)
 
 
 def test_the_teacher_follows_by_its_momentum_and_keeps_its_own_statistics(digits):
     run = TrainingRun(config(ema_start=0.75, ema_end=0.75), digits, "cpu")
-    before = copy.deepcopy(run.momentum.teacher)
+    before = copy.deepcopy(run.algorithm.teacher)
     with torch.no_grad():
-        for parameter in run.momentum.student.parameters():
+        for parameter in run.algorithm.student.parameters():
             parameter.add_(1.0)
-    run.momentum.student.backbone.get_submodule("stem")[1].running_mean.add_(5)
-    run.momentum.follow(0.0)
-    for old, new in zip(before.parameters(), run.momentum.teacher.parameters(), strict=True):
+    run.algorithm.student.backbone.get_submodule("stem")[1].running_mean.add_(5)
+    run.algorithm.after_step(Clock(0, 70, 0, 2))
+    for old, new in zip(before.parameters(), run.algorithm.teacher.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.25)
-    for old, new in zip(before.buffers(), run.momentum.teacher.buffers(), strict=True):
+    for old, new in zip(before.buffers(), run.algorithm.teacher.buffers(), strict=True):
         assert torch.equal(old, new)
 
 
 def test_without_a_moving_average_the_teacher_is_a_copy(digits):
     run = TrainingRun(config(ema=False), digits, "cpu")
     next(run.epochs())
-    for own, other in zip(run.momentum.teacher.parameters(), run.momentum.student.parameters(), strict=True):
+    for own, other in zip(run.algorithm.teacher.parameters(), run.algorithm.student.parameters(), strict=True):
         assert torch.equal(own, other)
 
 
 @pytest.mark.parametrize("source", ["random_grid", "mixup", "cutmix"])
 def test_a_teacher_that_sees_no_images_has_statistics_to_predict_with(digits, source):
     run = TrainingRun(config(mask_source=source, ema_start=0.5, ema_end=0.5, batch_size=256), digits, "cpu")
-    before = copy.deepcopy(dict(run.momentum.teacher.named_buffers()))
+    before = copy.deepcopy(dict(run.algorithm.teacher.named_buffers()))
     next(run.epochs())
-    student = dict(run.momentum.student.named_buffers())
-    for name, now in run.momentum.teacher.named_buffers():
+    student = dict(run.algorithm.student.named_buffers())
+    for name, now in run.algorithm.teacher.named_buffers():
         if name.endswith("running_mean"):
             assert not torch.equal(now, before[name]), name
             assert (now - student[name]).norm() < 0.8 * student[name].norm(), name
@@ -172,7 +173,7 @@ def test_resnet18_has_the_parameters_of_the_layer_table(layer, million):
     part = Part(np.zeros((400, 4, 4, 3), np.uint8), np.arange(400) % 200)
     images = ImageSet("none", part, part, tuple(str(k) for k in range(200)))
     made = config(layer=layer, embedding="none", width=64, batch_size=2)
-    assert round(count_parameters(TrainingRun(made, images, "cpu").momentum) / 1e6, 2) == million
+    assert round(count_parameters(TrainingRun(made, images, "cpu").algorithm) / 1e6, 2) == million
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,8 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(digits):
     next(first.epochs())
     second.load(first.state())
     assert next(second.epochs()).extra == expected
-    for name, value in whole.stateful.state_dict().items():
-        assert torch.equal(value, second.stateful.state_dict()[name])
+    for name, value in whole.algorithm.state_dict().items():
+        assert torch.equal(value, second.algorithm.state_dict()[name])
 
 
 @pytest.mark.parametrize("report", ["teacher_clean", "student_clean", "teacher_mix", "student_mix"])
@@ -223,7 +224,7 @@ def test_the_reported_network_predicts_what_was_reported(digits, report):
     network = run.network.eval()
     x, _ = next(run.val.in_order(16))
     assert metrics.val_top1 == metrics.extra[f"val_top1.{report}"]
-    torch.testing.assert_close(network(x), run.momentum.predict(x)[report])
+    torch.testing.assert_close(network(x), run.algorithm.predict(x, [report])[report])
 
 
 def test_a_random_grid_shows_the_partner_in_its_share_of_the_cells():
@@ -260,13 +261,13 @@ def test_automix_learns_masks_that_keep_their_share_and_depend_on_the_images(dig
     assert run.last is not None
     assert run.last.val_top1 > 80
 
-    run.stateful.eval()
+    run.algorithm.eval()
     x, y = next(run.val.in_order(256))
     partner, lam = torch.arange(len(x)).roll(1), torch.full((len(x),), 0.5)
     with torch.no_grad():
-        features = run.momentum.teacher.backbone.features(x, "stage2")
-        masks = run.momentum.block(features, features[partner], lam, (8, 8))
-        others = run.momentum.block(features, features[partner.roll(5)], lam, (8, 8))
+        features = run.algorithm.teacher.backbone.features(x, "stage2")
+        masks = run.algorithm.block(features, features[partner], lam, (8, 8))
+        others = run.algorithm.block(features, features[partner.roll(5)], lam, (8, 8))
     assert (masks - others).abs().mean() > 0.01  # another partner, another mask
     assert masks.std(0).mean() > 0.01  # and another image
 
@@ -274,26 +275,11 @@ def test_automix_learns_masks_that_keep_their_share_and_depend_on_the_images(dig
         pictures = torch.lerp(x, x[partner], masks)
         pair = torch.stack([y, y[partner]], 1), torch.stack([lam, 1 - lam], 1).double()
         with torch.no_grad():
-            return mce(run.momentum.teacher.mix(pictures), *pair, 0.0)
+            return mce(run.algorithm.teacher.mix(pictures), *pair, 0.0)
 
     grid = random_grid(torch.rand(len(x), 4, 4, generator=torch.Generator().manual_seed(0)), 0.5, (8, 8))
     worse = gen_loss(grid) - gen_loss(masks)
     assert worse.mean() > 4 * worse.std() / len(x) ** 0.5  # the teacher knows more of what learned masks leave
-
-
-def test_term_by_term_a_step_is_the_step_from_the_sum(digits):
-    """What one worker does, beside what several do, without and with a shared forward pass."""
-    for knobs in ({}, {"shared_forward": True}, {"clean_lam": 0.0}):
-        runs = [TrainingRun(config(**knobs), digits, "cpu") for _ in range(2)]
-        whole = runs[1].momentum
-        runs[1].forward = lambda *given, whole=whole: whole(*given)
-        losses = []
-        for run in runs:
-            next(run.epochs())
-            losses.append(run.step_losses)
-        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-        for ours, theirs in zip(*(run.momentum.state_dict().values() for run in runs), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_what_a_teacher_never_learned_is_the_product_of_its_momenta():

@@ -31,7 +31,8 @@ import automixsearch.data.folder, automixsearch.data.stream
 from automixsearch.data import load
 from automixsearch.recipe import Recipe
 from automixsearch.spec import Data
-from automixsearch.training.batches import Batches
+from automixsearch.algorithms.base import Needs
+from automixsearch.training.batches import Batches, training_batches
 root, size, workers, pipeline = sys.argv[1:]
 torch.set_num_threads(int(workers))  # of which the stream takes the number of its processes
 clock = time.perf_counter()
@@ -40,8 +41,8 @@ scale = np.zeros(3), np.ones(3)
 images = Batches(part.images, part.labels, *scale, torch.device("cpu"))
 recipe = Recipe(batch_size=100, crop_pad=0, flip=False)
 def batches():
-    for pixels, _ in images.shuffled(recipe, 0, 0):
-        yield images.normalise(pixels)
+    for batch in training_batches(images, images, Needs(), recipe, 0, 0):
+        yield images.normalise(batch.views[0])
 """
 TORCHVISION = """
 import json, sys, time

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from automixsearch.algorithms.automix import AutoMixTraining
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.mixers import MIXERS
 from automixsearch.spec import Data, TrialConfig
@@ -56,23 +57,24 @@ class Timed:
         knobs = {"method": method, "batch_size": batch, "stem": stem, "width": width, "epochs": 1, **more}
         self.run = TrainingRun(TrialConfig(data=Data(val_fraction=0.2), knobs=knobs), source, device)
         self.generator = torch.Generator().manual_seed(0)
-        self.pixels, self.y = next(self.run.train.shuffled(self.run.recipe, 0, 0))
-        x = self.run._normalise(self.run.train, self.pixels)
-        gradient = self.run._gradient(x, self.y)
-        supply = {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
-        supply |= {"pixels": self.pixels, "mean": self.run.train.mean, "std": self.run.train.std}
-        self.x, self.supply = x, supply
-        self.number = 0
-        if self.run.momentum is not None:
-            self.plan = self.run.momentum.plan(x, self.generator, 0, 0.0)
-            self.run.parts = []
+        self.batch = next(self.run.batches(0))
+        self.x, self.number = self.run.normalised(self.batch.views[0]), 0
+        self.algorithm: Any = self.run.algorithm
+        if isinstance(self.algorithm, AutoMixTraining):
+            self.features = self.algorithm.features(self.x)
+            shape: Any = self.x.shape
+            self.draw = self.algorithm.mixer.draw(shape, self.generator)
+        else:
+            gradient = self.algorithm.gradient(self.x, self.batch.y)
+            self.supply = {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
+            self.supply |= {"pixels": self.batch.views[0], "mean": self.run.train.mean, "std": self.run.train.std}
         self.mix_ms: list[float] = []
         self.step_ms: list[float] = []
         self.peak_mib = 0.0
 
     def warm_up(self) -> None:
         """Let the first calls compile, allocate and choose algorithms, and measure the memory of a step."""
-        self.run.stateful.train()
+        self.algorithm.train()
         self.mix()
         self.step()
         before = forget_peak(self.run.device)
@@ -85,19 +87,14 @@ class Timed:
 
     def mix(self) -> None:
         """Mix a batch, everything given that is computed elsewhere; of a learned mask: make it, without training it."""
-        if self.run.momentum is None:
-            self.run.mixer(self.x, self.generator, **self.supply)
-            return
-        with torch.no_grad():
-            features, draws, *_ = self.plan
-            self.run.momentum.mixed(self.x, self.y, features, draws[0])
+        if isinstance(self.algorithm, AutoMixTraining):
+            self.algorithm.mixed(self.x, self.features, self.draw)
+        else:
+            self.algorithm.mixer(self.x, self.generator, **self.supply)
 
     def step(self) -> None:
-        if self.run.momentum is None:
-            self.run._step(self.run.mixer, self.pixels, self.y, self.generator)
-        else:
-            self.run._momentum_step(self.run.momentum, self.x, self.y, self.generator, self.number)
-            self.number += 1
+        self.run.step(self.batch, self.number, self.generator)
+        self.number += 1
 
     def _milliseconds(self, call: Callable[[], object]) -> float:
         cuda = self.run.device.type == "cuda"

@@ -174,20 +174,20 @@ def test_every_backbone_trains_with_features_mixed_at_all_its_stages(backbone):
     run = TrainingRun(
         config(backbone, method="manifoldmix", **{"manifoldmix.stages": stages}), made_up(side_of(backbone)), "cpu"
     )
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    list(run.epochs())
-    assert len(run.step_losses) == 5
-    assert all(math.isfinite(loss) for loss in run.step_losses)
-    changed = [name for name, value in run.model.named_parameters() if not torch.equal(value, before[name])]
-    assert changed == [name for name, _ in run.model.named_parameters()]
-    assert run.finish().parameters == count_parameters(run.model)
+    before = {name: value.clone() for name, value in run.algorithm.network.state_dict().items()}
+    (metrics,) = run.epochs()
+    assert len(metrics.losses) == 5
+    assert all(math.isfinite(loss) for loss in metrics.losses)
+    changed = [name for name, value in run.algorithm.network.named_parameters() if not torch.equal(value, before[name])]
+    assert changed == [name for name, _ in run.algorithm.network.named_parameters()]
+    assert run.finish().parameters == count_parameters(run.algorithm.network)
 
 
 @pytest.mark.parametrize("backbone", ["resnext50", "wrn28_2", "deit_s", "swin_t"])
 def test_automix_taps_every_kind_of_backbone(backbone):
     run = TrainingRun(config(backbone, method="automix", **{"automix.layer": "l3"}), made_up(side_of(backbone)), "cpu")
-    list(run.epochs())
-    assert all(math.isfinite(loss) for loss in run.step_losses)
+    (metrics,) = run.epochs()
+    assert all(math.isfinite(loss) for loss in metrics.losses)
 
 
 @pytest.mark.parametrize("backbone", list(BACKBONES))
@@ -253,9 +253,9 @@ def test_runs_that_drop_paths_depend_on_their_seed_alone(backbone):
         torch.manual_seed(state)
         before = torch.random.get_rng_state()
         run = TrainingRun(config(backbone, drop_path=0.5), data, "cpu")
-        list(run.epochs())
+        (metrics,) = run.epochs()
         assert torch.equal(torch.random.get_rng_state(), before)
-        found.append(run.step_losses)
+        found.append(metrics.losses)
     assert found[0] == found[1]
 
 

@@ -8,16 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from automixsearch.mixers.automix import adjusted_mask, mask_loss
 from automixsearch.models import build_model, count_parameters
-from automixsearch.models.mixblock import (
-    MixBlock,
-    OneValueAttention,
-    adjusted_mask,
-    attended,
-    fits_tiles,
-    mask_loss,
-    rescaled,
-)
+from automixsearch.models.mixblock import MixBlock, OneValueAttention, attended, fits_tiles, rescaled
 from automixsearch.recipe import Recipe
 
 MODES = ("l1", "sparsity", "l1_variance", "l2_variance")

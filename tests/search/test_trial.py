@@ -253,7 +253,7 @@ def test_a_trial_that_diverges_is_a_failure_of_its_config_and_is_told_so(trial, 
     def spoil(run, images, *rest):
         if (run.val, run.test)[part] is images and run.epoch >= 2:
             with torch.no_grad():
-                next(run.model.parameters()).fill_(torch.inf)
+                next(run.algorithm.parameters()).fill_(torch.inf)
         return scores(run, images, *rest)
 
     monkeypatch.setattr(TrainingRun, "_scores", spoil)

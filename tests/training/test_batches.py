@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from automixsearch.algorithms.base import Needs
 from automixsearch.data.shards import Files, Shards
 from automixsearch.recipe import Recipe
 from automixsearch.training.augment import augmented
-from automixsearch.training.batches import Batches
+from automixsearch.training.batches import Batches, training_batches
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 6, 9, 3), dtype=np.uint8)
 LABELS = np.arange(23) % 5
 MEAN, STD = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.25, 0.3])
+
+
+def shuffled(part, recipe, seed, epoch):
+    """Pixels and labels of each batch of an epoch."""
+    for batch in training_batches(part, part, Needs(), recipe, seed, epoch):
+        yield batch.views[0], batch.y
 
 
 def batches() -> Batches:
@@ -63,7 +70,7 @@ def test_normalisation_is_that_of_each_channel():
 
 def test_an_epoch_shows_every_image_at_most_once_in_an_order_of_its_own():
     recipe = Recipe(batch_size=5, crop_pad=0, flip=False)
-    first, again, later = ([y.tolist() for _, y in batches().shuffled(recipe, 0, epoch)] for epoch in (0, 0, 1))
+    first, again, later = ([y.tolist() for _, y in shuffled(batches(), recipe, 0, epoch)] for epoch in (0, 0, 1))
     assert first == again != later
     assert len(first) == 4
 
@@ -75,7 +82,7 @@ def test_workers_share_a_part_without_gap_or_overlap():
 
 def test_repeated_augmentation_shows_fewer_images_more_often():
     recipe = Recipe(batch_size=6, crop_pad=0, flip=False, repeated=3)
-    labels = torch.cat([pixels.flatten(1)[:, :8] for pixels, _ in batches().shuffled(recipe, 0, 0)])
+    labels = torch.cat([pixels.flatten(1)[:, :8] for pixels, _ in shuffled(batches(), recipe, 0, 0)])
     assert torch.unique(labels, dim=0, return_counts=True)[1].tolist() == [3] * 6
 
 
@@ -102,7 +109,7 @@ def test_mapped_files_give_the_same_batches_and_a_part_of_a_set_is_named_by_its_
         part = Batches(images, labels, MEAN, STD, device, indices)
         assert part.fetched == (images is mapped)
         assert len(part) == 8
-        for one, other in zip(part.shuffled(recipe, 0, 1), whole.shuffled(recipe, 0, 1), strict=True):
+        for one, other in zip(shuffled(part, recipe, 0, 1), shuffled(whole, recipe, 0, 1), strict=True):
             assert all(map(torch.equal, one, other))
         for rank in range(2):
             for one, other in zip(part.in_order(2, rank, 2, 4), whole.in_order(2, rank, 2, 4), strict=True):
@@ -112,7 +119,7 @@ def test_mapped_files_give_the_same_batches_and_a_part_of_a_set_is_named_by_its_
 def test_leaving_an_epoch_in_the_middle_ends_its_reader(tmp_path):
     mapped = shards(tmp_path)
     part = Batches(mapped, LABELS.astype(np.int64), MEAN, STD, torch.device("cpu"))
-    batches = part.shuffled(Recipe(batch_size=2), 0, 0)
+    batches = shuffled(part, Recipe(batch_size=2), 0, 0)
     next(batches)
     before = threading.active_count()
     batches.close()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from automixsearch.algorithms.base import Clock
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
 from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, TrainingError
@@ -38,7 +39,7 @@ def config(seed=0, **knobs) -> TrialConfig:
 
 
 def losses(run: TrainingRun) -> list[float]:
-    return [loss for _ in run.epochs() for loss in run.step_losses]
+    return [loss for metrics in run.epochs() for loss in metrics.losses]
 
 
 TWENTY_STEPS = Path(__file__).parents[1] / "golden" / "twenty_steps.json"
@@ -67,7 +68,7 @@ def test_every_method_learns_in_two_hundred_steps(digits, method):
     assert all(math.isfinite(loss) for loss in steps)
     assert run.last is not None
     assert run.last.val_loss < 0.8 * math.log(10)
-    for name, parameter in run.model.named_parameters():
+    for name, parameter in run.algorithm.network.named_parameters():
         assert parameter.grad is not None, name
         assert bool(parameter.grad.isfinite().all()), name
         assert bool(parameter.grad.any()), name
@@ -76,8 +77,8 @@ def test_every_method_learns_in_two_hundred_steps(digits, method):
 def test_the_same_seed_trains_bitwise_the_same_network_and_another_seed_another(digits):
     first, again, other = (TrainingRun(config(seed), digits, "cpu") for seed in (1, 1, 2))
     assert losses(first) == losses(again) != losses(other)
-    for name, value in first.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[name])
+    for name, value in first.algorithm.network.state_dict().items():
+        assert torch.equal(value, again.algorithm.network.state_dict()[name])
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -95,8 +96,8 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(digits, stop_after):
     assert rest == all_losses[len(all_losses) - len(rest) :]
     assert second.finish().test == whole.finish().test
     assert second.last is not None
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[name])
+    for name, value in whole.algorithm.network.state_dict().items():
+        assert torch.equal(value, second.algorithm.network.state_dict()[name])
     assert second.wall_s > first.wall_s
 
 
@@ -107,15 +108,15 @@ TRUNK = {"method": "cutmix", "schedule": "trapezoid", "cooldown": 0.5}
 def trunk(digits):
     """A run of constant learning rate, a cool-down of an epoch branching off after the second; and its epochs."""
     run = TrainingRun(config(epochs=4, **TRUNK), digits, "cpu", branches=(2,))
-    return run, [(metrics, list(run.step_losses)) for metrics in run.epochs()]
+    return run, [(metrics, metrics.losses) for metrics in run.epochs()]
 
 
 def test_a_branch_leaves_its_trunk_bitwise_unchanged(digits, trunk):
     branched, epochs = trunk
     plain = TrainingRun(config(epochs=4, **TRUNK), digits, "cpu")
     assert losses(plain) == [loss for _, steps in epochs for loss in steps]
-    for name, value in plain.stateful.state_dict().items():
-        assert torch.equal(value, branched.stateful.state_dict()[name])
+    for name, value in plain.algorithm.state_dict().items():
+        assert torch.equal(value, branched.algorithm.state_dict()[name])
     assert plain.val_top1s == branched.val_top1s
     assert ["val_loss.cooled" in metrics.row() for metrics, _ in epochs] == [False, True, False, False]
     assert branched.finish().test == plain.finish().test
@@ -203,9 +204,9 @@ def test_a_network_whose_outputs_are_no_numbers_has_diverged(digits, part):
     run = TrainingRun(config(), digits, "cpu")
     losses(run)
     with torch.no_grad():
-        next(run.model.parameters()).fill_(math.nan)
+        next(run.algorithm.parameters()).fill_(math.nan)
     with pytest.raises(NonFiniteLoss, match="diverged: an output of the network was NaN or infinite; lower lr"):
-        run._validate() if part == "val" else run.finish()
+        run._scores(run.val, ["network"]) if part == "val" else run.finish()
 
 
 def test_a_validation_loss_beyond_any_sense_is_divergence_at_the_end_and_not_before(digits, monkeypatch):
@@ -269,13 +270,13 @@ def test_saliency_is_the_size_of_each_sample_own_input_gradient(digits):
     run = TrainingRun(config(), digits, "cpu")
     next(run.epochs())
     x, y = next(run.train.in_order(5))
-    before = [parameter.grad.clone() for parameter in run.model.parameters()]
-    found = run._gradient(x, y).square().mean(1).sqrt()
-    assert all(torch.equal(old, new.grad) for old, new in zip(before, run.model.parameters(), strict=True))
-    run.model.eval()
+    before = [parameter.grad.clone() for parameter in run.algorithm.network.parameters()]
+    found = run.algorithm.gradient(x, y).square().mean(1).sqrt()
+    assert all(torch.equal(old, new.grad) for old, new in zip(before, run.algorithm.network.parameters(), strict=True))
+    run.algorithm.network.eval()
     for n in range(5):
         one = x[n : n + 1].clone().requires_grad_()
-        torch.nn.functional.cross_entropy(run.model(one), y[n : n + 1]).backward()
+        torch.nn.functional.cross_entropy(run.algorithm.network(one), y[n : n + 1]).backward()
         torch.testing.assert_close(found[n], one.grad[0].square().mean(0).sqrt())
     assert found.shape == (5, 8, 8)
 
@@ -301,19 +302,38 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_to_its_floor():
     assert 0.04 < rates[-1] < 0.05
 
 
+class Watched:
+    """A mixer that keeps what it is supplied with."""
+
+    def __init__(self, mixer, seen):
+        self.mixer, self.seen = mixer, seen
+
+    def __getattr__(self, name):
+        return getattr(self.mixer, name)
+
+    def apply(self, x, draw, **supplied):
+        self.seen.update(supplied)
+        return self.mixer.apply(x, draw, **supplied)
+
+
 def test_a_clean_pass_that_trains_also_gives_the_gradient(digits):
     run = TrainingRun(config(method="puzzlemix", **{"puzzlemix.clean_lam": 0.5}), digits, "cpu")
-    x, y = next(run.train.in_order(8))
-    run.model.train()
-    loss, gradient = run._clean_pass(x, y, 0.5)
-    trained = [parameter.grad.clone() for parameter in run.model.parameters()]
+    batch, seen = next(run.batches(0)), {}
+    x, y = run.normalised(batch.views[0]), batch.y
+    run.algorithm.train()
+    run.algorithm.mixer = Watched(run.algorithm.mixer, seen)
+    terms = run.algorithm.terms(batch, Clock(0, 1, 0, 1), torch.Generator().manual_seed(0))
+    loss = next(terms).loss
+    loss.backward()
+    trained = [parameter.grad.clone() for parameter in run.algorithm.network.parameters()]
+    next(terms)
     run.optimizer.zero_grad()
     own = x.clone().requires_grad_()
-    expected = 0.5 * torch.nn.functional.cross_entropy(run.model(own), y)
+    expected = 0.5 * torch.nn.functional.cross_entropy(run.algorithm.network(own), y)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item())
-    torch.testing.assert_close(gradient, own.grad)
-    for found, parameter in zip(trained, run.model.parameters(), strict=True):
+    torch.testing.assert_close(seen["saliency"], own.grad.square().mean(1).sqrt())
+    for found, parameter in zip(trained, run.algorithm.network.parameters(), strict=True):
         torch.testing.assert_close(found, parameter.grad)
 
 
@@ -344,19 +364,17 @@ class Counted(torch.nn.Module):
 )
 def test_a_step_costs_no_more_passes_than_its_method_needs(digits, knobs, passes):
     run = TrainingRun(config(**knobs), digits, "cpu")
-    counted = run.forward = run.model = Counted(run.model)
-    pixels, y = next(run.train.shuffled(run.recipe, 0, 0))
-    run._step(run.mixer, pixels, y, torch.Generator().manual_seed(0))
+    counted = run.algorithm.logits = run.algorithm.network = Counted(run.algorithm.network)
+    run.step(next(run.batches(0)), 0, torch.Generator().manual_seed(0))
     assert counted.passes == passes
 
 
 def test_repeats_average_the_losses_of_fresh_draws(digits):
     once, twice = (TrainingRun(config(repeats=n), digits, "cpu") for n in (1, 2))
-    pixels, y = next(once.train.shuffled(once.recipe, 0, 0))
-    generator = torch.Generator().manual_seed(0)
-    x = once._normalise(once.train, pixels)
-    parts = [once._loss(once.mixer(x, generator), y).item() for _ in range(2)]
-    found = twice._step(twice.mixer, pixels, y, torch.Generator().manual_seed(0)).item()
+    batch, generator = next(once.batches(0)), torch.Generator().manual_seed(0)
+    x, algorithm = once.normalised(batch.views[0]), once.algorithm
+    parts = [algorithm.mixed_loss(algorithm.mixer(x, generator), batch.y).item() for _ in range(2)]
+    found = twice.step(batch, 0, torch.Generator().manual_seed(0))[0].item()
     assert parts[0] != parts[1]
     assert found == pytest.approx(sum(parts) / 2, rel=1e-5)
 
@@ -385,16 +403,16 @@ def test_features_are_mixed_at_the_drawn_stage(digits):
     seen = {}
     for stage in ("stem", "stage1", "stage3", "stage4"):
         draw = ManifoldMixDraw(torch.tensor([1, 2, 3, 4, 5, 0]), 0.3, stage)
-        mixed = run.mixer.apply(x, draw)
+        mixed = run.algorithm.mixer.apply(x, draw)
         assert torch.equal(mixed.x, x)
-        run.model.eval()
+        run.algorithm.network.eval()
         features = x
-        for name, part in run.model.stages():
+        for name, part in run.algorithm.network.stages():
             features = part(features)
             if name == stage:
                 features = 0.3 * features + 0.7 * features[draw.partner]
-        expected = MCE()(run.model.classify(features), y[mixed.sources], mixed.shares)
-        assert run._loss(mixed, y).item() == pytest.approx(expected.item(), rel=1e-6)
+        expected = MCE()(run.algorithm.network.classify(features), y[mixed.sources], mixed.shares)
+        assert run.algorithm.mixed_loss(mixed, y).item() == pytest.approx(expected.item(), rel=1e-6)
         seen[stage] = expected.item()
     assert len(set(seen.values())) == 4
 
@@ -403,7 +421,7 @@ def test_an_unknown_stage_is_refused(digits):
     run = TrainingRun(config(), digits, "cpu")
     x, _ = next(run.train.in_order(2))
     with pytest.raises(TrainingError, match="unknown stage 'stage5'; did you mean 'stage"):
-        run.model(x, "stage5", lambda features: features)
+        run.algorithm.network(x, "stage5", lambda features: features)
 
 
 if __name__ == "__main__":

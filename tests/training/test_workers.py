@@ -29,7 +29,7 @@ def run(made: TrialConfig, world: World | None = None) -> tuple[list[float], flo
     training = TrainingRun(made, load(made.data), "cpu", world)
     losses = []
     for metrics in training.epochs():
-        losses += training.step_losses
+        losses += metrics.losses
         last = metrics
     return losses, last.val_loss, training.finish().test.ece
 

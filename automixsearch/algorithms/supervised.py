@@ -1,0 +1,105 @@
+"""Supervised training: one network, from labelled images that are mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from automixsearch.algorithms.base import Algorithm, Batch, Clock, Part, Setup, Term
+from automixsearch.lazy import functional, torch
+from automixsearch.losses import jensen_shannon
+from automixsearch.mixers import Mixed, Mixer
+from automixsearch.mixers.vanilla import Vanilla
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from automixsearch.models.base import Backbone
+
+
+class Supervised(Algorithm):
+    """The loss of mixed images, of one or several mixed copies of each batch; with it that of the clean images, where
+    the method has a weight for it.
+    """
+
+    name: ClassVar[str] = "supervised"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.network = setup.network
+        self.logits = self.compiled(self.network.forward)
+        self.clean_scale = self.loss.clean_scale(setup.classes)
+        self.known = {"mean": setup.mean, "std": setup.std}
+
+    def parts(self) -> list[Part]:
+        return [Part(self.network)]
+
+    def terms(self, batch: Batch, clock: Clock, generator: Generator) -> Iterator[Term]:
+        (pixels,), y = batch.views, batch.y
+        x = self.normalise(pixels)
+        size, channels, height, width = x.shape
+        mixer, repeats = self.mixer_at(clock), self.policy.repeats
+        draws = [mixer.draw((size, channels, height, width), generator) for _ in range(repeats)]
+        needs = frozenset[str]().union(*(mixer.needs_of(draw) for draw in draws))
+        clean_weight = self.clean_scale * sum(map(mixer.clean_weight_of, draws)) / repeats
+        gradient = None
+        if clean_weight:  # its backward pass gives the gradient of the images too
+            own = self.world.share(x).detach().requires_grad_()
+            with self.autocast():
+                logits = self.logits(own)
+            yield Term(clean_weight * functional.cross_entropy(logits.float(), self.world.share(y)))
+            assert own.grad is not None
+            gradient = self.world.gather(own.grad.float())
+        elif needs & {"saliency", "gradient"}:
+            gradient = self.gradient(x, y)
+        supply = {"pixels": pixels, **self.known}
+        if gradient is not None:
+            supply |= {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
+        for draw in draws:
+            mixed = mixer.apply(x, draw, **{need: supply[need] for need in mixer.needs_of(draw)})
+            yield Term(self.mixed_loss(mixed, y) / repeats)
+
+    def mixer_at(self, clock: Clock) -> Mixer:
+        """What mixes at that time."""
+        return self.mixer if clock.epoch < self.policy.mix_until * clock.epochs else Vanilla()
+
+    def mixed_loss(self, mixed: Mixed, y: Tensor) -> Tensor:
+        """The loss of this worker's share of a mixed batch."""
+        share = self.world.share
+        x, labels, shares = share(mixed.x), share(y[mixed.sources]), share(mixed.shares)
+        views = [] if mixed.views is None else [share(view) for view in mixed.views]
+        with self.autocast():
+            if mixed.stage == "input":
+                logits = self.logits(torch.cat([x, *views]) if views else x)
+            else:
+                logits = self.logits(x, mixed.stage, self.world.hidden_mixing(mixed))
+        loss = self.loss(logits[: len(x)], labels, shares, self.recipe.label_smoothing)
+        if views:
+            loss = loss + mixed.consistency * jensen_shannon(logits.unflatten(0, (-1, len(x)))).mean()
+        return loss
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """d CE / d x [B, C, H, W] of the global batch, in eval mode; each worker computes its share."""
+        self.network.eval()
+        own = self.world.share(x).detach().requires_grad_()
+        with self.autocast():
+            logits = self.network(own)
+        loss = functional.cross_entropy(logits.float(), self.world.share(y), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, own)
+        self.network.train()
+        return self.world.gather(gradient.float())
+
+    def predict(self, x: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
+        return {"network": self.network(x)}
+
+    def reported(self) -> Backbone:
+        return self.network
+
+    @classmethod
+    def upgraded(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Checkpoints of schema version 1 hold the network alone."""
+        return (
+            state
+            if all(name.startswith("network.") for name in state)
+            else {f"network.{k}": v for k, v in state.items()}
+        )
