@@ -140,7 +140,7 @@ def _write(results: str) -> Check:
 
 
 def _ray() -> Check:
-    from automixsearch.search.cluster import connect, disconnect
+    from automixsearch.cluster.session import connect, disconnect
     from automixsearch.spec import Resources
 
     started = time.monotonic()

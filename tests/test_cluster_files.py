@@ -23,7 +23,7 @@ import ray
 import yaml
 
 from automixsearch.cli import parse
-from automixsearch.jobs import load_job
+from automixsearch.cluster.jobs import load_job
 from automixsearch.reading import load_space
 
 ROOT = Path(__file__).parents[1]

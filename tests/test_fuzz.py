@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from automixsearch.cluster.jobs import load_job
 from automixsearch.errors import SpecError
-from automixsearch.jobs import load_job
 from automixsearch.plain_yaml import read_yaml
 from automixsearch.reading import load_config, load_space, read_text
 from automixsearch.studyfile import load_study_file

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from automixsearch import jobs
 from automixsearch.cli import main
+from automixsearch.cluster import jobs
 from automixsearch.commands.report import EXAMPLE
 from automixsearch.errors import ResourceError, SpecError
 from automixsearch.reading import load_space

@@ -141,7 +141,7 @@ def planted() -> dict[str, bytes]:
 
 
 def test_no_planted_secret_leaves_a_checkout_that_tracks_it(tmp_path):
-    from automixsearch import jobs
+    from automixsearch.cluster import jobs
 
     secrets = planted()
     assert len(secrets) >= 120

@@ -9,8 +9,8 @@ import pickle
 
 import pytest
 
+from automixsearch.cluster.jobs import load_job
 from automixsearch.errors import SpecError, StudyError, TrainingError, redact
-from automixsearch.jobs import load_job
 from automixsearch.reading import parse_space
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
@@ -102,7 +102,7 @@ def test_places_without_secrets_are_taken_as_they_are():
 
 
 def test_rows_and_logs_hold_no_secrets(tmp_path):
-    from automixsearch.search.cluster import log_to
+    from automixsearch.cluster.session import log_to
 
     store = Store(tmp_path, "s")
     message = f"cannot open {URI} with token=abcdef"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
-    from automixsearch import jobs
+    from automixsearch.cluster import jobs
 
     local = args.debug or args.address == jobs.LOCAL
     force = retry and args.force
@@ -60,7 +60,7 @@ def retry_command(args: argparse.Namespace) -> int:
 
 
 def jobs_command(args: argparse.Namespace) -> int:
-    from automixsearch import jobs
+    from automixsearch.cluster import jobs
     from automixsearch.show import make_table
 
     found = jobs.submissions(jobs.connect(args.address))
@@ -89,7 +89,7 @@ def _moment(milliseconds: int | None) -> str | None:
 
 
 def status_command(args: argparse.Namespace) -> int:
-    from automixsearch import jobs
+    from automixsearch.cluster import jobs
 
     client = jobs.connect(args.address)
     said = ""
@@ -150,7 +150,7 @@ def _line(found: Mapping[str, Any]) -> str:
 
 
 def logs_command(args: argparse.Namespace) -> int:
-    from automixsearch import jobs
+    from automixsearch.cluster import jobs
 
     client = jobs.connect(args.address)
     job = jobs.latest(client, args.job)
@@ -181,7 +181,7 @@ def _status_of(job: Any) -> int:
 
 
 def stop_command(args: argparse.Namespace) -> int:
-    from automixsearch import jobs
+    from automixsearch.cluster import jobs
 
     client = jobs.connect(args.address)
     job = jobs.latest(client, args.job)

@@ -27,10 +27,10 @@ from automixsearch.search.retention import Retention
 from automixsearch.spec import ELSEWHERE, SearchSpace, hash_json
 
 if TYPE_CHECKING:
+    from automixsearch.cluster.room import Room
     from automixsearch.data.base import ImageSet
     from automixsearch.designs import Design
     from automixsearch.results.store import Store
-    from automixsearch.search.cluster import Room
     from automixsearch.search.designed import Designed
     from automixsearch.search.proposer import Proposer
     from automixsearch.search.task import Task
@@ -225,7 +225,7 @@ def _claim(store: Store, space: SearchSpace, design: Design | None, data: dict[s
 
 def _environments(before: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The versions of Python and of the packages that decide results, of every driver that the study had."""
-    from automixsearch.jobs import versions
+    from automixsearch.versions import versions
 
     here = {"automixsearch": __version__, "python": platform.python_version(), "packages": versions()}
     here = {"hash": hash_json(here), **here}
@@ -298,7 +298,8 @@ def _run(
     space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any, design: Design | None
 ) -> bool:
     """Run the missing trials on Ray; return whether the user interrupted."""
-    from automixsearch.search.cluster import Room, check_dashboard, connect, disconnect, live_nodes
+    from automixsearch.cluster.room import Room
+    from automixsearch.cluster.session import check_dashboard, connect, disconnect, live_nodes
 
     scratch = Path(tempfile.mkdtemp(prefix="automixsearch-"))
     log = store.local_path("driver.log") or scratch / "driver.log"
@@ -341,7 +342,7 @@ def _proposer(
         from automixsearch.search.designed import Designed
 
         return Designed(space, store, fingerprint, workers, design=design)
-    from automixsearch.search.cluster import log_to
+    from automixsearch.cluster.session import log_to
     from automixsearch.search.halving import Halving
     from automixsearch.search.proposer import Proposer
 

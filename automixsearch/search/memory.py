@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from automixsearch.search.cluster import Need, Peak
+from automixsearch.cluster.room import Need, Peak
 from automixsearch.space import suggest
 from automixsearch.spec import SearchSpace, TrialConfig
 

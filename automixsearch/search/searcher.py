@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback, TuneError
 from ray.tune.search import Searcher
 
+from automixsearch.cluster.room import Need, Room
 from automixsearch.errors import AutoMixError, ResourceError, StudyError
-from automixsearch.search.cluster import Need, Room
 from automixsearch.search.failures import (
     DIED,
     MEMORY,

@@ -20,7 +20,7 @@ import tempfile
 import time
 from typing import Any
 
-from automixsearch.search.environment import set_switches
+from automixsearch.cluster.switches import set_switches
 
 set_switches(None)  # before ray is imported, as the driver does
 

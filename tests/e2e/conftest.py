@@ -19,7 +19,7 @@ import pytest
 
 NODES = """
 import json, os, sys
-from automixsearch.search.environment import set_switches
+from automixsearch.cluster.switches import set_switches
 set_switches("nodes")  # with a token where there is one: searches will have it
 # A node that is killed refuses connections and is missed after 2 seconds; one that is only slow has longer.
 os.environ |= {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "500",
@@ -48,7 +48,7 @@ for line in sys.stdin:
 
 FREE = """
 import sys
-from automixsearch.search.environment import set_switches
+from automixsearch.cluster.switches import set_switches
 set_switches(sys.argv[1])
 import ray
 ray.init(address=sys.argv[1], log_to_driver=False)

@@ -9,12 +9,12 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
 
+from automixsearch.cluster.room import Room
 from automixsearch.errors import ResourceError, StorageError
 from automixsearch.reading import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search import driver
 from automixsearch.search import searcher as module
-from automixsearch.search.cluster import Room
 from automixsearch.search.failures import Attempt, Place
 from automixsearch.search.proposer import Proposer
 from automixsearch.search.searcher import StudySearcher
@@ -181,7 +181,7 @@ def test_a_process_that_died_after_its_row_is_no_failure(tmp_path):
 
 
 def test_trials_wait_for_nodes_and_not_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("automixsearch.search.cluster.LOOK_S", 0)
+    monkeypatch.setattr("automixsearch.cluster.room.LOOK_S", 0)
     play = Play(tmp_path, {"a": 1}, trials=2)
     play.end(*play.start())
     node = play.nodes.pop("a")

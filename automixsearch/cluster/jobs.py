@@ -8,7 +8,6 @@ the search space or study file with every override in it. A secret in any of it 
 from __future__ import annotations
 
 import fnmatch
-import importlib.metadata
 import json
 import logging
 import os
@@ -29,12 +28,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from automixsearch import __version__
+from automixsearch.cluster.session import reach
+from automixsearch.cluster.switches import set_switches
 from automixsearch.errors import ResourceError, SpecError, unknown
 from automixsearch.plain_yaml import read_value, read_yaml
 from automixsearch.reading import build, find_space, load_space, read_text
 from automixsearch.secrecy import is_opaque, is_secret_name, redact, secret_in_file, secret_of_value
 from automixsearch.spec import Frozen, SearchSpace
 from automixsearch.studyfile import StudyFile, load_study_file
+from automixsearch.versions import versions
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -47,9 +49,6 @@ NEVER = (".git", "__pycache__", ".gitignore", ".rayignore", SENT)
 REMEDY = "set it on the cluster's nodes instead; what a job is sent with can be read by all who see its dashboard"
 _RANDOM = ("commit", "digest", "hash", "id", "rev", "revision", "sha", "uuid", "version")
 """Last words of names whose values may look drawn at random."""
-PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb", "pydantic", "numpy", "scipy", "numba",
-          "statsmodels", "scikit-learn", "pillow", "timm", "nvidia-ml-py", "jinja2", "rich", "pyyaml")  # fmt: skip
-"""The dependencies of the package, whose versions decide results; those of a checkout need not be what is installed."""
 AGENT_S = 60
 """Seconds that a young or busy cluster is given to find the agent that starts jobs."""
 NO_AGENT = (
@@ -179,17 +178,6 @@ class Prepared:
         space = self.space
         about |= {"trials": str(space.budget.trials), "space_id": space.space_id}
         return about | {f"version.{name}": version for name, version in versions().items()}
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that decide results, without local labels such as +cpu."""
-    found = {}
-    for name in PINNED:
-        try:
-            found[name] = importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:  # doctor tells of what is missing
-            continue
-    return found
 
 
 def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, SearchSpace | StudyFile]:
@@ -420,9 +408,6 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         ResourceError: nobody answers there, the token is not the cluster's, or others can read its file.
     """
-    from automixsearch.search.cluster import reach
-    from automixsearch.search.environment import set_switches
-
     known = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     if known is None:
         raise ResourceError("no cluster is named; give --address http://HEAD:8265, or --address local to run here")

@@ -1,19 +1,13 @@
-"""Connect to Ray, and find out how many trials fit."""
+"""What trials hold on a cluster, and how many of them fit."""
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
-from pathlib import Path
 
 from automixsearch.errors import ResourceError
-from automixsearch.search.environment import forget_own_cluster, is_authenticated, set_switches
-from automixsearch.secrecy import redact
 from automixsearch.spec import Resources
 
 TRIAL_SLOT = "automix_trial"
@@ -24,8 +18,6 @@ SLIVER = 0.001
 """CPUs that it holds on a cluster that somebody else started."""
 
 
-DASHBOARD_S = 30.0
-"""How long a dashboard may take to come up."""
 MARGIN = 1.2
 """A trial is given this many times the memory that its probe has taken."""
 MOST_ON_GPU = 8
@@ -62,93 +54,6 @@ class Peak:
     host: float
     device: float = 0.0
     of: float = 0.0
-
-
-def local_cpus() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def connect(resources: Resources, address: str | None, log: Path) -> bool:
-    """Start a Ray cluster in this machine, or join the one at `address`; say whether it was started here.
-
-    Ray's own messages go to the file `log`. A cluster that is started here listens on the loopback alone, and refuses
-    whoever lacks its token.
-
-    Raises:
-        ResourceError: no cluster answers at `address`, or Ray does not start here, or would start without a token
-            though RAY_AUTH_MODE is not `disabled`.
-    """
-    if address is not None:
-        try:
-            reach(address)
-        except OSError as error:
-            raise _silent(address, error) from None
-    set_switches(address)
-    import ray
-
-    log_to(log, "ray")
-    quiet = {"log_to_driver": False, "logging_level": logging.INFO}
-    if address is not None:
-        try:
-            ray.init(address=address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _silent(address, error) from None
-        log_to(log, "ray")
-        return False
-    if not is_authenticated() and os.environ.get("RAY_AUTH_MODE") != "disabled":
-        forget_own_cluster()
-        raise ResourceError(
-            f"Ray {ray.__version__} asks for no token here, so whoever reaches its ports could run anything; set "
-            "RAY_AUTH_MODE=disabled to allow that, or install a version from 2.59 on"
-        )
-    # Asking for `local` keeps us out of a cluster that RAY_ADDRESS or another user's session points at.
-    try:
-        ray.init(
-            address="local",
-            num_cpus=local_cpus(),
-            resources={TRIAL_SLOT: 1000},
-            # A distributed trial that is stopped early frees its workers through the dashboard's state API only.
-            include_dashboard=resources.distributed,
-            dashboard_host="127.0.0.1",
-            object_store_memory=128 * 1024 * 1024,
-            **quiet,
-        )
-    except Exception as error:  # Ray raises it as such where its processes are not up in time
-        disconnect()
-        said = str(error).strip().partition("\n")[0]
-        raise ResourceError(
-            f"Ray does not start on this machine: {said.rstrip('.')}; it may be too busy: try again; automixsearch "
-            "doctor says more, and --debug runs trials without Ray"
-        ) from None
-    log_to(log, "ray")  # ray.init makes itself handlers of its own
-    return True
-
-
-def disconnect() -> None:
-    """Leave the cluster, and end it if it was started here."""
-    import ray
-
-    ray.shutdown()
-    forget_own_cluster()
-
-
-def _silent(address: str, error: Exception) -> ResourceError:
-    return ResourceError(
-        f"no Ray cluster answers at address {address!r}: {error}; start one with `RAY_AUTH_MODE=token ray start "
-        "--head`, or leave --address out to run on this machine"
-    )
-
-
-def reach(address: str) -> None:
-    """Fail at once where nobody listens at host:port; Ray itself would try for minutes.
-
-    Raises:
-        OSError: nobody does.
-    """
-    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def place(free: list[dict[str, float]], need: Need) -> bool:
@@ -349,67 +254,3 @@ def gpu_share(peak: Peak) -> float:
     """The part of a GPU that a trial holds, by the memory that it takes there."""
     share = min(1.0, max(peak.device * MARGIN / peak.of, 1 / MOST_ON_GPU)) if peak.of else 1.0
     return math.ceil(share * 1e4) / 1e4
-
-
-def live_nodes() -> dict[str, dict[str, float]]:
-    """The resources of the nodes of the connected cluster that are alive, by id."""
-    import ray
-
-    return {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
-
-
-def check_dashboard(resources: Resources, stops: bool, note: Callable[[str], None]) -> None:
-    """Refuse early stopping of distributed trials where stopped ones would keep their resources for ever; where none
-    is stopped, those that die would, of which `note` is told.
-
-    Raises:
-        ResourceError: the cluster's state API does not answer.
-    """
-    if not resources.distributed:
-        return
-    import ray
-    from ray.util.state import list_placement_groups
-
-    here = ray.get_runtime_context().gcs_address  # without it, any cluster of this machine would be asked
-    until = time.monotonic() + DASHBOARD_S
-    while True:
-        try:
-            list_placement_groups(here, limit=1)
-            return
-        except Exception as error:  # the state API raises many types when there is no dashboard
-            if time.monotonic() < until:  # on a cluster that has just started it is not up yet
-                time.sleep(1)
-                continue
-            if not stops:
-                note(
-                    "the cluster's dashboard does not answer: if the process of a trial dies, its workers' places stay "
-                    "taken; start the head with --include-dashboard=true"
-                )
-                return
-            raise ResourceError(
-                "stopping trials of several workers (rungs: cooldown) needs the cluster's dashboard, which frees their "
-                f"places, and it does not answer ({type(error).__name__}); start the head with "
-                "--include-dashboard=true, or use rungs: schedules"
-            ) from None
-
-
-class _Redacting(logging.Formatter):
-    """Leaves secrets out of what is written, tracebacks included."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
-
-
-def log_to(log: Path, name: str) -> None:
-    """Send what the imported library `name` says to a file, instead of to the terminal."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log)
-    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger(name)
-    for old in logger.handlers:
-        old.close()
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # It misses files that we do not let Tune write, which would look like an error.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)

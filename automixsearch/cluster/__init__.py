@@ -1,0 +1,1 @@
+"""Ray: the session that a search has with a cluster, the room for trials there, and jobs that are sent to one."""
