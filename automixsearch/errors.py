@@ -20,6 +20,7 @@ The command line prints these without a traceback and exits with status 2; anyth
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from automixsearch.secrecy import redact
@@ -90,6 +91,20 @@ def shortened(text: str, most: int = 80) -> str:
         return text
     half = (most - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def remedy(error: OSError) -> str:
+    """What to do about an error of the system."""
+    number = error.errno
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space, or raise the limit, and run the same command again; what was written before is kept"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make it yours to read and write, and run the same command again"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "allow more open files (ulimit -n), and run the same command again"
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return "check the path"
+    return "check that the place exists, can be reached and is yours to write, and run the same command again"
 
 
 def brief_repr(value: object, most: int = 80) -> str:

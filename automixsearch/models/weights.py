@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from automixsearch.archives import check_records
-from automixsearch.errors import SpecError
+from automixsearch.errors import DataError, SpecError, remedy
 from automixsearch.models.base import Backbone
 
 LIBRARY = {
@@ -31,7 +31,8 @@ def load_weights(model: Backbone, source: str, backbone: str) -> bool:
         Whether the head came along; it stays as it is where its number of classes differs, which is logged.
 
     Raises:
-        SpecError: there is no such file, it holds no weights, or they belong to another network.
+        SpecError: the file holds no weights, or those of another network.
+        DataError: there is no such file, or it cannot be read or fetched.
     """
     name, state = _library(backbone) if source == "library" else (source, _read(source))
     renamed = {_ours(model, key): value for key, value in state.items()}
@@ -68,16 +69,20 @@ def _shape(state: dict[str, Tensor], key: str) -> str:
 
 def _read(path: str) -> dict[str, Tensor]:
     if not os.path.isfile(path):
-        raise SpecError(f"weights = {path}: no such file; check the path")
+        raise DataError(f"weights = {path}: no such file; check the path")
     try:
         with open(path, "rb") as file:
             if file.read(2) == b"PK":  # files of PyTorch before 1.6 are no archives, and have no checksums
                 check_records(file)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"weights = {path}: cannot be read: {error.strerror or error}; {remedy(error)}") from None
     except Exception as error:  # torch raises many types for what it did not write
-        remedy = "give what train --out or torchvision saves"
-        raise SpecError(f"weights = {path}: cannot be read: {' '.join(str(error).split())[:200]}; {remedy}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise SpecError(
+            f"weights = {path}: cannot be read: {reason}; give what train --out or torchvision saves"
+        ) from None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise SpecError(f"weights = {path}: holds no state_dict; give what train --out or torchvision saves")
     return state
@@ -97,6 +102,6 @@ def _library(backbone: str) -> tuple[str, dict[str, Tensor]]:
     try:
         return file, dict(weights.get_state_dict(progress=False, check_hash=True))
     except Exception as error:  # no network, a broken file: of many types
-        raise SpecError(
+        raise DataError(
             f"weights = library: cannot have {file} ({error}); fetch {weights.url} and put it at {cache}"
         ) from None

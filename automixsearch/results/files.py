@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from automixsearch.errors import StorageError, StudyError, StudyTaken
+from automixsearch.errors import StorageError, StudyError, StudyTaken, remedy
 from automixsearch.results.lease import Fence, Lease, busy, lease_of
 from automixsearch.secrecy import redact
 
@@ -47,13 +47,9 @@ def _storage(place: object, deed: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space and run the same command again; what was written before is kept"
-        else:
-            remedy = "check that the place exists, can be reached and is yours to write"
         lasting = error.errno in LASTING or any(word in str(error) for word in ("ACCESS_DENIED", "NO_SUCH_BUCKET"))
         raise StorageError(
-            f"{place}: cannot be {deed}: {error.strerror or error}; {remedy}", passing=not lasting
+            f"{place}: cannot be {deed}: {error.strerror or error}; {remedy(error)}", passing=not lasting
         ) from None
 
 

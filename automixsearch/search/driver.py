@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automixsearch import __version__
-from automixsearch.errors import StudyError
+from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
-from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES
+from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES, cause_of, is_of_world
 from automixsearch.search.provenance import ENTRY, described, other_data
 from automixsearch.search.retention import Retention
 from automixsearch.spec import ELSEWHERE, SearchSpace, hash_json
@@ -398,6 +398,8 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
                     proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))
                     watcher.heard("epoch", task, metrics)
             except Exception as error:  # where breakpoints are, once is enough
+                if is_of_world(*cause_of(error)):
+                    raise _hindered(task, error) from error
                 store.write_trial(failed_row(store, after(store, task, error, Place.here())))
             row = proposer.finish(task)
             watcher.heard("end", task, row or {})
@@ -405,6 +407,18 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
         return True
     _raise_problem(space, proposer)
     return False
+
+
+def _hindered(task: Task, error: Exception) -> AutoMixError:
+    """The error that ends a search because something else than a trial's config has failed."""
+    if isinstance(error, StudyError):
+        return error
+    what = f"{error.filename or error}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+    more = f"; {remedy(error)}" if isinstance(error, OSError) else ""
+    return ResourceError(
+        f"{task.trial_id} cannot go on, which is no fault of its config: {type(error).__name__}: {what}{more}; when it "
+        "is mended, the same command goes on with the trial: nothing is lost"
+    )
 
 
 def _fit(
@@ -420,6 +434,7 @@ def _fit(
     from automixsearch.search.executors import InlineTrial, distributed_trial, held
     from automixsearch.search.forgetting import Forgetting, Silence
     from automixsearch.search.halving import Halving
+    from automixsearch.search.notes import Notes, take_notes
     from automixsearch.search.scheduler import PerMethodASHA
     from automixsearch.search.searcher import Errors, StudySearcher
     from automixsearch.search.tidying import Tidying
@@ -462,7 +477,7 @@ def _fit(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(scratch),
-            callbacks=[Errors(searcher), Silence()],
+            callbacks=[Errors(searcher), Notes(store, watcher.note), Silence()],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
@@ -472,6 +487,7 @@ def _fit(
         tuner.fit()
     finally:
         tidying.close()
+        take_notes(store)  # of trials that have ended by now
     if searcher.halt is not None:
         raise searcher.halt
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
+from automixsearch.errors import StudyError
 from automixsearch.search.failures import STORAGE_PATIENCE_S, Attempt, Place
+from automixsearch.search.notes import leave_note
 from automixsearch.search.retention import Retention
 from automixsearch.search.task import Task
 
@@ -77,10 +79,13 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _open(config: dict[str, Any]) -> tuple[Store, Task]:
     from automixsearch.results.store import Store
 
-    store = Store(config["results"], config["study"], STORAGE_PATIENCE_S, config["token"])
+    def note(text: str) -> None:
+        leave_note(store, config["trial_id"], text)
+
+    store = Store(config["results"], config["study"], STORAGE_PATIENCE_S, config["token"], note)
     task = Task.load(store, config["trial_id"])
     if task is None:
-        raise RuntimeError(f"trial {config['trial_id']} has no document in {config['results']}/{config['study']}")
+        raise StudyError(f"trial {config['trial_id']} has no document in {config['results']}/{config['study']}")
     return store, task
 
 

@@ -1,5 +1,8 @@
 """What is known of attempts that failed, and what follows: try again, try with fewer neighbours, set the trial aside,
-or keep away from a machine.
+keep away from a machine, or stop the search.
+
+A failure of the world (storage, data, nodes, files of the system) says nothing about the config of a trial: it is never
+recorded as the trial's own. The trial tries again, and where that does not help the search stops.
 
 Decisions need no clock and no cluster: an attempt that ended before its first epoch was quick, and a trial that has
 got further since is not stuck.
@@ -7,7 +10,9 @@ got further since is not stuck.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import socket
 import sys
@@ -15,11 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from automixsearch.errors import DamagedError
+from automixsearch.errors import DamagedError, DataError, ResourceError, StudyError
 from automixsearch.results.documents import STRICT
 from automixsearch.secrecy import redact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from automixsearch.results.store import Store
 
 log = logging.getLogger(__name__)
@@ -32,14 +39,36 @@ STORAGE_PATIENCE_S = 120.0
 """How long a search and its trials try again where the results cannot be reached; a trial then fails, and goes on from
 its checkpoint when it is tried again."""
 
-MEMORY, DIED, NO_ROOM = "OutOfMemory", "WorkerDied", "NoRoom"
+MEMORY, DIED, NO_ROOM, NODE = "OutOfMemory", "WorkerDied", "NoRoom", "NodeDied"
 _FULL = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
     r"|could not create a primitive$",  # all that oneDNN says where it finds no memory for its code
     re.I,
 )
-_DEAD = ("RayActorError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "OwnerDiedError",
-         "NodeDiedError", "LocalRayletDiedError")  # fmt: skip
+_NODE = ("NodeDiedError", "LocalRayletDiedError")
+_NODE_DIED = re.compile("its node has died")
+_DEAD = ("RayActorError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "OwnerDiedError")
+
+
+def _with_subclasses(*kinds: type) -> Iterator[str]:
+    for kind in kinds:
+        yield kind.__name__
+        yield from _with_subclasses(*kind.__subclasses__())
+
+
+_OUTSIDE = {
+    *_with_subclasses(OSError, ImportError, StudyError, DataError, ResourceError),
+    *(NODE, "OutOfDiskError", "ObjectStoreFullError", "RuntimeEnvSetupError"),
+}
+_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ESTALE,
+           errno.ENOTCONN, errno.EACCES)  # fmt: skip
+_SYSTEM_SAYS = re.compile("|".join(re.escape(os.strerror(number)) for number in _SYSTEM))
+"""Libraries wrap what the system says into errors of their own."""
+
+
+def is_of_world(cause: str, message: str) -> bool:
+    """Whether the config of a trial cannot be to blame for a failure."""
+    return cause in _OUTSIDE or _SYSTEM_SAYS.search(message) is not None
 
 
 @dataclass(frozen=True)
@@ -82,6 +111,11 @@ class Failure:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "message", redact(self.message))
+
+    @property
+    def of_world(self) -> bool:
+        """Whether the config of the trial cannot be to blame."""
+        return is_of_world(self.cause, self.message)
 
 
 @dataclass(frozen=True)
@@ -133,9 +167,13 @@ def cause_of(error: BaseException) -> tuple[str, str]:
         return MEMORY, message
     if name == "WorkerGroupStartupTimeoutError":
         return NO_ROOM, message
+    if name in _NODE or (name in _DEAD and _NODE_DIED.search(message)):
+        return NODE, " ".join(message.split())[:300]
     if name in _DEAD:
         text = "the trial's process ended without an error; out of memory is the usual cause"
         return DIED, f"{text} ({' '.join(message.split())[:300]})"
+    if isinstance(error, OSError) and name not in _OUTSIDE:  # of a library that this process may not have
+        name = "OSError"
     return name.removeprefix("RayTaskError(").removesuffix(")"), message
 
 

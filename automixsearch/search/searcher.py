@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,11 +20,12 @@ from ray.tune import Callback, TuneError
 from ray.tune.search import Searcher
 
 from automixsearch.cluster.room import Need, Room
-from automixsearch.errors import AutoMixError, ResourceError, StudyError
+from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
 from automixsearch.search.failures import (
     DIED,
     MEMORY,
     NO_ROOM,
+    NODE,
     TRIES,
     Attempt,
     Failure,
@@ -31,6 +33,7 @@ from automixsearch.search.failures import (
     Place,
     cause_of,
     doublings,
+    is_of_world,
     stuck,
 )
 from automixsearch.search.scheduler import PerMethodASHA
@@ -70,6 +73,8 @@ class StudySearcher(Searcher):
         self.reached: set[str] = set()
         self.stillborn: set[str] = set()
         self.nodes = Nodes()
+        self.hindered: Counter[tuple[str, str, int]] = Counter()
+        """Failures of the world, by trial, cause and epoch."""
         self.halt: AutoMixError | None = None
         self._next: Task | None = None
         self._waits_since: float | None = None
@@ -93,10 +98,16 @@ class StudySearcher(Searcher):
         try:
             yield
         except StudyError as error:
-            self.halt = self.halt or error
+            self._stop(error)
         except OSError as error:  # of the journal, which is not in the store
-            told = f"the sampler's journal cannot be written: {error}; run the same command again when it can"
-            self.halt = self.halt or StudyError(told)
+            self._stop(StudyError(f"{error.filename or 'the study'}: {error.strerror or error}; {remedy(error)}"))
+
+    def _stop(self, reason: AutoMixError | str) -> None:
+        """Start no more trials; those that run go on, unless what stops the search stops them too."""
+        if self.halt is None:
+            self.halt = ResourceError(reason) if isinstance(reason, str) else reason
+            if self.tasks:
+                self.note(f"no more trials start, {len(self.tasks)} go on to their end or their next failure: {reason}")
 
     def _suggest(self, trial_id: str) -> Any:
         concurrent = self.room.resources.concurrent
@@ -138,7 +149,7 @@ class StudySearcher(Searcher):
             self._waits_since = time.monotonic()
             self.note(f"no room for a trial, which needs {_said(need)}; waiting for nodes")
         elif time.monotonic() - self._waits_since > PATIENCE_S:
-            self.halt = ResourceError(
+            self._stop(
                 f"the cluster has had no room for one trial ({_said(need)}) for {PATIENCE_S:.0f} s; run the same "
                 "command again when its nodes are back: nothing is lost"
             )
@@ -209,6 +220,17 @@ class StudySearcher(Searcher):
             self._keep_away(failure)
         told = f"{task.trial_id} failed after epoch {failure.epoch} ({failure.cause}"
         told += f" on {failure.place.host})" if failure.place.host else ")"
+        if failure.of_world and failure.cause != NODE:  # nodes come and go: there is always a wait for room
+            told += f": {failure.message[:500]}"
+            reason = (task.trial_id, failure.cause, failure.epoch)
+            self.hindered[reason] += 1
+            # A trial has waited for its storage for minutes; another node may reach it, the same one will not.
+            tries = 1 if failure.cause == "StorageError" and len(self.room.nodes()) == 1 else TRIES
+            if self.hindered[reason] >= tries:
+                self._stop(
+                    f"{told}; that is no fault of its config, so the search stops; when it is mended, the same command "
+                    "goes on: nothing is lost"
+                )
         if stuck([f for f in task.failures if f.place.node not in self.nodes.bad]):
             store.write_trial(failed_row(store, task))
             self._finish(task)
@@ -219,6 +241,8 @@ class StudySearcher(Searcher):
             told += ", tries again with fewer neighbours, as all of its method do from now on"
         elif failure.cause == NO_ROOM:
             told += ", waits for room"
+        elif self.halt is not None:
+            told += "; it goes on with the next search"
         else:
             told += ", tries again"
         self.note(told)
@@ -237,14 +261,14 @@ class StudySearcher(Searcher):
             cause, message = attempt.cause, attempt.message
         epoch = last_epoch(store, task.trial_id).get("epoch", 0)
         more = cause == MEMORY and self.room.grows(task.config.method, doublings(task.failures))
-        counts = cause != NO_ROOM and not more
+        counts = cause != NO_ROOM and not more and not is_of_world(cause, message)
         return Failure(cause, message, epoch, quick, counts, attempt.place)
 
     def _stillborn(self, task: Task, message: str) -> None:
         """A trial's process has never begun; stop where none ever has, since then it is not the trials."""
         self.stillborn.add(task.trial_id)
         if len(self.stillborn) >= TRIES and not self.reached:
-            self.halt = self.halt or ResourceError(
+            self._stop(
                 f"{len(self.stillborn)} trials have died before they began, and none has got through an epoch: the "
                 f"cluster cannot run their processes ({' '.join(message.split())[:300]}); check that its nodes have "
                 "this version of Ray and the token that this machine has, or none (RAY_AUTH_MODE); then run the same "
@@ -261,7 +285,7 @@ class StudySearcher(Searcher):
         if others:
             self.note(f"{why}; it gets no more of them ({failure.message[:200]})")
         else:
-            self.halt = ResourceError(
+            self._stop(
                 f"{why}, and there is no other: {failure.message[:500]}; mend it and run the same command again; the "
                 "trials in flight go on"
             )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.errors import AutoMixError
 from automixsearch.search.failures import Failure, Place, cause_of, same
 from automixsearch.search.task import Task
 
@@ -54,7 +55,9 @@ def after(store: Store, task: Task, error: BaseException, place: Place) -> Task:
 
 
 def said(error: BaseException) -> str:
-    """The message of an error and where it arose."""
+    """The message of an error, and where it arose if nobody raised it on purpose."""
+    if isinstance(error, AutoMixError):
+        return str(error)[:4000]
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
     return f"{error}{place}"[:4000]

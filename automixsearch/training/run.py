@@ -22,7 +22,7 @@ from automixsearch.algorithms import ALGORITHMS
 from automixsearch.algorithms.base import Batch, Clock, Setup
 from automixsearch.archives import check_records
 from automixsearch.data.base import ImageSet, channel_statistics, split
-from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, TrainingError
+from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, SpecError, TrainingError
 from automixsearch.evaluation.classification import Scores, ScoreSums
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
@@ -164,7 +164,7 @@ class TrainingRun:
         mean, std = (np.array(values, np.float32) for values in STATISTICS[self.recipe.normalisation])
         channels = image_set.train.images.shape[3]
         if len(mean) != channels:
-            raise DataError(
+            raise SpecError(
                 f"normalisation = {self.recipe.normalisation} has {len(mean)} channels and the images of "
                 f"{image_set.name} have {channels}; use normalisation=data"
             )

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision.models as theirs
 
-from automixsearch.errors import SpecError
+from automixsearch.errors import DataError, SpecError
 from automixsearch.models import Backbone, build_model
 from automixsearch.models.weights import _read
 from automixsearch.recipe import Recipe
@@ -81,7 +81,7 @@ def test_the_head_starts_anew_where_the_classes_are_others_and_says_so(tmp_path,
 
 def test_what_is_no_file_of_weights_of_this_network_is_refused(tmp_path):
     file = tmp_path / "w.pt"
-    with pytest.raises(SpecError, match=r"w.pt: no such file; check the path"):
+    with pytest.raises(DataError, match=r"w.pt: no such file; check the path"):
         started("resnet18", file)
     file.write_text("not a network")
     with pytest.raises(SpecError, match=r"w.pt: cannot be read: .+; give what train --out"):
@@ -115,7 +115,7 @@ def test_a_library_that_cannot_be_had_names_the_file_to_fetch(tmp_path, monkeypa
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
-    with pytest.raises(SpecError, match=r"no network.*fetch https://\S+/resnet18-\w+.pth and put it at .*checkpoints"):
+    with pytest.raises(DataError, match=r"no network.*fetch https://\S+/resnet18-\w+.pth and put it at .*checkpoints"):
         started("resnet18", "library", stem="imagenet")
     with pytest.raises(SpecError, match="torchvision has none for backbone wrn28_2, only for resnet18, "):
         started("wrn28_2", "library")

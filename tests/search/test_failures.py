@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import urllib.error
+
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, LocalRayletDiedError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
-from automixsearch.errors import StudyError
+from automixsearch.errors import (
+    DataError,
+    NonFiniteLoss,
+    ResourceError,
+    SpecError,
+    StorageError,
+    StudyError,
+    StudyTaken,
+    TrainingError,
+)
 from automixsearch.results.store import Store
 from automixsearch.search.failures import (
     DIED,
     MEMORY,
     NO_ROOM,
+    NODE,
     Attempt,
     Failure,
     Nodes,
     Place,
     cause_of,
     doublings,
+    is_of_world,
     same,
     stuck,
 )
@@ -52,6 +66,58 @@ def test_room_doubles_with_each_lack_of_memory_and_each_unexplained_death_after_
     assert doublings(failures((DIED, 3), (DIED, 3))) == 1
     assert doublings(failures((DIED, 3), (DIED, 5))) == 0
     assert doublings(failures((MEMORY, 0), (MEMORY, 2), ("KeyError", 2))) == 2
+
+
+OUTSIDE = [
+    StorageError("s3://b: cannot be read"),
+    StudyTaken("study s is held by another"),
+    DataError("/data: no such file"),
+    ResourceError("Ray is gone"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    urllib.error.URLError("no route to host"),
+    type("OfALibrary", (OSError,), {})("the disk is away"),
+    RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0: No space left on device"),
+    RuntimeError("unable to open shared memory object </torch_1> in read-write mode: Too many open files (24)"),
+    RayTaskError("train", "", OSError(errno.EIO, "Input/output error")),
+    LocalRayletDiedError(),
+]
+OF_THE_TRIAL = [
+    NonFiniteLoss("the loss is NaN"),
+    SpecError("normalisation = imagenet has 3 channels"),
+    TrainingError("x"),
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ValueError("shapes do not fit"),
+    KeyError("x"),
+    ActorDiedError(),
+]
+
+
+@pytest.mark.parametrize("error", OUTSIDE, ids=lambda error: type(error).__name__)
+def test_failures_of_the_world_are_never_the_configs(error):
+    assert is_of_world(*cause_of(error))
+    cause, message = cause_of(error)
+    assert Failure(cause, message).of_world
+
+
+@pytest.mark.parametrize("error", OF_THE_TRIAL, ids=lambda error: type(error).__name__)
+def test_failures_of_a_trial_stay_its_own(error):
+    assert not is_of_world(*cause_of(error))
+
+
+def test_a_node_that_dies_is_no_process_that_died_of_its_trial():
+    told = (
+        "The actor died unexpectedly before finishing this task. The actor died because its node has died. Node Id: 1"
+    )
+    error = ActorDiedError()
+    error.base_error_msg = error.error_msg = told
+    assert cause_of(error)[0] == NODE
+    assert cause_of(ActorDiedError())[0] == DIED
+    assert doublings(failures((NODE, 0), (NODE, 0), (NODE, 0))) == 0
 
 
 A, B = Place("a", "host-a"), Place("b", "host-b")

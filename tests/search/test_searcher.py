@@ -6,7 +6,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, LocalRayletDiedError
 from ray.tune.search import Searcher
 
 from automixsearch.cluster.room import Room
@@ -144,6 +144,50 @@ def test_when_the_only_node_is_bad_the_search_stops_and_says_so(tmp_path):
     assert play.store.finished() == set()
     play.open()
     assert [play.start()[1]["trial_id"] for _ in range(3)] == ["t00000", "t00001", "t00002"]
+
+
+def test_a_trial_that_the_world_hinders_is_never_failed_and_stops_the_search_at_the_third_time(tmp_path):
+    """Its first epoch is behind it, so it says nothing about its node."""
+    play = Play(tmp_path, {"a": 2, "b": 2}, trials=2)
+    trial, other = play.start(), play.start()
+    for time in range(3):
+        assert play.searcher.halt is None, time
+        play.epoch(*trial, 1)
+        play.fail(*trial, StorageError("/r: cannot be written: No space left on device; free some space"))
+        trial = play.start()
+    assert play.notes[0].startswith(
+        "t00000 failed after epoch 1 (StorageError on host-a): /r: cannot be written: No sp"
+    )
+    assert play.notes[0].endswith(", tries again")
+    assert "no more trials start, 1 go on to their end" in play.notes[2]
+    assert trial[1] == Searcher.FINISHED
+    play.end(*other)
+    with pytest.raises(ResourceError, match=r"no fault of its config.*the same command goes on: nothing is lost"):
+        raise play.searcher.halt
+    assert play.store.finished() == {"t00001"}
+    play.open()
+    again = play.start()
+    assert again[1]["trial_id"] == "t00000"
+    play.fail(*again, StorageError("/r: cannot be written"))
+    assert play.searcher.halt is None, "what an earlier search met is no reason to stop this one"
+    del play.nodes["b"]
+    play.open()
+    play.fail(*play.start(), StorageError("/r: cannot be written"))
+    with pytest.raises(ResourceError, match="cannot be written"):  # it has waited, and there is no other node to try
+        raise play.searcher.halt
+
+
+def test_nodes_that_die_are_waited_for_and_cost_a_trial_nothing(tmp_path):
+    play = Play(tmp_path, {"a": 1}, trials=1)
+    for _ in range(9):
+        trial = play.start()
+        play.epoch(*trial, 1)
+        play.fail(*trial, LocalRayletDiedError())
+    assert play.searcher.halt is None
+    tune, config = play.start()
+    assert config["held"]["CPU"] == 1, "nor is it given more memory"
+    play.end(tune, config)
+    assert play.store.finished() == {"t00000"}
 
 
 def test_where_no_process_ever_begins_the_search_stops(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import socket
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import torch
 import automixsearch.search.trial as trial_module
 from automixsearch.cli import main
 from automixsearch.data import load
-from automixsearch.errors import SpecError, StorageError
+from automixsearch.errors import DataError, SpecError, StorageError
 from automixsearch.reading import parse_space
 from automixsearch.results.store import Store, weights_of
 from automixsearch.search.driver import run_search
@@ -32,6 +34,12 @@ from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 
 EPOCHS = 3
+SMALL = {
+    "name": "s",
+    "data": {"source": "digits", "val_fraction": 0.2},
+    "knobs": {"method": ["vanilla", "mixup"], "width": 2},
+    "sampler": "random",
+}
 
 
 @pytest.fixture
@@ -290,6 +298,42 @@ def test_a_trial_whose_results_cannot_be_written_fails_and_goes_on_from_its_chec
     losses(store)
 
 
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("a row", StorageError("/r: cannot be written: No space left on device; free some space")),
+        ("a checkpoint", StorageError("/r: cannot be written: Disk quota exceeded; free some space")),
+        ("the images", DataError("/data: no such file or directory")),
+        ("a step", OSError(errno.EIO, "Input/output error", "/data/7.png")),
+        ("a step", RuntimeError("PytorchStreamWriter failed: No space left on device")),
+    ],
+)
+def test_a_search_without_ray_stops_where_the_world_fails_and_the_same_command_goes_on(
+    tmp_path, monkeypatch, capsys, kind, error
+):
+    def broken(*_args, **_kwargs):
+        raise error
+
+    owner, name = {
+        "a row": (Store, "write_epoch"),
+        "a checkpoint": (Retention, "save"),
+        "the images": (trial_module, "load"),
+        "a step": (TrainingRun, "_train_epoch"),
+    }[kind]
+    space = tmp_path / "s.yaml"
+    space.write_text(json.dumps({**SMALL, "budget": {"trials": 1, "epochs": 1}}))
+    command = ["search", str(space), "--results", str(tmp_path / "r"), "--debug"]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, broken)
+        assert main(command) == 2
+    told = capsys.readouterr().err
+    assert str(error) in told or str(error.strerror) in told
+    assert "nothing is lost" in told or "free some space" in told
+    assert Store(tmp_path / "r", "s").trial_rows() == []
+    assert main(command) == 0
+    assert [row["state"] for row in Store(tmp_path / "r", "s").trial_rows()] == ["complete"]
+
+
 def test_a_trial_that_is_begun_again_says_whether_it_went_on_or_starts_anew(trial):
     store, task = trial
     assert "note" not in run(trial, 1)[0]
@@ -316,7 +360,7 @@ def test_workers_go_on_after_a_cool_down_when_the_driver_lets_them(trial, monkey
 def test_a_process_that_cannot_import_torch_has_said_where_it_runs(trial, monkeypatch):
     store, task = trial
     monkeypatch.setitem(sys.modules, "automixsearch.search.trial", None)
-    config = {"results": store.results, "study": store.study, "trial_id": task.trial_id, "cpus": 1}
+    config = {"results": store.results, "study": store.study, "token": "", "trial_id": task.trial_id, "cpus": 1}
     with pytest.raises(ImportError, match=r"automixsearch\.search\.trial"):
         _start_inline(config)
     assert Attempt.load(store, task.trial_id).place.host == socket.gethostname()

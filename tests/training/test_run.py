@@ -18,7 +18,7 @@ import torch
 from automixsearch.algorithms.base import Clock
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
-from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, TrainingError
+from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, SpecError, TrainingError
 from automixsearch.evaluation.classification import Scores
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
@@ -229,7 +229,7 @@ def test_a_validation_loss_beyond_any_sense_is_divergence_at_the_end_and_not_bef
 
 
 def test_a_batch_larger_than_the_training_split_is_refused(digits):
-    with pytest.raises(DataError, match="batch_size = 5000 exceeds the 1150 training images"):
+    with pytest.raises(SpecError, match="batch_size = 5000 exceeds the 1150 training images"):
         TrainingRun(config(batch_size=5000), digits, "cpu")
 
 
