@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from automixsearch import __version__
 from automixsearch.commands import analysis, data, doctor, jobs, mixers, report, reproduce, results, search, studies
+from automixsearch.commands.terminal import print_whatever_the_encoding
 from automixsearch.errors import AutoMixError, unknown
 from automixsearch.secrecy import redact
 
@@ -18,6 +19,7 @@ GROUPS = (search, studies, jobs, results, report, mixers, data, reproduce, analy
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0 done, 1 nothing succeeded, 2 refused, 130 interrupted."""
+    print_whatever_the_encoding()
     words = sys.argv[1:] if argv is None else argv
     args = parse(words)
     try:

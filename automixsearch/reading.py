@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from automixsearch.errors import SpecError, brief_repr, shortened, unknown
 from automixsearch.plain_yaml import read_value, read_yaml
 from automixsearch.policy import methods_of
-from automixsearch.spec import Frozen, SearchSpace, TrialConfig, catalogue
+from automixsearch.spec import METRICS, Frozen, SearchSpace, TrialConfig, catalogue
 
 LARGEST = 200_000
 """Bytes of a file that people write."""
@@ -245,6 +245,8 @@ def _explain(model: type[Frozen], detail: Any) -> str:
                 _model_in(owner.model_fields[part].annotation) if part in getattr(owner, "model_fields", {}) else owner
             )
         at = f" in {'.'.join(loc[:-1])}" if loc[:-1] else ""
+        if loc[-1] in DIRECTIONS:
+            return f"{key}: {DIRECTION}"
         return unknown(f"key{at}", loc[-1], getattr(owner, "model_fields", ()))
     if kind == "missing":
         return f"{key} is missing; add it"
@@ -258,6 +260,18 @@ def _explain(model: type[Frozen], detail: Any) -> str:
     if kind == "string_pattern_mismatch":
         rule = "must be 1 to 100 letters, digits, dots, - and _, the first a letter or digit; use --name"
     return f"{key} = {arrived} {rule}".replace(" dictionary", " mapping").partition(" or instance of")[0]
+
+
+DIRECTIONS = ("direction", "directions", "mode", "goal")
+"""What other tools call it."""
+DIRECTION = (
+    "the metric says it: "
+    + "; ".join(
+        f"{', '.join(name for name, way in METRICS.items() if way == end)} {said}"
+        for end, said in (("max", "are maximised"), ("min", "are minimised"))
+    )
+    + "; drop it and name the metric, e.g. objective: val_loss"
+)
 
 
 def _model_in(annotation: Any) -> Any:
@@ -283,6 +297,8 @@ def _override(content: dict[str, Any], override: str, model: type[Frozen] = Sear
     if section not in model.model_fields:
         shorts = {name.rpartition(".")[2] for name in catalogue()}
         known = {*catalogue(), *shorts, *model.model_fields, *(("trials",) if model is SearchSpace else ())}
+        if key in DIRECTIONS:
+            raise SpecError(f"override {override}: {DIRECTION}")
         if key not in known:
             raise SpecError(f"override {override}: {unknown('key or knob', key, known)}")
         knobs = content.setdefault("knobs", {})

@@ -17,7 +17,7 @@ from automixsearch.policy import methods_of
 def policy_of(row: Mapping[str, Any]) -> str:
     """The mixing policy of a ledger row: `cutmix alpha=0.2, decoupled eta=0.1`."""
     knobs = [f"{name}={brief(row[name])}" for name in ("alpha", "gamma", "layer") if row.get(name) is not None]
-    methods = methods_of(row["method"])
+    methods = methods_of(row.get("method") or "unknown method")
     if len(methods) > 1:
         alphas = [brief(row.get(f"knob.{name}.alpha")) for name in methods]
         knobs = [f"alpha={','.join(alphas)}", *knobs]
@@ -25,7 +25,7 @@ def policy_of(row: Mapping[str, Any]) -> str:
     if loss not in (None, "mce"):
         eta = "" if row.get("eta") is None else f" eta={brief(row['eta'])}"
         knobs.append(f"+ {loss}{eta}")
-    return " ".join([str(row["method"]), *knobs])
+    return " ".join(["+".join(methods), *knobs])
 
 
 def brief(value: object) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from automixsearch.errors import SpecError, unknown
+from automixsearch.errors import SpecError, brief_repr, unknown
 from automixsearch.knobs import Knob, Scalar, knobs_of, normal
 from automixsearch.losses import LOSSES, Loss
 from automixsearch.mixers import MIXERS, Mixer
@@ -571,14 +571,18 @@ class SearchSpace(Frozen):
     @field_validator("objective", mode="before")
     @classmethod
     def _objectives(cls, value: object) -> object:
-        names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else value
-        if isinstance(names, tuple):
-            for name in names:
-                if not isinstance(name, str) or name not in METRICS:
-                    hint = " (test scores are read once, at the end, and never optimised)"
-                    raise ValueError(unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else ""))
-            if not names or len(set(names)) < len(names):
-                raise ValueError(f"{list(names)} must be one metric, or several different ones; drop what is double")
+        if not isinstance(value, str | list | tuple):
+            raise ValueError(
+                f"{brief_repr(value)} must be the name of a metric, or a list of names; each has its direction: "
+                + ", ".join(f"{name} ({'maximised' if way == 'max' else 'minimised'})" for name, way in METRICS.items())
+            )
+        names = (value,) if isinstance(value, str) else tuple(value)
+        for name in names:
+            if not isinstance(name, str) or name not in METRICS:
+                hint = " (test scores are read once, at the end, and never optimised)"
+                raise ValueError(unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else ""))
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"{list(names)} must be one metric, or several different ones; drop what is double")
         return names
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from automixsearch.analysis.robustness import Scorecard, scorecards
 from automixsearch.analysis.sample import Column, Frame, Sample, take_sample
 from automixsearch.analysis.verdict import Verdict, judge
 from automixsearch.errors import StudyError, unknown
+from automixsearch.results.schema import column_named
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -96,6 +97,7 @@ def compare(
     """
     sample = take_sample(study, metric)
     frame = sample.frame
+    by = column_named(by)
     if by not in frame.columns:
         raise StudyError(f"study {study.name}: {unknown('column', by, frame.columns)}")
     names = [str(name) for name in dict.fromkeys(frame[by].dropna())]

@@ -230,10 +230,10 @@ def check_drawn(study: Study) -> None:
     name, run = design.get("name"), "or run a study of design sobol"
     said = f"study {study.name}: its configs were chosen one by one and are no draws from a prior"
     if name in BY_HAND:
-        ask = f"ask automixsearch ablate report {study.name}, " if design.get("factors") else ""
+        ask = f"ask automixsearch ablate report {study.argument}, " if design.get("factors") else ""
         raise StudyError(f"{said}; {ask}{run}")
     if name == "curve":
         knobs = list(dict.fromkeys(str(knob).rpartition(".")[2] for knob in design.get("vary") or ()))
         over = f" over {', '.join(knobs)}" if knobs else ""
-        ask = f"ask automixsearch sensitivity {study.name} --knob {knobs[0]}, " if knobs else ""
-        raise StudyError(f"{said}; {ask}automixsearch compare {study.name}, {run}{over}")
+        ask = f"ask automixsearch sensitivity {study.argument} --knob {knobs[0]}, " if knobs else ""
+        raise StudyError(f"{said}; {ask}automixsearch compare {study.argument}, {run}{over}")

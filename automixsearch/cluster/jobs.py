@@ -24,14 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from automixsearch import __version__
 from automixsearch.cluster.session import reach
 from automixsearch.cluster.switches import set_switches
-from automixsearch.errors import ResourceError, SpecError, unknown
-from automixsearch.plain_yaml import read_value, read_yaml
+from automixsearch.errors import AutoMixError, ResourceError, SpecError, unknown
+from automixsearch.plain_yaml import read_value, read_yaml, write_yaml
 from automixsearch.reading import build, find_space, load_space, read_text
 from automixsearch.secrecy import is_opaque, is_secret_name, redact, secret_in_file, secret_of_value
 from automixsearch.spec import Frozen, SearchSpace
@@ -378,7 +377,7 @@ def packed(job: Prepared) -> Iterator[Path]:
             shutil.copy2(job.root / file, folder / file)
         (folder / SENT).mkdir()
         content = job.what.model_dump(mode="json", exclude={"recipe"})
-        (folder / SENT / f"{job.kind}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        (folder / SENT / f"{job.kind}.yaml").write_text(write_yaml(content), encoding="utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -394,6 +393,34 @@ def run_local(job: Prepared) -> int:
                 return process.wait()
             except KeyboardInterrupt:  # the child has had it too, and ends its trials
                 continue
+
+
+def nothing_to_do(job: Prepared) -> str:
+    """Why going on with a job, or trying again what failed, would start nothing; empty where it would, or where the
+    results cannot be read from here."""
+    from automixsearch.results.store import Store
+    from automixsearch.search.failures import TRIES
+
+    try:
+        store = Store(job.results, job.name)
+        if not store.exists():
+            return ""
+        rows = store.trial_rows(["state", "attempts"])
+    except (AutoMixError, OSError):
+        return ""
+    failed = [row for row in rows if row["state"] == "failed"]
+    said = f"{job.name} in {job.results}: nothing to do: "
+    if job.retry_failed:
+        if any(job.force or (row["attempts"] or 1) < TRIES for row in failed):
+            return ""
+        return said + (
+            f"all {len(failed)} that failed have done so {TRIES} times of one cause; --force tries them all the same"
+            if failed
+            else "no trial has failed"
+        )
+    if len(rows) < job.space.budget.trials:
+        return ""
+    return said + f"its {len(rows)} trials have ended" + (f", {len(failed)} failed" if failed else "")
 
 
 # On a cluster --------------------------------------------------------------------------------------------------

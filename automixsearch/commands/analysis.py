@@ -85,12 +85,13 @@ def compare_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.compare import compare
     from automixsearch.analysis.estimate import p_text
     from automixsearch.analysis.sample import take_sample
+    from automixsearch.results.schema import column_named
 
     study = open_named(args)
     family = None
     if args.against is not None:
-        frame = take_sample(study, args.metric).frame
-        names = [str(name) for name in dict.fromkeys(frame[args.by].dropna())] if args.by in frame.columns else []
+        frame, by = take_sample(study, args.metric).frame, column_named(args.by)
+        names = [str(name) for name in dict.fromkeys(frame[by].dropna())] if by in frame.columns else []
         family = [(name, args.against) for name in names if name != args.against]
     found = compare(study, args.metric, args.by, args.margin, family)
     if args.json:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
+def submit_command(args: argparse.Namespace, again: bool = False, retry: bool = False) -> int:
     from automixsearch.cluster import jobs
 
     local = args.debug or args.address == jobs.LOCAL
@@ -33,6 +33,10 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
             f"study {job.name} in {job.results}"
         )
         print(f"command: {' '.join(map(quote, job.command(here=local)))}")
+        return 0
+    idle = jobs.nothing_to_do(job) if again else ""
+    if idle:
+        print(idle)
         return 0
     if args.debug:
         return run_and_report(job.what, args, job.results, debug=True, retry_failed=retry, force=force)
@@ -52,11 +56,11 @@ def submit_command(args: argparse.Namespace, retry: bool = False) -> int:
 
 
 def resume_command(args: argparse.Namespace) -> int:
-    return submit_command(args)
+    return submit_command(args, again=True)
 
 
 def retry_command(args: argparse.Namespace) -> int:
-    return submit_command(args, retry=True)
+    return submit_command(args, again=True, retry=True)
 
 
 def jobs_command(args: argparse.Namespace) -> int:
@@ -135,6 +139,8 @@ def _status(job: Any) -> dict[str, Any]:
     states = [row["state"] for row in rows]
     seconds, joules = costs(rows)
     counts = {state: states.count(state) for state in ("complete", "pruned", "failed")}
+    if found["total"] is not None:
+        found["total"] = max(found["total"], len(rows))  # it may have been lowered below what had ended
     return found | {"trials": len(rows), "states": counts, "device_s": seconds, "energy_j": joules, "problem": ""}
 
 
@@ -189,7 +195,8 @@ def stop_command(args: argparse.Namespace) -> int:
         print(f"{job.submission_id} has ended: {job.status.value.lower()}")
         return 0
     client.stop_job(str(job.submission_id))
-    print(f"{job.submission_id} stops; its trials are kept. To go on: {program()} resume JOB_FILE")
+    where = f" --address {quote(args.address)}" if args.address else ""
+    print(f"{job.submission_id} stops; its trials are kept. To go on: {program()} resume JOB_FILE{where}")
     return 0
 
 

@@ -20,6 +20,8 @@ from automixsearch.commands.terminal import (
     open_named,
     positive,
     print_frame,
+    program,
+    quote,
 )
 from automixsearch.errors import StudyError
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 
 def best_command(args: argparse.Namespace) -> int:
+    from automixsearch.show import score
+
     study = open_named(args)
     rows = study.best_rows(args.n, per=args.per, metric=args.metric)
     if (args.export or args.weights) and not rows:
@@ -35,9 +39,10 @@ def best_command(args: argparse.Namespace) -> int:
     if args.weights:
         Path(args.weights).write_bytes(study.weights(rows[0]["trial_id"]))
     if args.export:
+        by, best = args.metric or study.objective[0], rows[0]
         head = (
-            f"# Trial {rows[0]['trial_id']} of study {study.name}: val_top1 {rows[0]['val_top1']:.2f} %.\n"
-            f"# Train it: automixsearch train {args.export}\n"
+            f"# Trial {best['trial_id']} of study {study.name}: {by} {score(by, best[by])}.\n"
+            f"# Train it: automixsearch train {quote(args.export)}\n"
         )
         Path(args.export).write_text(head + study.config(rows[0]["trial_id"]).to_yaml(), encoding="utf-8")
     if args.json:
@@ -50,7 +55,8 @@ def best_command(args: argparse.Namespace) -> int:
         if said:
             out.print(said, highlight=False)
         if args.export:
-            print(f"{rows[0]['trial_id']} written to {args.export}; train it: automixsearch train {args.export}")
+            train = f"{program()} train {quote(args.export)}"
+            print(f"{rows[0]['trial_id']} written to {args.export}; train it: {train}")
         if args.weights:
             print(f"weights of {rows[0]['trial_id']} written to {args.weights}")
     return 0
@@ -108,7 +114,7 @@ def show_command(args: argparse.Namespace) -> int:
     from automixsearch.show import brief, make_table, policy_of, score
 
     out, row = console(), trial["row"]
-    policy = f" {policy_of(row)}" if "method" in row else ""  # of a running trial there are epochs only
+    policy = f" {policy_of(row)}" if row.get("method") else ""  # of a running trial there are epochs only
     out.print(f"{row['trial_id']}{policy}: {row['state']}", style="bold", highlight=False)
     table = make_table("", ("column", "value"))
     for name, value in row.items():
@@ -118,7 +124,7 @@ def show_command(args: argparse.Namespace) -> int:
     curve = make_table("Epochs", ("epoch", "lr", "train_loss", "val_loss", "val_top1", "wall_s"))
     for epoch in trial["epochs"]:
         names = ("lr", "train_loss", "val_loss", "val_top1", "wall_s")
-        curve.add_row(str(epoch["epoch"]), *(score(name, epoch[name]) for name in names))
+        curve.add_row(brief(epoch.get("epoch")), *(score(name, epoch.get(name)) for name in names))
     out.print(curve, highlight=False)
     return 0
 
@@ -133,7 +139,8 @@ def ls_command(args: argparse.Namespace) -> int:
     if not studies and "://" not in args.results and args.results != RESULTS and not os.path.isdir(args.results):
         raise StudyError(f"{args.results}: there is no such directory; check --results")
     if not studies:
-        print(f"no studies in {args.results}; start one: automixsearch search quickstart")
+        there = "" if args.results == RESULTS else f" --results {quote(args.results)}"
+        print(f"no studies in {args.results}; start one: {program()} search quickstart{there}")
         return 0
     from automixsearch.show import make_table, score
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.results import best_content, gate_sentence, print_best
 from automixsearch.commands.terminal import (
-    RESULTS,
     add_json,
     add_running,
     console,
@@ -107,7 +106,7 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     if result.interrupted:
         print(f"Stopped early; nothing is lost. To go on: {again}")
         return status
-    ask = f"{program()} {{}} {_study_words(result)}"
+    ask = f"{program()} {{}} {study.argument}"
     print("Next:")
     for command, options, what in next_steps(study.info.get("design") or {}):
         print(f"  {ask.format(command)}{options}    {what}")
@@ -115,14 +114,6 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     print(f"  {ask.format('best')} --export best.yaml    the winning config; then: {program()} train best.yaml")
     print(f'  {ask.format("query")} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"')
     return status
-
-
-def _study_words(result: Any) -> str:
-    try:
-        near = Path(RESULTS, result.study).absolute() == Path(result.place)
-    except FileNotFoundError:  # the folder in which a job was started can be gone at its end
-        near = False
-    return quote(result.study if near else result.place)
 
 
 def train_command(args: argparse.Namespace) -> int:

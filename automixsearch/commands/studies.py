@@ -204,7 +204,7 @@ def ablate_report_command(args: argparse.Namespace) -> int:
         knob = str(design["vary"][0]).rpartition(".")[2]
         raise StudyError(
             f"study {study.name} varies {', '.join(design['vary'])} together and switches no parts on or off; use "
-            f"automixsearch sensitivity {study.name} --knob {knob}"
+            f"automixsearch sensitivity {study.argument} --knob {knob}"
         )
     found = ablation(study, args.metric, args.margin)
     ended, total = len(study.store.finished()), study.info.get("total_trials")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import json
 import math
 import os
@@ -92,12 +94,41 @@ def positive(text: str) -> int:
 
 
 def console(stderr: bool = False) -> Console:
-    """A rich console; wide enough for a table when the output is piped."""
+    """A rich console; wide enough for a table when the output is piped, and even in an encoding without our signs."""
     from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            # Before cells are measured: what stands for a sign can be longer.
+            return super().render_str(text.encode(self.encoding, PLAIN).decode(self.encoding), **options)
 
     # Messages of errors hold brackets, which must not be read as markup.
-    made = Console(stderr=stderr, markup=False)
-    return made if made.is_terminal else Console(stderr=stderr, markup=False, width=140)
+    made = Plain(stderr=stderr, markup=False)
+    return made if made.is_terminal else Plain(stderr=stderr, markup=False, width=140)
+
+
+PLAIN = "automixsearch.plain"
+SIGNS = {"±": "+/-", "…": ".", "─": "-", "→": "->"}
+"""What stands for our signs where an encoding lacks them."""
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    escaped = (SIGNS.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in lacking)
+    return "".join(escaped), error.end
+
+
+codecs.register_error(PLAIN, _plain_signs)
+
+
+def print_whatever_the_encoding() -> None:
+    """Let nothing that is printed fail for a character that the stream's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN)
 
 
 def print_frame(out: Console, frame: DataFrame) -> None:

@@ -55,7 +55,7 @@ def kept(
 def _listed(path: Path, total: int, where: str, paths: Sequence[str] | None) -> np.ndarray:
     """The images that the lines of a file name."""
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
         raise DataError(f"{path}: the list of data.labels cannot be read: {reason}; check the path") from None

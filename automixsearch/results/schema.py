@@ -213,6 +213,12 @@ def config_row(config: TrialConfig) -> dict[str, Any]:
     }
 
 
+def column_named(name: str) -> str:
+    """The column of the trials that people mean: a knob's may be named as the knob is (`lr` -> `knob.lr`)."""
+    names = {column.name for column in columns("trials")}
+    return f"knob.{name}" if name not in names and f"knob.{name}" in names else name
+
+
 def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     """`row` as it will be stored: missing columns are null, and so are NaN and infinite numbers.
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from automixsearch.results.schema import (
     TABLES,
     Table,
     TrialState,
+    column_named,
     in_order,
     metric_directions,
     to_arrow,
@@ -59,6 +61,15 @@ class Study:
     def info(self) -> Row:
         """What the driver wrote into `study.json`: objective, total_trials, space, space_id; or nothing."""
         return self.store.info()
+
+    @property
+    def argument(self) -> str:
+        """How a command line names this study from here: by its name, or by its place where that is another one."""
+        try:
+            near = Path("results", self.name).absolute() == Path(self.store.uri)
+        except FileNotFoundError:  # the folder in which a job was started can be gone at its end
+            near = False
+        return shlex.quote(self.name if near else self.store.uri)
 
     @property
     def objective(self) -> list[str]:
@@ -167,7 +178,7 @@ class Study:
             StudyError: no such metric or column, trials of several data sets, or the storage cannot be read.
         """
         self.check_comparable()
-        metric = metric or self.objective[0]
+        metric, per = metric or self.objective[0], per and column_named(per)
         sign = 1 if _direction(metric) == "max" else -1
         where = f"state = '{TrialState.COMPLETE}' AND \"{metric}\" IS NOT NULL"
         group = "" if per is None else f'AND "{per}" IS NOT NULL GROUP BY "{per}"'
@@ -212,8 +223,12 @@ class Study:
             raise StudyError(self._no_trial(trial))
         if row is None:
             row = {"trial_id": name, "state": TrialState.RUNNING.value}
-        text = row.get("config")
-        return {"row": row, "epochs": epochs, "config": json.loads(text) if text else None}
+        try:
+            config = json.loads(row.get("config") or "null")
+        except ValueError:
+            config = None
+            self.store.corrupt[f"the config of {name}"] = "is no JSON"
+        return {"row": row, "epochs": epochs, "config": config}
 
     def config(self, trial: str | int) -> TrialConfig:
         """The config of a trial, to run it again."""

@@ -108,6 +108,7 @@ def run_search(
     with store.lock(), _leaving_nothing_behind(store):
         store.repair()
         _refuse_other_space(store, space, design)
+        space = _with_what_has_begun(store, space, watcher)
         _compact(store)
         with ThreadPoolExecutor(1) as background:
             # Reading the data and starting Ray take seconds each and wait for different things.
@@ -201,6 +202,17 @@ def _is_free(store: Store) -> bool:
     for name in ["study.json", "optuna.journal", *(f"pending/{trial_id}.json" for trial_id in Task.in_flight(store))]:
         store.delete(name)
     return True
+
+
+def _with_what_has_begun(store: Store, space: SearchSpace, watcher: Watcher) -> SearchSpace:
+    """The space with a total of no fewer trials than were ever begun: these have happened, or go on."""
+    from automixsearch.search.task import Task
+
+    begun = len(store.finished() | set(Task.in_flight(store)))
+    if begun <= space.budget.trials:
+        return space
+    watcher.note(f"{begun} trials have begun, more than the {space.budget.trials} asked for: no others will")
+    return space.model_copy(update={"budget": space.budget.model_copy(update={"trials": begun})})
 
 
 def _claim(store: Store, space: SearchSpace, design: Design | None, data: dict[str, Any]) -> None:

@@ -1,0 +1,176 @@
+"""What commands print: on streams of every encoding, and advice that works when it is followed."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from automixsearch.cli import main
+from automixsearch.commands.terminal import PLAIN
+from automixsearch.results.schema import encode, to_arrow
+from automixsearch.results.study import open_study
+from tests.ledgers import write_study
+
+EXAMPLE = str(Path(__file__).parents[1] / "automixsearch" / "example")
+QUICK = ["search", "quickstart", "--debug", "epochs=1", "width=8", "scheduler=fifo", "warmup_epochs=0"]
+
+
+# Encodings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sign"), [("ascii", "+/-"), ("cp1252", "±"), ("latin-1", "±"), ("utf-8", "±"), ("utf-16", "±")]
+)
+def test_a_table_is_readable_on_a_stream_of_any_encoding(encoding, sign):
+    done = subprocess.run(
+        [sys.executable, "-m", "automixsearch", "best", EXAMPLE, "-n", "2"],
+        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode(encoding).splitlines()
+    assert f"98.26 {sign}1.1" in lines[4]
+    assert len({len(line.rstrip()) for line in lines[4:6]}) == 1  # columns stand below one another
+    assert any(f"{sign} is the 95 % error" in line for line in lines)
+
+
+def test_an_error_about_what_no_encoding_has_is_printed():
+    arguments = [sys.executable, "-m", "automixsearch", "best", os.fsdecode(b"\xff\xc3\xa9") + "→"]
+    for encoding in ("ascii", "utf-8"):
+        env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+        done = subprocess.run(arguments, env=env, capture_output=True, check=False)
+        assert done.returncode == 2
+        assert rb"\udcff" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_every_character_has_something_that_stands_for_it():
+    text = "".join(map(chr, [*range(1, 0x3000), 0x1F642, 0xDCFF]))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=PLAIN)
+    stream.write(text)
+    stream.flush()
+    assert "±…─→é🙂".encode("ascii", PLAIN) == b"+/-.-->\\xe9\\U0001f642"
+
+
+# Advice --------------------------------------------------------------------------------------------------------
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The commands that an output names."""
+    return [shlex.split(re.split(r"\n| {4}|;", command)[0]) for command in text.split("automixsearch ")[1:]]
+
+
+def test_every_command_that_a_search_names_works_where_the_results_lie_elsewhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "my results"
+    assert main([*QUICK, "trials=1", "method=vanilla", "--name", "a", "--results", str(place)]) == 0
+    printed = capsys.readouterr().out
+    named = commands_in(printed[printed.index("Next:") :])
+    assert [words[0] for words in named] == ["best", "best", "train", "query"], printed
+    for words in named:
+        assert main(words) == 0, words
+    assert main(["ls", "--results", str(place)]) == 0
+
+
+def test_a_search_that_is_to_be_started_puts_its_results_where_was_looked(tmp_path, capsys):
+    (tmp_path / "my results").mkdir()
+    assert main(["ls", "--results", str(tmp_path / "my results")]) == 0
+    (words,) = commands_in(capsys.readouterr().out)
+    assert words == ["search", "quickstart", "--results", str(tmp_path / "my results")]
+
+
+def test_what_to_ask_instead_names_a_study_elsewhere_by_its_place(tmp_path, capsys):
+    design = {"name": "curve", "vary": ["mixup.alpha"], "runs": []}
+    rows = [{"knobs": {"method": "mixup", "mixup.alpha": alpha}, "score": 90.0 + alpha, "seed": seed}
+            for alpha in (0.2, 1.0) for seed in range(3)]  # fmt: skip
+    write_study(tmp_path, "a", rows, design=design)
+    assert main(["robustness", "a", "--results", str(tmp_path)]) == 2
+    named = re.findall(r"automixsearch (\w+ \S+(?: --knob \w+)?)", capsys.readouterr().err)
+    assert named[0] == f"sensitivity {tmp_path}/a --knob alpha"
+    assert main(shlex.split(named[0])) == 0
+
+
+def test_a_knob_groups_by_its_own_name(capsys):
+    assert main(["best", EXAMPLE, "--per", "loss", "-n", "1", "--json"]) == 0
+    by_short = capsys.readouterr().out
+    assert main(["best", EXAMPLE, "--per", "knob.loss", "-n", "1", "--json"]) == 0
+    assert by_short.replace('"per": "loss"', '"per": "knob.loss"') == capsys.readouterr().out
+    assert main(["compare", EXAMPLE, "--by", "loss", "--against", "mce", "--json"]) == 0
+    assert '"b": "mce"' in capsys.readouterr().out
+
+
+def test_a_direction_is_told_to_follow_from_the_metric(capsys):
+    assert main(["search", "quickstart", "direction=minimize"]) == 2
+    assert "the metric says it: val_top1, val_top5 are maximised; val_loss" in capsys.readouterr().err
+    assert main(["search", "quickstart", "objective={val_loss: minimize}"]) == 2
+    assert "must be the name of a metric, or a list of names; each has its direction" in capsys.readouterr().err
+
+
+def test_a_study_that_minimises_names_its_smallest_best_and_exports_it(tmp_path, capsys):
+    rows = [{"knobs": {"method": method}, "score": score, "val_top1": None}
+            for method, score in (("mixup", 0.7), ("cutmix", 0.3), ("vanilla", 0.5))]  # fmt: skip
+    write_study(tmp_path, "a", rows, objective="val_loss")
+    assert main(["best", str(tmp_path / "a"), "-n", "1", "--export", str(tmp_path / "best.yaml")]) == 0
+    assert "cutmix" in capsys.readouterr().out
+    assert "# Trial t00001 of study a: val_loss 0.3.\n" in (tmp_path / "best.yaml").read_text()
+
+
+# Totals and nothing to do --------------------------------------------------------------------------------------
+
+
+def test_a_lowered_total_leaves_what_has_happened(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*QUICK, "method=vanilla", "--name", "a"]
+    assert main([*words, "trials=2"]) == 0
+    capsys.readouterr()
+    assert main([*words, "trials=1"]) == 0
+    printed = capsys.readouterr()
+    assert "2 trials have begun, more than the 1 asked for: no others will" in printed.err
+    assert "2 of 2 trials (2 complete)" in printed.out
+    assert open_study("a").info["total_trials"] == 2
+    assert main(["ls"]) == 0
+    assert "2/2" in capsys.readouterr().out
+
+
+JOB = "search: quickstart\nresults: results\noverrides: {trials: 2, epochs: 2, method: vanilla}\nenvironment: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "states", "said"),
+    [
+        (["resume"], ["complete", "failed"], "its 2 trials have ended, 1 failed"),
+        (["retry", "--failed"], ["complete", "complete"], "no trial has failed"),
+        (["retry", "--failed"], ["complete"], "no trial has failed"),
+        (["retry", "--failed"], ["failed", "failed"], "all 2 that failed have done so 3 times of one cause; --force"),
+    ],
+)
+def test_going_on_with_a_job_that_has_nothing_to_do_starts_nothing(
+    tmp_path, monkeypatch, capsys, command, states, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(JOB)
+    more = {"attempts": 3, "error_class": "DataError"}
+    rows = [{"knobs": {"method": "vanilla"}, "state": state, **(more if state == "failed" else {})} for state in states]
+    write_study("results", "a", rows)
+    monkeypatch.setattr("automixsearch.cluster.jobs.run_local", lambda job: pytest.fail("it was started"))
+    assert main([*command, "a.yaml", "--address", "local"]) == 0
+    assert f"a in {tmp_path}/results: nothing to do: {said}" in capsys.readouterr().out
+
+
+# Damaged rows --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", "null"])
+def test_a_trial_whose_config_is_damaged_is_shown(tmp_path, capsys, text):
+    study = write_study(tmp_path, "a", [{"knobs": {"method": "mixup"}, "score": 90.0}])
+    row = study.store.trial_row("t00000", copied=True) | {"config": text, "method": None}
+    for file in (tmp_path / "a" / "trials").glob("*.parquet"):
+        file.write_bytes(encode(to_arrow("trials", [row])))
+    assert main(["show", str(tmp_path / "a"), "0"]) == 0
+    assert "t00000: complete" in capsys.readouterr().out
