@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from automixsearch import plan
-from automixsearch.analysis.arms import Arms
+from automixsearch.analysis.contrasts import Arms
 from automixsearch.cli import main
 from automixsearch.data import load
 from automixsearch.errors import SpecError

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from automixsearch.analysis.arms import LEAST_REPLICATES, Arms
 from automixsearch.analysis.compare import adjusted, margin_of
+from automixsearch.analysis.contrasts import LEAST_REPLICATES, Arms
 from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
-from automixsearch.analysis.sample import CENTRE, Frame, Sample, take_sample
+from automixsearch.analysis.selection import CENTRE, Frame, Sample, take_sample
 from automixsearch.analysis.verdict import Verdict, judge
 from automixsearch.errors import StudyError
 

@@ -15,7 +15,7 @@ from automixsearch.analysis import intervals
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
 from automixsearch.analysis.power import detectable
 from automixsearch.analysis.robustness import Scorecard, scorecards
-from automixsearch.analysis.sample import Column, Frame, Sample, take_sample
+from automixsearch.analysis.selection import Column, Frame, Sample, take_sample
 from automixsearch.analysis.verdict import Verdict, judge
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.schema import column_named

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from automixsearch.analysis.estimate import Estimate
-from automixsearch.analysis.sample import Frame, config_key, take_sample
+from automixsearch.analysis.selection import Frame, config_key, take_sample
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.schema import metric_directions
 

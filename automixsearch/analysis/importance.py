@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from automixsearch.analysis import intervals
-from automixsearch.analysis.noise import scores_of
-from automixsearch.analysis.sample import Column, Sample, check_drawn, take_sample
+from automixsearch.analysis.seed_noise import scores_of
+from automixsearch.analysis.selection import Column, Sample, check_drawn, take_sample
 from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from automixsearch.analysis import intervals
+from automixsearch.analysis.cross_task import price, price_interval
 from automixsearch.analysis.estimate import Estimate
-from automixsearch.analysis.noise import scores_of
-from automixsearch.analysis.sample import Frame, Sample, check_drawn, config_key, take_sample
-from automixsearch.analysis.tasks import price, price_interval
+from automixsearch.analysis.seed_noise import scores_of
+from automixsearch.analysis.selection import Frame, Sample, check_drawn, config_key, take_sample
 from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:

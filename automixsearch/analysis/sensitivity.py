@@ -11,10 +11,10 @@ import numpy as np
 from scipy import stats
 
 from automixsearch.analysis import intervals
-from automixsearch.analysis.arms import Arms
 from automixsearch.analysis.compare import adjusted
+from automixsearch.analysis.contrasts import Arms
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
-from automixsearch.analysis.sample import CENTRE, Column, Frame, Sample, knob_columns, take_sample
+from automixsearch.analysis.selection import CENTRE, Column, Frame, Sample, knob_columns, take_sample
 from automixsearch.errors import StudyError, unknown
 from automixsearch.knobs import Scalar
 

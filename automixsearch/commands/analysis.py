@@ -84,7 +84,7 @@ def robustness_command(args: argparse.Namespace) -> int:
 def compare_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.compare import compare
     from automixsearch.analysis.estimate import p_text
-    from automixsearch.analysis.sample import take_sample
+    from automixsearch.analysis.selection import take_sample
     from automixsearch.results.schema import column_named
 
     study = open_named(args)
@@ -106,7 +106,7 @@ def compare_command(args: argparse.Namespace) -> int:
 
 
 def sensitivity_command(args: argparse.Namespace) -> int:
-    from automixsearch.analysis.sample import take_sample
+    from automixsearch.analysis.selection import take_sample
     from automixsearch.analysis.sensitivity import curve, heat, isolation, together, varies
     from automixsearch.errors import StudyError
 

@@ -64,7 +64,7 @@ def best_command(args: argparse.Namespace) -> int:
 
 def best_content(study: Any, rows: list[dict[str, Any]], metric: str | None = None) -> dict[str, Any]:
     """The best trials as plain values: the metric, their rows, those that cannot be told from the first, the gate."""
-    from automixsearch.analysis.gate import gate
+    from automixsearch.analysis.baseline_gate import gate
     from automixsearch.show import unresolved
 
     by = metric or str(study.objective[0])
@@ -91,7 +91,7 @@ def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str
 
 def gate_sentence(study: Any, metric: str | None = None) -> str:
     """Whether the winner beats the search-free baseline; empty for studies of another question that never ran it."""
-    from automixsearch.analysis.gate import gate
+    from automixsearch.analysis.baseline_gate import gate
 
     found = gate(study, metric)
     return found.sentence if found.answered or not study.info.get("design") else ""

@@ -54,7 +54,7 @@ class Resolved:
 
 def noise_of(study: Study, metric: str) -> Noise | None:
     """The scatter of seeds in a ledger: pooled within configs that ran more than once; None where there are none."""
-    from automixsearch.analysis.sample import take_sample
+    from automixsearch.analysis.selection import take_sample
     from automixsearch.errors import StudyError
 
     try:
@@ -86,7 +86,7 @@ def least_noise(data: Data, metric: str, images: int | None, error: float | None
 
 def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
     """What each comparison of a study can resolve with such noise."""
-    from automixsearch.analysis.arms import expected_freedom
+    from automixsearch.analysis.contrasts import expected_freedom
     from automixsearch.analysis.power import detectable_at
 
     replicates, strata = study.replicates, len(design.strata)

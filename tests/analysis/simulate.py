@@ -28,16 +28,17 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from automixsearch.analysis import gate, importance, intervals
+from automixsearch.analysis import baseline_gate as gate
+from automixsearch.analysis import importance, intervals
 from automixsearch.analysis.ablation import Ablation, of_sample
-from automixsearch.analysis.arms import expected_freedom
 from automixsearch.analysis.compare import adjusted, difference_p, paired_difference
+from automixsearch.analysis.contrasts import expected_freedom
+from automixsearch.analysis.cross_task import price, price_interval
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.fidelity import rank_correlation
 from automixsearch.analysis.power import detectable, detectable_at
 from automixsearch.analysis.robustness import scorecards
-from automixsearch.analysis.sample import Sample
-from automixsearch.analysis.tasks import price, price_interval
+from automixsearch.analysis.selection import Sample
 from automixsearch.analysis.verdict import judge
 
 Array = np.ndarray

@@ -11,12 +11,12 @@ from ledgers import write_study
 from worlds import ablation_study, sobol_rows
 
 from automixsearch.analysis.ablation import ablation
+from automixsearch.analysis.baseline_gate import gate
 from automixsearch.analysis.compare import compare, compare_sensitivity
 from automixsearch.analysis.fidelity import fidelity
-from automixsearch.analysis.gate import gate
 from automixsearch.analysis.importance import DUMMY, SEED, importance, importances
 from automixsearch.analysis.robustness import cross_task, scorecards
-from automixsearch.analysis.sample import take_sample
+from automixsearch.analysis.selection import take_sample
 from automixsearch.analysis.sensitivity import curve, heat, isolation, together
 from automixsearch.analysis.verdict import Verdict
 from automixsearch.errors import StudyError
@@ -245,7 +245,7 @@ def test_a_winner_that_only_chance_made_is_no_winner(tmp_path, monkeypatch) -> N
     whole = gate(study)
     assert whole.verdict is Verdict.UNRESOLVED
     assert abs(whole.difference.value) < 0.35
-    monkeypatch.setattr("automixsearch.analysis.gate.MOST_RIVALS", 20)
+    monkeypatch.setattr("automixsearch.analysis.baseline_gate.MOST_RIVALS", 20)
     part = gate(study)
     assert part.verdict is Verdict.UNRESOLVED
     assert part.difference.value == pytest.approx(whole.difference.value, abs=0.25)

@@ -9,9 +9,9 @@ from scipy import stats
 
 from automixsearch.analysis import intervals
 from automixsearch.analysis.compare import difference_p
+from automixsearch.analysis.cross_task import price, price_interval
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.fidelity import rank_correlation
-from automixsearch.analysis.tasks import price, price_interval
 
 
 def test_intervals_cover_a_normal_truth() -> None:

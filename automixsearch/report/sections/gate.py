@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from automixsearch.analysis.gate import gate
+from automixsearch.analysis.baseline_gate import gate
 from automixsearch.report.parts import Column, Section, Table, Verdict
 from automixsearch.report.wording import ask, estimate, plain
 from automixsearch.results.study import Study

@@ -22,7 +22,7 @@ NO_KNOB = "No knob takes several values within a method: vary one in a study of 
 
 def section(study: Study, design: str | None) -> Section:
     """Curves, and heat maps where a method varies exactly two; verdicts where the design was run for them."""
-    from automixsearch.analysis.sample import take_sample
+    from automixsearch.analysis.selection import take_sample
     from automixsearch.analysis.sensitivity import curve, heat, isolation
 
     sample, refused = ask(lambda: take_sample(study))

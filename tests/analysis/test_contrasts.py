@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from automixsearch.analysis.arms import FLOOR, Arms, expected_freedom
+from automixsearch.analysis.contrasts import FLOOR, Arms, expected_freedom
 
 
 def runs(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from statistics import NormalDist, fmean, median, variance
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.analysis.estimate import Estimate
-from automixsearch.analysis.sample import config_key
+from automixsearch.analysis.selection import config_key
 from automixsearch.analysis.verdict import Verdict, judge_interval
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.schema import metric_directions

@@ -14,7 +14,7 @@ from automixsearch.analysis import intervals
 from automixsearch.analysis.estimate import Estimate
 
 if TYPE_CHECKING:
-    from automixsearch.analysis.sample import Column, Frame
+    from automixsearch.analysis.selection import Column, Frame
 
 LEAST_SHARED = 4
 """So many runs of a split tell what it does to all; a seed is shared by so many configs, and by half of all."""

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from automixsearch.analysis import intervals
-from automixsearch.analysis.noise import scores_of
+from automixsearch.analysis.seed_noise import scores_of
 
 COLUMNS = ["config_key", "seed", "split_seed", "score"]
 
