@@ -1,14 +1,14 @@
 """Whether a search was worth it: its winner against TrivialMix, which needs none, at equal device time.
 
-Every search report ends with it, so it needs no pandas and no scipy, and reads a few rows only.
+Every search report ends with it, so it needs no pandas, scipy for the interval alone, and reads a few rows only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import atan, cos, inf, isfinite, nan, pi, sin, sqrt
-from statistics import NormalDist, fmean, median, variance
+from math import inf, isfinite, nan, sqrt
+from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.analysis.estimate import Estimate
@@ -320,6 +320,7 @@ class _Side:
 def _gain(ahead: _Side, behind: _Side, noise: float, freedom: float) -> Estimate:
     """What one is worth more than the other: the wider of Student's interval and the bootstrap's, at either end."""
     import numpy as np
+    from scipy.special import stdtrit
 
     gain = ahead.value - behind.value
     if not isfinite(noise):
@@ -332,36 +333,8 @@ def _gain(ahead: _Side, behind: _Side, noise: float, freedom: float) -> Estimate
     low, middle, high = (float(end) for end in np.quantile(excess, [0.025, 0.5, 0.975]))
     chosen = ahead.rivals is not None or behind.rivals is not None
     middle = middle if chosen else 0.0
-    half = t_quantile(freedom) * sqrt(noise * (1 / ahead.runs + 1 / behind.runs))
+    half = float(stdtrit(freedom, 0.975)) * sqrt(noise * (1 / ahead.runs + 1 / behind.runs))
     if not chosen:
         return Estimate(gain, gain - half, gain + half)
     value = gain - middle
     return Estimate(value, min(gain - high, value - half), max(gain - low, value + half))
-
-
-def t_quantile(freedom: float, level: float = 0.95) -> float:
-    """What |t| of Student's t stays below with probability `level`; whole degrees of freedom, or infinite.
-
-    Source: Abramowitz and Stegun 26.7.3 and 26.7.4, inverted by bisection.
-    """
-    if freedom == inf or freedom > 300:
-        return NormalDist().inv_cdf((1 + level) / 2)
-    low, high = 0.0, 1e3
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, int(freedom)) < level else (low, middle)
-    return high
-
-
-def _inside(t: float, freedom: int) -> float:
-    """P(|T| < t)."""
-    angle = atan(t / sqrt(freedom))
-    s, c = sin(angle), cos(angle)
-    odd = freedom % 2
-    term, total = (c, c) if odd else (1.0, 1.0)
-    for k in range(3 if odd else 2, freedom - 1, 2):
-        term *= (k - 1) / k * c * c
-        total += term
-    if odd:
-        return 2 / pi * (angle + (s * total if freedom > 1 else 0))
-    return s * total
