@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from automixsearch.models.base import Backbone
+from automixsearch.models.conv1x1 import Conv1x1
 from automixsearch.recipe import stage_names
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
     if stride == 1 and in_channels == channels:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+    return nn.Sequential(Conv1x1(in_channels, channels, stride, bias=False), nn.BatchNorm2d(channels))
 
 
 class Conv7x7(nn.Conv2d):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from automixsearch.models.base import Backbone
+from automixsearch.models.conv1x1 import Conv1x1
 
 SLOPE = 0.1
 """Of leaky units for negative values."""
@@ -28,7 +29,7 @@ class WideBlock(nn.Module):
         self.norm2 = _norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
         same = stride == 1 and in_channels == channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, channels, 1, stride)
+        self.shortcut = nn.Identity() if same else Conv1x1(in_channels, channels, stride, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm1(x)

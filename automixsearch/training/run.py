@@ -26,7 +26,6 @@ from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig
 from automixsearch.evaluation.classification import Scores, ScoreSums
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
-from automixsearch.models.layout import pick_layout
 from automixsearch.native import keep_freed_memory
 from automixsearch.recipe import Recipe
 from automixsearch.spec import TrialConfig, derive_seed
@@ -173,8 +172,7 @@ class TrainingRun:
     def _build(self, image_set: ImageSet) -> None:
         recipe, channels, self.classes = self.recipe, image_set.train.images.shape[3], len(image_set.classes)
         model = build_model(recipe, channels, self.classes, self.config.seed, self.train_side)
-        layout = pick_layout(model, self.device, self.train_side, recipe.channels_last)
-        self.channels_last = layout == torch.channels_last
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         setup = Setup(
             config=self.config,
             network=model,
@@ -347,7 +345,7 @@ class TrainingRun:
         return self._laid_out(self.train.normalise(pixels))
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        return x if self.channels_last else x.contiguous()
+        return x if self.recipe.channels_last else x.contiguous()
 
     @torch.no_grad()
     def _scores(self, part: Batches, heads: Sequence[str]) -> dict[str, Scores]:
