@@ -357,7 +357,7 @@ def data_at(word: str) -> Data:
     Raises:
         DataError: the directory does not exist.
     """
-    from automixsearch.data.base import find
+    from automixsearch.data.files import find
     from automixsearch.spec import Data
 
     if word == "digits":

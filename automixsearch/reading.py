@@ -281,13 +281,22 @@ def _model_in(annotation: Any) -> Any:
     return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
 
 
-def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> str:
-    """Put `key=value` into the content of a file; returns the key."""
+def read_override(override: str, example: str) -> tuple[str, Any]:
+    """The key and the value of a word `key=value`, which is YAML.
+
+    Raises:
+        SpecError: it is no such word.
+    """
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise SpecError(f"override {brief_repr(override)} must read key=value, e.g. trials=8 or mixup.alpha=0.5")
-    value = read_value(key, text)
+        raise SpecError(f"override {brief_repr(override)} must read key=value, e.g. {example}")
+    return key, read_value(key, text)
+
+
+def _override(content: dict[str, Any], override: str, model: type[Frozen] = SearchSpace) -> str:
+    """Put `key=value` into the content of a file; returns the key."""
+    key, value = read_override(override, "trials=8 or mixup.alpha=0.5")
     override = shortened(override)
     if (key == "epochs" and "budget" in model.model_fields) or (key == "trials" and model is SearchSpace):
         key = f"budget.{key}"

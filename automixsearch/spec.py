@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from automixsearch.errors import SpecError, brief_repr, unknown
 from automixsearch.knobs import Knob, Scalar, knobs_of, normal
@@ -236,6 +245,8 @@ class Data(Frozen):
     """crop: the centre square of the image. squash: all of it, whatever its shape."""
     trim: int = Field(default=0, ge=0, le=1024)
     """Rows of pixels to cut off at the bottom before resizing."""
+    orientation: Literal["stored", "exif"] = "stored"
+    """stored: pixels as they lie in the file, as torchvision's loaders take them. exif: turned as EXIF says."""
     labels: float | int | str | None = None
     """Training images to keep: a share of each class, a number of each class, a file that lists them; None: all."""
     labels_seed: int = Field(default=0, ge=0, lt=2**63)
@@ -290,9 +301,18 @@ class Data(Frozen):
         for name in ("size", "labels", "trim"):
             if getattr(self, name) and self.source in get_args(Several):
                 raise ValueError(f"{name} is for images with one class, and source {self.source} has several; drop it")
-        if self.trim and self.source in ARRAYS:
-            raise ValueError(f"trim works for image files, and source {self.source} has none; drop it")
+        for name in ("trim", "orientation"):
+            if getattr(self, name) != type(self).model_fields[name].default and self.source in ARRAYS:
+                raise ValueError(f"{name} works for image files, and source {self.source} has none; drop it")
         return self
+
+    @model_serializer(mode="wrap")
+    def _asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later, where it is as before: so it changes no id of a config or space."""
+        content = dump(self)
+        if content.get("orientation") == "stored":
+            del content["orientation"]
+        return content
 
 
 ELSEWHERE = ("path", "download", "pipeline")

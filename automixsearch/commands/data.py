@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 
 def data_command(args: argparse.Namespace) -> int:
-    from automixsearch.plain_yaml import read_value
-    from automixsearch.reading import build
+    from automixsearch.reading import build, read_override
     from automixsearch.show import make_table
     from automixsearch.spec import Data, Several
 
     content: dict[str, Any] = {"source": args.source}
     for override in args.overrides:
-        key, _, text = override.partition("=")
-        content[key.removeprefix("data.")] = read_value(key, text)
+        key, value = read_override(override, "data.path=DIR or data.size=64")
+        content[key.removeprefix("data.")] = value
     data = build(Data, content, "data")
     shown = _scenes(data) if data.source in get_args(Several) else _images(data)
     if args.json:

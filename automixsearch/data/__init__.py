@@ -1,6 +1,7 @@
 """Data sets, decoded once into arrays; large ones lie in a cache that all processes of a node share.
 
-Each source is one module with two functions: `files(data)`, the files and folders it reads, and `load(data)`.
+Each source is one module with two functions: `listed(data)`, which lists the files that it reads, and `load(data,
+listing, sink)`, which decodes these and no others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from automixsearch.data import cache
 from automixsearch.data.base import ImageSet, Part, Split, channel_statistics, split
+from automixsearch.data.files import lookalikes, shown, stamp
+from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,20 +45,19 @@ SOURCES = {
 }
 """Where each source lives; imported at first use, because each needs another library."""
 
-FORMAT = 2
+FORMAT = 3
 """Of the cache, and of how images are decoded: higher when either changes."""
 
 _lock = threading.Lock()
-_latest: tuple[tuple[str, str], ImageSet] | None = None
+_latest: tuple[tuple[str, str, tuple[str, ...]], ImageSet] | None = None
 
 
 def load(data: Data) -> ImageSet:
     """Decode the data set that `data` names; `val_fraction` plays no part here.
 
-    The latest set stays in memory, so that a worker which is used again does not decode again; a changed file
-    (size or modification time) is noticed. Sources with an official index are watched by their index files and
-    image folders only: an image that is overwritten in place is not noticed there. Safe to call from several
-    threads: one decodes, the others wait.
+    The latest set stays in memory, so that a worker which is used again does not decode again. A file that was changed,
+    replaced or linked elsewhere is noticed, by what `files.stamp` says. Safe to call from several threads: one decodes,
+    the others wait.
 
     Raises:
         DataError: the data are missing, corrupt or unfit; names the file, the rule and the remedy.
@@ -64,27 +66,31 @@ def load(data: Data) -> ImageSet:
     source = import_module(SOURCES[data.source])
     with _lock:
         try:
-            key = _stamp(data, source.files(data))
-            if _latest is None or _latest[0] != (key, data.pipeline):
+            listing = source.listed(data)
+            new: ImageSet | None = None
+            if data.download and not listing.files:
+                new = source.load(data, listing, Sink())
+                listing = source.listed(data)
+            key = _key(data, listing.files)
+            wanted = (key, data.pipeline, listing.notes)
+            if _latest is None or _latest[0] != wanted:
                 _latest = None  # let go of the old set before the new one takes memory
-                if data.download and not source.files(data):
-                    image_set: ImageSet = source.load(data)
-                    key = _stamp(data, source.files(data))  # the files are new
-                else:
-                    image_set = cache.through(f"{data.source}-{key[:24]}", lambda: source.load(data), data.pipeline)
-                _latest = (key, data.pipeline), image_set
+                name = f"{data.source}-{key[:24]}"
+                made = new or cache.through(name, lambda sink: source.load(data, listing, sink), data.pipeline)
+                _latest = wanted, made.told((*listing.notes, *lookalikes(made.classes)))
         except OSError as error:
-            raise DataError(f"{error.filename or data.path}: cannot be read: {error.strerror or error}") from None
+            raise DataError(
+                f"{shown(error.filename or data.path)}: cannot be read: {error.strerror or error}"
+            ) from None
         return _latest[1]
 
 
-def _stamp(data: Data, files: Iterable[Path]) -> str:
+def _key(data: Data, files: Iterable[str | Path]) -> str:
+    """What changes when the settings or a file do."""
     from PIL import __version__ as pillow  # another version may decode otherwise
 
     settings = data.model_dump_json(exclude={"val_fraction", "download", "pipeline"})
     digest = hashlib.sha256(f"{FORMAT} {pillow} {settings}\n".encode())
-    listed = [Path(data.labels)] if isinstance(data.labels, str) else []
-    for file in (*files, *listed):
-        stat = file.stat()
-        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    for file in (*files, *([data.labels] if isinstance(data.labels, str) else [])):
+        digest.update(stamp(file).encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -1,19 +1,16 @@
-"""What a data set is, how a validation split is drawn, and where files are found.
+"""What a data set is, and how a validation split is drawn.
 
 N images, H W pixels, C channels (1 or 3), K classes.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -77,6 +74,12 @@ class ImageSet:
         train, test = self.train.images.shape[1:], self.test.images.shape[1:]
         if train != test:
             raise DataError(f"{self.name}: training images are {train} (H, W, C), test images {test}; must agree")
+
+    def told(self, notes: tuple[str, ...]) -> ImageSet:
+        """The same set with more notes before its own."""
+        made = replace(self, notes=(*notes, *self.notes))
+        vars(made).update({"fingerprint": vars(self)["fingerprint"]} if "fingerprint" in vars(self) else {})
+        return made
 
     @cached_property
     def fingerprint(self) -> str:
@@ -235,93 +238,16 @@ def stratified(
         take[np.where(take < counts - 1, quota - take, -np.inf).argmax()] += 1
     while take.sum() > total:
         take[np.where(take > 1, quota - take, np.inf).argmin()] -= 1
-    generator = np.random.Generator(np.random.PCG64(seed))
-    chosen = np.zeros(len(labels), bool)
-    for number, held in enumerate(take):
-        chosen[generator.permutation(np.flatnonzero(labels == number))[:held]] = True
+    chosen = drawn(labels, take, seed)
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-# Files ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """The image files of a part, before they are decoded. labels: int64 [N]."""
-
-    paths: Sequence[str]
-    labels: np.ndarray
-
-
-def absolute(path: str | None) -> Path:
-    """`path` relative to the working directory, `~` expanded."""
-    return Path(os.path.abspath(os.path.expanduser(path or "")))
-
-
-def find(path: str | None) -> Path:
-    """`absolute(path)`, which must exist.
-
-    Raises:
-        DataError: it does not; names the nearest existing neighbour.
-    """
-    found = absolute(path)
-    if not found.exists():
-        raise DataError(f"{found}: no such file or directory{nearest(found) or '; check data.path'}")
-    return found
-
-
-def nearest(missing: Path) -> str:
-    """`; did you mean ...?` with the existing path that looks most like the `missing` one, if any does."""
-    while not missing.parent.is_dir():
-        missing = missing.parent
-    near = difflib.get_close_matches(missing.name, os.listdir(missing.parent), n=1, cutoff=0.5)
-    return f"; did you mean {str(missing.with_name(near[0]))!r}?" if near else ""
-
-
-def within(path: str | None, *names: str) -> Path:
-    """The first of the folders `names` that exists in the directory `path`, else the directory itself.
-
-    So `data.path` may be the folder of a data set, or what it was unpacked in (as torchvision wants it).
-    """
-    root = find(path)
-    return next((root / name for name in names if (root / name).is_dir()), root)
-
-
-def need(path: Path, source: str) -> Path:
-    """`path`, a file or directory of the official layout.
-
-    Raises:
-        DataError: it does not exist.
-    """
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file or directory{nearest(path)}; source {source} reads the official layout "
-            "(search_spaces/README.md); check data.path, or fetch the data set again"
-        )
-    return path
-
-
-def read_rows(path: Path, form: str) -> Iterator[list[str]]:
-    """The words of each line of an index file; the last word of `form` takes what is left of the line.
-
-    Raises:
-        DataError: a line has fewer words than `form`.
-    """
-    count = len(form.split())
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
-        words = line.split(maxsplit=count - 1)
-        if words and len(words) < count:
-            raise DataError(f"{path} line {number}: must read {form!r}; got {line!r}; fetch the file again")
-        if words:
-            yield words
-
-
-def numbered(name: str, numbers: Mapping[str, int], path: Path) -> int:
-    """The label of a class that an index file names.
-
-    Raises:
-        DataError: there is no such class.
-    """
-    if name not in numbers:
-        raise DataError(f"{path}: class {name!r} is none of the {len(numbers)} classes; fetch the file again")
-    return numbers[name]
+def drawn(labels: np.ndarray, take: Sequence[int] | np.ndarray, seed: int) -> np.ndarray:
+    """bool [N]: of each class the first `take` images of a permutation, drawn class by class from one PCG64."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chosen = np.zeros(len(labels), bool)
+    order = np.argsort(labels, kind="stable")  # the images of each class together, in order
+    ends = np.cumsum(np.bincount(labels, minlength=len(take)))
+    for start, end, count in zip([0, *ends[:-1]], ends, take, strict=True):
+        chosen[generator.permutation(order[start:end])[:count]] = True
+    return chosen

@@ -12,9 +12,9 @@ time. All processes of a node share the pages of the images, and a set larger th
 `AUTOMIXSEARCH_CACHE=off` decodes into memory, each process for itself.
 
 One process builds an entry under a lock, the others wait for it; a directory is named when it is complete. If that
-process dies, the next one goes on with the shards that were complete. Whoever has an entry open holds a shared lock on
-its set.json. The cache takes `AUTOMIXSEARCH_CACHE_GB` at most: where a new set needs room, those sets go that were used
-longest ago and that nobody has open.
+process dies, the next one begins anew. Whoever has an entry open holds a shared lock on its set.json. The cache takes
+`AUTOMIXSEARCH_CACHE_GB` at most: where a new set needs room, those sets go that were used longest ago and that nobody
+has open.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from automixsearch.data import stream
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.data.shards import Files, Shards
+from automixsearch.data.sink import NoRoom, Sink, copy
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,85 +61,29 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDY = f"set {VARIABLE} to a directory on another disk, or to off to decode into memory"
 
 
-class NoRoom(DataError):
-    """Decoded images fit neither the cache nor the memory."""
-
-
 def folder() -> Path | None:
     """The directory of the cache, None where it is off."""
     named = os.environ.get(VARIABLE) or "~/.cache/automixsearch"
     return None if named == "off" else Path(os.path.abspath(os.path.expanduser(named)))
 
 
-def through(name: str, build: Callable[[], ImageSet], pipeline: Pipeline = "auto") -> ImageSet:
-    """The set of that `name` from the cache; else what `build` gives, kept in the cache if it is large.
+def through(name: str, build: Callable[[Sink], ImageSet], pipeline: Pipeline = "auto") -> ImageSet:
+    """The set of that `name` from the cache; else what `build` decodes into a sink, kept in the cache if it is large.
 
     Raises:
         DataError: what `build` raises; the cache cannot be written, has no room, or holds a damaged entry.
     """
     place = folder()
     if place is None:
-        return build()
+        return build(Sink())
     while True:
         building = _Building(place / name, pipeline)
-        token = _building.set(building)
         try:
-            return building.found() or building.keep(build())
+            return building.found() or building.keep(build(building))
         except _Built:
             continue
         finally:
-            _building.reset(token)
             building.close()
-
-
-def empty(shape: tuple[int, ...], where: str) -> np.ndarray | Shards:
-    """An uninitialised uint8 array [N, H, W, C]: in the entry that is being built if it is large, else in memory.
-
-    Raises:
-        NoRoom: it does not fit; `where` is named.
-    """
-    building = _building.get()
-    if building is not None and math.prod(shape) >= SMALL:
-        return building.array(shape, where)
-    check_memory(shape, where)
-    return np.empty(shape, np.uint8)
-
-
-def streamed() -> ImageSet | None:
-    """The set that is being built, if someone has looked through its images before; else this process is to do it."""
-    building = _building.get()
-    if building is None:
-        return None
-    with suppress(NoRoom):  # then nobody will know what this process finds out
-        building.begin()
-    return _opened(building.stream)
-
-
-def known(number: int) -> dict[str, Any] | None:
-    """What a process that died over the same entry remembered of a shard; its images are there then."""
-    building = _building.get()
-    return None if building is None else building.known.get(number)
-
-
-def remember(number: int, found: dict[str, Any]) -> None:
-    """A shard is complete: whoever comes next may take it as it is."""
-    building = _building.get()
-    if building is not None:
-        building.remember(number, found)
-
-
-def forget() -> None:
-    """Shards that were complete will be changed."""
-    building = _building.get()
-    if building is not None:
-        building.forget()
-
-
-def copy(source: np.ndarray | Shards, target: np.ndarray | Shards) -> None:
-    """Copy images one by one, so that little of a mapped file has to be in memory at once; channels that the target
-    lacks are left out."""
-    for place in range(len(source)):
-        target[place] = source[place][..., : target.shape[3]]
 
 
 # What there is, and what goes ---------------------------------------------------------------------------------
@@ -259,36 +204,34 @@ class _Built(Exception):
     """Another process has built the entry while this one waited."""
 
 
-class _Building:
+class _Building(Sink):
     """An entry that may come to be: nothing is written, and no lock taken, before a large array is asked for."""
 
     def __init__(self, entry: Path, pipeline: Pipeline) -> None:
         self._place, self._entry, self._pipeline = entry.parent, entry, pipeline
-        self.stream, self._part = (entry.with_name(f"{entry.name}{ending}") for ending in (STREAM, PART))
+        self._stream, self._part = (entry.with_name(f"{entry.name}{ending}") for ending in (STREAM, PART))
         self._lock: IO[bytes] | None = None
         self._images: Shards | None = None
-        self.known: dict[int, dict[str, Any]] = {}
 
     def found(self) -> ImageSet | None:
         """The set if it is there in the way that is wanted."""
         made = _opened(self._entry) if self._pipeline != "stream" else None
         if made is not None or self._pipeline == "cache":
             return made
-        made = _opened(self.stream)
+        made = _opened(self._stream)
         if made is None or self._pipeline == "stream":
             return made
         there = entries(self._place)  # what had no room may have some by now
         need = sum(math.prod(part.images.shape) for part in (made.train, made.test))
         return None if need <= _room(self._place, [entry for entry in there if entry.busy], there) else made
 
-    def array(self, shape: tuple[int, ...], where: str) -> Shards:
-        """Files of that shape, mapped: those that a process left which died, else new ones. Files that were made before
-        stay usable until they are let go."""
+    def empty(self, shape: tuple[int, ...], where: str) -> np.ndarray | Shards:
+        """Memory for a small array; for a large one files, mapped. Those that were made before stay usable until they
+        are let go."""
+        if math.prod(shape) < SMALL:
+            return super().empty(shape, where)
         self.begin()
         need, have = math.prod(shape), 0
-        if self._images is None and (left := self._left(shape)) is not None:
-            self._images = left
-            return left
         try:
             self._clear()
             with (self._place / "room.lock").open("w") as alone:  # two that make room at once would count the same room
@@ -309,6 +252,12 @@ class _Building:
             ) from None
         return self._images
 
+    def streamed(self) -> ImageSet | None:
+        """The set as a stream, if someone has looked through its images before; else this process is to do it."""
+        with suppress(NoRoom):  # then nobody will know what this process finds out
+            self.begin()
+        return _opened(self._stream)
+
     def _file(self, number: int, shape: tuple[int, ...]) -> np.ndarray:
         """A new file of the part."""
         file = self._part / f"images-{number:04d}.npy"
@@ -317,37 +266,8 @@ class _Building:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         return mapped
 
-    def _left(self, shape: tuple[int, ...]) -> Shards | None:
-        """The files of a process that died, if it was building the same and had got anywhere."""
-        try:
-            found = {int(path.stem[-4:]): json.loads(path.read_text()) for path in self._part.glob("done-*.json")}
-            files = Files(np.load(path, mmap_mode="r+") for path in sorted(self._part.glob("images-*.npy")))
-        except (OSError, ValueError):  # damaged by the end of that process: built anew
-            return None
-        if not found or [file.shape for file in files] != _sizes(shape):
-            return None
-        self.known = found
-        return Shards(files)
-
-    def remember(self, number: int, found: dict[str, Any]) -> None:
-        """A shard is complete."""
-        if self._images is not None:
-            mapped = self._images.files[number]
-            assert isinstance(mapped, np.memmap)
-            mapped.flush()
-            with _writing(self._place), _synced(self._part / f".done-{number:04d}") as file:
-                file.write(json.dumps(found).encode())
-            (self._part / f".done-{number:04d}").rename(self._part / f"done-{number:04d}.json")
-
-    def forget(self) -> None:
-        """No shard is complete any more."""
-        self.known = {}
-        for file in [*self._part.glob("done-*.json"), *self._part.glob(".done-*")]:
-            file.unlink()
-
     def _clear(self) -> None:
         """Remove all images of the part."""
-        self.forget()
         for file in self._part.glob("images-*.npy"):
             file.unlink()
 
@@ -381,20 +301,17 @@ class _Building:
         train, test = made.train.images, made.test.images
         entry = self._entry
         if not isinstance(train, Shards | np.ndarray) or not isinstance(test, Shards | np.ndarray):
-            from automixsearch.data.stream import save as save_stream
-
-            entry = self.stream
+            entry = self._stream
             self._clear()
             with _writing(self._place):
-                content |= save_stream(self._part, made)
+                content |= stream.save(self._part, made, save)
         elif not self._holds(train, test):
-            whole = self.array((n + m, *train.shape[1:]), made.name)
+            whole = self.empty((n + m, *train.shape[1:]), made.name)
             copy(train, whole[:n])
             copy(test, whole[n:])
         for file in self._images.files if self._images is not None else ():
             assert isinstance(file, np.memmap)
             file.flush()
-        self.forget()
         with _writing(self._place):
             save(self._part / "labels.npy", np.concatenate([part.labels for part in (made.train, made.test)]))
             with _synced(self._part / "set.json") as file:
@@ -422,10 +339,11 @@ class _Building:
             self._lock = lock
             if self.found() is not None:
                 raise _Built
-            for left in (self._entry, self.stream):  # by one who died while he removed it
+            for left in (self._entry, self._stream):  # by one who died while he removed it
                 if not (left / "set.json").exists():
                     shutil.rmtree(left, ignore_errors=True)
-            self._part.mkdir(exist_ok=True)  # what is in it was left by one who died while he built it
+            shutil.rmtree(self._part, ignore_errors=True)  # left by one who died while he built it
+            self._part.mkdir()
 
     def _holds(self, train: np.ndarray | Shards, test: np.ndarray | Shards) -> bool:
         """Whether both parts already lie in the files, one after the other."""
@@ -439,9 +357,6 @@ def _sizes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The shapes of the files of an array [N, H, W, C]."""
     each = max(1, SHARD // math.prod(shape[1:]))
     return [(min(each, shape[0] - start), *shape[1:]) for start in range(0, shape[0], each)]
-
-
-_building: ContextVar[_Building | None] = ContextVar("building", default=None)
 
 
 @contextmanager
@@ -503,9 +418,7 @@ def _images(entry: Path, content: dict[str, Any], lock: IO[bytes]) -> tuple[Any,
     """The images of both parts; the lock is given back when the last of them is let go."""
     n, m = content["train"], content["test"]
     if entry.suffix == STREAM:
-        from automixsearch.data.stream import opened
-
-        whole = opened(entry, content)
+        whole = stream.opened(entry, content)
         weakref.finalize(whole.loaders, lock.close)
         return whole.part(0, n), whole.part(n, n + m)
     files = Files(np.load(file, mmap_mode="r") for file in sorted(entry.glob("images-*.npy")))
@@ -513,35 +426,3 @@ def _images(entry: Path, content: dict[str, Any], lock: IO[bytes]) -> tuple[Any,
         raise ValueError("images are missing")
     weakref.finalize(files, lock.close)
     return Shards(files, 0, n), Shards(files, n, n + m)
-
-
-# Memory -----------------------------------------------------------------------------------------------------
-
-
-def check_memory(shape: tuple[int, ...], where: str) -> None:
-    """Refuse a uint8 array [N, H, W, C] that takes more than half of the available memory.
-
-    Raises:
-        NoRoom: with the size, and what to do.
-    """
-    need, have = math.prod(shape), available_bytes()
-    if need > have / 2:
-        raise NoRoom(
-            f"{where}: {shape[0]} images of {shape[2]}x{shape[1]} pixels take {need / 1e9:,.1f} GB decoded, "
-            f"more than half of the {have / 1e9:,.1f} GB of free memory; use e.g. data.size=32"
-        )
-
-
-def available_bytes() -> int:
-    """Memory that can still be used: the system's, or the container's limit where that is lower."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        have = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup 2 and 1
-        try:
-            have = min(have, int(Path("/sys/fs/cgroup", limit).read_text()))
-        except (OSError, ValueError):
-            continue  # no such file, or "max"
-    return have

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automixsearch.data.base import ImageSet, absolute, cut, nearest
+from automixsearch.data.base import ImageSet, cut
 from automixsearch.data.decode import resize
+from automixsearch.data.files import Watched, absolute, nearest
 from automixsearch.data.labels import kept
+from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,12 +24,12 @@ if TYPE_CHECKING:
 _FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
-def files(data: Data) -> list[Path]:
+def listed(data: Data) -> Watched:
     """The batches under the root; none where they are still to be downloaded."""
-    return sorted((absolute(data.path) / _FOLDERS[data.source]).glob("*"))
+    return Watched(sorted(map(str, (absolute(data.path) / _FOLDERS[data.source]).glob("*"))))
 
 
-def load(data: Data) -> ImageSet:
+def load(data: Data, listing: Watched, sink: Sink) -> ImageSet:
     """Decode the official training and test parts; labels of CIFAR-100 are the 100 fine ones.
 
     Every file's published MD5 is checked before torchvision unpickles it. Several processes must not download
@@ -52,7 +54,7 @@ def load(data: Data) -> ImageSet:
     pixels = [np.ascontiguousarray(part.data) for part in parts]  # they come in planes
     images = np.concatenate([pixels[0][chosen], pixels[1]])
     labels = np.concatenate([train[chosen], test])
-    return ImageSet(data.source, *cut(resize(images, data), labels, len(chosen)), classes)
+    return ImageSet(data.source, *cut(resize(images, data, sink), labels, len(chosen)), classes)
 
 
 def _download(kind: Any, root: Path) -> None:

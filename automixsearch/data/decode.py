@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from automixsearch.data import cache
-from automixsearch.data.base import ImageSet, Listing, cut
-from automixsearch.data.labels import kept
+from automixsearch.data.files import formats, opened_file, shown
 from automixsearch.data.rows import encoded_at, is_place
 from automixsearch.data.shards import Shards
+from automixsearch.data.sink import Sink, copy
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image, Transpose
 
     from automixsearch.spec import Data
 
-Encoded = bytes | str | Path | np.ndarray
-"""The content of an image file, its path or place in a Parquet file, or pixels uint8 [H, W] or [H, W, 3]."""
+Encoded = bytes | str | Path | np.ndarray | None
+"""The content of an image file or None, its path or place in a Parquet file, or pixels uint8 [H, W] or [H, W, 3]."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how an image has to be turned; 1: it stands as it should."""
 
 
 class Fit(Protocol):
@@ -36,55 +39,8 @@ class Fit(Protocol):
     def resize(self) -> str: ...
     @property
     def trim(self) -> int: ...
-
-
-def decoded(
-    name: str, train: Listing, test: Listing, classes: tuple[str, ...], data: Data, notes: tuple[str, ...] = ()
-) -> ImageSet:
-    """The data set of the files that `train` (what `data.labels` keeps of it) and `test` list.
-
-    Raises:
-        DataError: `data.labels` does not fit, an image is missing, corrupt or of another size.
-    """
-    chosen = kept(train.labels, classes, data, name, train.paths)
-    paths = [*(train.paths[i] for i in chosen), *test.paths]
-    labels = np.concatenate([train.labels[chosen], test.labels])
-
-    def once() -> ImageSet:
-        decoder = Decoder(len(paths), data)
-        decoder.add(paths, lambda i: str(paths[i]))
-        good = ~decoder.bad
-        parts = cut(decoder.result(), labels[good], int(good[: len(chosen)].sum()))
-        return ImageSet(name, *parts, classes, notes + decoder.notes, decoder.skipped)
-
-    return once_or_streamed(once, lambda: paths, labels, len(chosen), data, (name, classes, notes))
-
-
-def once_or_streamed(
-    once: Callable[[], ImageSet],
-    places: Callable[[], Sequence[str]],
-    labels: np.ndarray,
-    n: int,
-    data: Data,
-    named: tuple[str, tuple[str, ...], tuple[str, ...]],
-) -> ImageSet:
-    """What `once` gives, or where it has no room and the pipeline lets it, a stream of the images at some `places`.
-
-    Args:
-        labels: of the images at the places, of which the first n are the training part. named: name, classes, notes.
-    """
-    try:
-        if data.pipeline == "stream":
-            raise cache.NoRoom("data.pipeline=stream")
-        return once()
-    except cache.NoRoom as error:
-        if data.pipeline == "cache":
-            raise DataError(f"{error}, or let images be decoded for every epoch with data.pipeline=auto") from None
-        why = str(error).partition("; ")[0]
-    from automixsearch.data.stream import surveyed
-
-    name, classes, notes = named
-    return surveyed(name, places(), labels, n, classes, data, notes, why)
+    @property
+    def orientation(self) -> str: ...
 
 
 class Decoder:
@@ -93,20 +49,22 @@ class Decoder:
     With `data.size`, each image becomes size x size pixels, bilinear with antialiasing, in one step: of its centre
     square (`resize: crop`, which is the shorter side resized and the rest cropped), or of all of it (`squash`).
     Without, all images must have the size of the first. `data.trim` rows at the bottom are cut off before.
-    Palettes are resolved, alpha is dropped, EXIF rotation is not applied, an animation gives its first frame. The
-    result has one channel if every image is grayscale (modes L and 1), else three.
+    Palettes are resolved, alpha is dropped, an animation gives its first frame. EXIF orientation is applied where
+    `data.orientation` says so. The result has one channel if every image is grayscale (modes L and 1), else three.
 
     bad: bool [total], which images were left out; all False unless `data.on_bad_image` is skip. gray: whether all those
     so far were grayscale.
     """
 
-    def __init__(self, total: int, data: Data) -> None:
-        self._data = data
+    def __init__(self, total: int, data: Data, sink: Sink) -> None:
+        self._data, self._sink = data, sink
         self._images: np.ndarray | Shards | None = None
-        self._first, self._first_bad, self._done = "", "", 0
+        self._first, self._first_bad, self._first_turned, self._done = "", "", "", 0
         self._fitted: tuple[int, int] | None = None
         self.gray = True
         self.bad = np.zeros(total, bool)
+        self._turned = 0
+        self._digests = np.zeros(total, np.uint64)
 
     def add(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> None:
         """Decode the next images; `where(i)` names the i-th of them in errors.
@@ -116,22 +74,8 @@ class Decoder:
         """
         if self._images is None:
             size = self._size(encoded, where)
-            self._images = None if size is None else cache.empty((len(self.bad), *size, 3), self._first)
-        images = self._images
-        if not isinstance(images, Shards) or len(encoded) < len(self.bad):
-            self._decode(encoded, where, images, self._done)
-            return
-        step = len(images.files[0])
-        for number, start in enumerate(range(0, len(encoded), step)):
-            stop = min(start + step, len(encoded))
-            known = cache.known(number)
-            if known is None:
-                self._decode(encoded[start:stop], lambda i, start=start: where(start + i), images, start)
-                bad = np.flatnonzero(self.bad[start:stop]).tolist()
-                cache.remember(number, {"bad": bad, "first_bad": self._first_bad, "gray": self.gray})
-            else:
-                self.bad[start:stop][known["bad"]] = True
-                self._first_bad, self.gray, self._done = known["first_bad"], known["gray"], stop
+            self._images = None if size is None else self._sink.empty((len(self.bad), *size, 3), self._first)
+        self._decode(encoded, where, self._images, self._done)
 
     def windows(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> Iterator[np.ndarray]:
         """Decode all images, some at a time: uint8 [n, H, W, 3] of those that are not `bad`, in order.
@@ -151,15 +95,19 @@ class Decoder:
     ) -> None:
         """Decode the next images into `images`, from the place `first` on."""
 
-        def decode(block: range) -> list[tuple[bool, DataError | None]]:
-            return [self._into(images, first + i, encoded[i], where(i)) for i in block]
+        begun = self._done
+
+        def decode(block: range) -> list[tuple[bool, bool, DataError | None]]:
+            return [self._into(images, first + i, begun + i, encoded[i], where(i)) for i in block]
 
         step = 64  # a task for each image would cost as much as decoding a small one
         blocks = [range(i, min(i + step, len(encoded))) for i in range(0, len(encoded), step)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = [each for block in pool.map(decode, blocks) for each in block]
-        for i, (gray, error) in enumerate(done):
+        for i, (gray, turned, error) in enumerate(done):
             self.gray &= gray
+            self._turned += turned
+            self._first_turned = self._first_turned or (where(i) if turned else "")
             if error is not None:
                 self.bad[self._done + i] = True
                 self._first_bad = self._first_bad or str(error).partition("; ")[0]
@@ -170,16 +118,14 @@ class Decoder:
         if self._images is None:
             return np.empty((0, 0, 0, 3), np.uint8)
         good = np.flatnonzero(~self.bad)
-        if len(good) < len(self.bad):
-            cache.forget()  # what is moved is not where it was remembered
         for place, i in enumerate(good):
             if place != i:
                 self._images[place] = self._images[i]
         images = self._images[: len(good)]
         if not self.gray:
             return images
-        single = cache.empty((*images.shape[:3], 1), self._first)
-        cache.copy(images, single)
+        single = self._sink.empty((*images.shape[:3], 1), self._first)
+        copy(images, single)
         return single
 
     @property
@@ -189,8 +135,28 @@ class Decoder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out, if anything was."""
-        return (f"bad images left out: {self.skipped}, the first {self._first_bad}",) if self.skipped else ()
+        """What was left out, or stands otherwise than its EXIF orientation says, if anything does."""
+        notes = (f"bad images left out: {self.skipped}, the first {self._first_bad}",) if self.skipped else ()
+        if self._turned and self._data.orientation == "stored":
+            notes += (
+                f"images whose EXIF orientation is not applied: {self._turned}, the first {shown(self._first_turned)}; "
+                "data.orientation=exif turns them",
+            )
+        return notes
+
+    def doubled(self, test: np.ndarray, where: Callable[[int], str]) -> tuple[str, ...]:
+        """Notes on equal images: in both parts, and in the training part. test: bool [total], which are of the test
+        part."""
+        first: dict[int, int] = {}
+        counts, pairs = Counter[str](), dict[str, str]()
+        for part, chosen in (("training", ~test), ("test", test)):
+            for i in np.flatnonzero(chosen & ~self.bad).tolist():
+                same = first.setdefault(int(self._digests[i]), i)
+                if same != i and not test[same]:
+                    counts[part] += 1
+                    pairs.setdefault(part, f"{shown(where(i))} = {shown(where(same))}")
+        words = {"training": "training images are there before", "test": "test images are in the training part too"}
+        return tuple(f"looks doubled: {n} {words[part]}, the first {pairs[part]}" for part, n in counts.items())
 
     def _size(self, encoded: Sequence[Encoded], where: Callable[[int], str]) -> tuple[int, int] | None:
         """Height and width of the first good image of the set; None: there is none yet."""
@@ -206,15 +172,16 @@ class Decoder:
         return self._fitted
 
     def _into(
-        self, images: np.ndarray | Shards | None, place: int, encoded: Encoded, where: str
-    ) -> tuple[bool, DataError | None]:
-        """Whether the image, now in its place, was grayscale; or why it was skipped."""
+        self, images: np.ndarray | Shards | None, place: int, number: int, encoded: Encoded, where: str
+    ) -> tuple[bool, bool, DataError | None]:
+        """Whether the image, the number-th of all and now in its place, was grayscale, and whether EXIF turns it; or
+        why it was skipped."""
         try:
-            image, gray = opened(encoded, self._data, where)
+            image, gray, turned = opened(encoded, self._data, where)
         except DataError as error:
             if self._data.on_bad_image == "fail":
                 raise
-            return True, error
+            return True, False, error
         assert images is not None  # a good image made room
         height, width = images.shape[1:3]
         if image.size != (width, height):
@@ -222,12 +189,22 @@ class Decoder:
                 f"{where}: is {image.width}x{image.height} pixels, but {self._first} is {width}x{height}; "
                 "images of one set must have the same size; resize them with e.g. data.size=32"
             )
-        images[place] = np.asarray(image)
-        return gray, None
+        pixels = np.asarray(image)
+        images[place] = pixels
+        self._digests[number] = int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest())
+        return gray, turned, None
 
 
-def opened(encoded: Encoded, data: Fit, where: str) -> tuple[Image, bool]:
-    """The image in RGB, fitted as `Decoder` says, and whether it was grayscale.
+class Opened(NamedTuple):
+    """An image in RGB, whether it was grayscale, and whether its EXIF orientation turns it."""
+
+    image: Image
+    gray: bool
+    turned: bool
+
+
+def opened(encoded: Encoded, data: Fit, where: str) -> Opened:
+    """An image, fitted as `Decoder` says.
 
     Raises:
         DataError: it is missing or cannot be decoded; `where` is named.
@@ -242,39 +219,66 @@ def opened(encoded: Encoded, data: Fit, where: str) -> tuple[Image, bool]:
         else:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         rule, remedy = f"cannot be decoded: {reason}", "replace or remove it"
-    raise DataError(f"{where}: {rule}; {remedy}, or leave out such images with data.on_bad_image=skip")
+    raise DataError(f"{shown(where)}: {rule}; {remedy}, or leave out such images with data.on_bad_image=skip")
 
 
-def _pixels(encoded: Encoded, data: Fit) -> tuple[Image, bool]:
+def _pixels(encoded: Encoded, data: Fit) -> Opened:
     from PIL import Image
 
+    if encoded is None:
+        raise ValueError("is null")
     if isinstance(encoded, str) and is_place(encoded):
         encoded = encoded_at(encoded)
     if isinstance(encoded, np.ndarray):
-        image = Image.fromarray(encoded)
-    else:
-        image = Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
-    with image:
-        if image.mode[0] in "IF":  # Pillow would clip these to 255
-            raise ValueError(f"has {image.mode} pixels, and only 8 bits a channel are supported")
-        gray = image.mode in ("L", "1")
-        clear = image.mode == "P" and "transparency" in image.info  # Pillow warns unless alpha is named
-        rgb = (image.convert("RGBA") if clear else image).convert("RGB")
+        return _fitted(Image.fromarray(encoded), data)
+    with (
+        BytesIO(encoded) if isinstance(encoded, bytes) else opened_file(encoded) as content,
+        Image.open(content, formats=formats()) as image,
+    ):
+        return _fitted(image, data)
+
+
+def _fitted(image: Image, data: Fit) -> Opened:
+    from PIL.Image import Resampling
+
+    if image.mode[0] in "IF":  # Pillow would clip these to 255
+        raise ValueError(f"has {image.mode} pixels, and only 8 bits a channel are supported")
+    gray = image.mode in ("L", "1")
+    clear = image.mode == "P" and "transparency" in image.info  # Pillow warns unless alpha is named
+    rgb = (image.convert("RGBA") if clear else image).convert("RGB")
+    turn = _turn(image)
+    if turn is not None and data.orientation == "exif":
+        rgb = rgb.transpose(turn)
+    turned = turn is not None
     width, height = rgb.width, rgb.height - data.trim
     if height < 1:
         raise ValueError(f"is {rgb.height} pixels high, and data.trim={data.trim} leaves nothing of it")
     if data.size is None:
-        return (rgb.crop((0, 0, width, height)) if data.trim else rgb), gray
+        return Opened(rgb.crop((0, 0, width, height)) if data.trim else rgb, gray, turned)
     side = min(width, height)
     left, top = ((width - side) / 2, (height - side) / 2) if data.resize == "crop" else (0, 0)
     box = (left, top, width - left, height - top)
-    return rgb.resize((data.size, data.size), Image.Resampling.BILINEAR, box=box), gray
+    return Opened(rgb.resize((data.size, data.size), Resampling.BILINEAR, box=box), gray, turned)
 
 
-def resize(images: np.ndarray, data: Data) -> np.ndarray | Shards:
+def _turn(image: Image) -> Transpose | None:
+    """How EXIF says that an image has to be turned; one whose EXIF cannot be read stays as it is."""
+    from PIL.Image import Transpose
+
+    turns = (
+        Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
+        Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90,
+    )  # fmt: skip
+    try:
+        return dict(enumerate(turns, 2)).get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # on damaged EXIF Pillow raises anything; the pixels are whole
+        return None
+
+
+def resize(images: np.ndarray, data: Data, sink: Sink) -> np.ndarray | Shards:
     """Resize decoded images [N, H, W, C] as `Decoder` does; `data.size` None leaves them alone."""
     if data.size is None:
         return images
-    decoder = Decoder(len(images), data)
+    decoder = Decoder(len(images), data, sink)
     decoder.add(list(images[..., 0] if images.shape[3] == 1 else images), lambda i: f"image {i}")
     return decoder.result()

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automixsearch.data.base import ImageSet, need, numbered, read_rows, within
+from automixsearch.data.base import ImageSet
 from automixsearch.data.decode import opened
+from automixsearch.data.files import Watched, need, numbered, read_bytes, read_rows, within
+from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,25 +77,30 @@ class Scenes:
         return found
 
 
-def files(data: Data) -> list[Path]:
+def listed(data: Data) -> Watched:
+    """Refuse to train on several classes in an image; `scenes` reads them.
+
+    Raises:
+        DataError: always; or what is wrong with the files.
+    """
+    _files(data)
+    raise DataError(
+        f"{data.path}: images of source {data.source} hold several classes each, and training takes one; look at it "
+        f"with automixsearch data {data.source} data.path={data.path}, and train on another set"
+    )
+
+
+def load(data: Data, listing: Watched, sink: Sink) -> ImageSet:
+    """Never called: `listed` refuses."""
+    raise NotImplementedError
+
+
+def _files(data: Data) -> list[Path]:
     """The lists, annotations and folders of images."""
     if data.source.startswith("voc"):
         root = _voc_root(data)
         return [need(root / name, data.source) for name in ("ImageSets/Main", "Annotations", "JPEGImages")]
     return [need(_coco_root(data) / name, data.source) for name in _coco_names(data)]
-
-
-def load(data: Data) -> ImageSet:
-    """Refuse to train on several classes in an image.
-
-    Raises:
-        DataError: always; or what is wrong with the files.
-    """
-    files(data)
-    raise DataError(
-        f"{data.path}: images of source {data.source} hold several classes each, and training takes one; look at it "
-        f"with automixsearch data {data.source} data.path={data.path}, and train on another set"
-    )
 
 
 def scenes(data: Data) -> Scenes:
@@ -160,7 +167,7 @@ def _objects(root: Path, image: str, numbers: dict[str, int]) -> list[tuple[list
     path = root / "Annotations" / f"{image}.xml"
     found = []
     try:
-        for each in ElementTree.fromstring(path.read_bytes()).iterfind("object"):
+        for each in ElementTree.fromstring(read_bytes(path)).iterfind("object"):
             edges = ("xmin", "ymin", "xmax", "ymax")
             left, top, right, bottom = (float(_text(each, f"bndbox/{edge}")) for edge in edges)
             label = numbered(_text(each, "name"), numbers, path)
@@ -193,7 +200,7 @@ def _coco_names(data: Data) -> list[str]:
 
 
 def _coco(data: Data) -> Parts:
-    indices, folders = (files(data)[start : start + 2] for start in (0, 2))
+    indices, folders = (_files(data)[start : start + 2] for start in (0, 2))
     (classes, train), (others, test) = map(_instances, indices, folders)
     if classes != others:
         raise DataError(f"{indices[1]}: has other categories than {indices[0].name}; both must be of one year")
@@ -203,7 +210,7 @@ def _coco(data: Data) -> Parts:
 def _instances(path: Path, folder: Path) -> tuple[tuple[str, ...], list[Scene]]:
     """The classes, in the order of their ids, and the images of a file, likewise."""
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(read_bytes(path))
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         numbers = {category: number for number, category in enumerate(sorted(names))}
         images = {each["id"]: f"{folder}/{each['file_name']}" for each in content["images"]}

@@ -5,25 +5,26 @@ Source: the test part of Alpaydin and Kaynak, Optical Recognition of Handwritten
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from automixsearch.data.base import HELD_OUT, ImageSet, cut, hold_out
 from automixsearch.data.decode import resize
+from automixsearch.data.files import Watched
 from automixsearch.data.labels import kept
+from automixsearch.data.sink import Sink
 
 if TYPE_CHECKING:
     from automixsearch.spec import Data
 
 
-def files(data: Data) -> list[Path]:
-    """None: the digits are part of scikit-learn."""
-    return []
+def listed(data: Data) -> Watched:
+    """No file: the digits are part of scikit-learn."""
+    return Watched()
 
 
-def load(data: Data) -> ImageSet:
+def load(data: Data, listing: Watched, sink: Sink) -> ImageSet:
     """Decode the digits.
 
     The 17 grey levels 0..16 become round(level * 255 / 16). There is no official test part: a stratified 20 %
@@ -38,5 +39,5 @@ def load(data: Data) -> ImageSet:
     train, test = hold_out(labels, classes, "digits")
     train = train[kept(labels[train], classes, data, "digits")]
     rows = np.concatenate([train, test])
-    parts = cut(resize(images[rows], data), labels[rows], len(train))
+    parts = cut(resize(images[rows], data, sink), labels[rows], len(train))
     return ImageSet("digits", *parts, classes, (HELD_OUT,))

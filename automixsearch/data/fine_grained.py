@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automixsearch.data.base import ImageSet, Listing, need, numbered, read_rows, within
-from automixsearch.data.decode import decoded
+from automixsearch.data.build import decoded
+from automixsearch.data.files import Labelled, Listing, need, numbered, opened_file, read_rows, within
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,27 +43,24 @@ _INDEX = {
 }
 
 
-def files(data: Data) -> list[Path]:
-    """The index files and the folders of images."""
-    root = _root(data)
-    found = [need(root / name, data.source) for name in _INDEX[data.source]]
-    if data.source == "cars":
-        found.append(_test_annotations(root))
-    return [*found, *sorted(root.glob("images/*/"))]
+load = decoded
 
 
-def load(data: Data) -> ImageSet:
-    """Decode the images.
+def listed(data: Data) -> Listing:
+    """The images of both parts.
 
     Raises:
-        DataError: a file is missing or not of the official layout, an image is bad.
+        DataError: a file is missing or not of the official layout.
     """
-    list_parts = {"cub200": _cub, "aircraft": _aircraft, "cars": _cars}[data.source]
-    classes, train, test = list_parts(_root(data))
-    return decoded(data.source, train, test, classes, data)
+    root = _root(data)
+    index = [need(root / name, data.source) for name in _INDEX[data.source]]
+    if data.source == "cars":
+        index.append(_test_annotations(root))
+    classes, train, test = {"cub200": _cub, "aircraft": _aircraft, "cars": _cars}[data.source](root)
+    return Listing(data.source, train, test, classes, [path for path in index if path.is_file()])
 
 
-Parts = tuple[tuple[str, ...], Listing, Listing]
+Parts = tuple[tuple[str, ...], Labelled, Labelled]
 """Classes, training part, test part."""
 
 
@@ -81,7 +78,7 @@ def _cub(root: Path) -> Parts:
         for image in sorted(paths.keys() ^ found.keys())[:1]:
             raise DataError(f"{file}: image {image} is in only one of it and images.txt; fetch the data set again")
     train, test = (
-        Listing(
+        Labelled(
             [f"{root}/images/{paths[image]}" for image in images],
             np.array([numbered(labels[image], numbers, label_file) for image in images], np.int64),
         )
@@ -97,7 +94,7 @@ def _aircraft(root: Path) -> Parts:
     for index in (root / "images_variant_trainval.txt", root / "images_variant_test.txt"):
         rows = list(read_rows(index, "image variant"))
         labels = np.array([numbered(variant, numbers, index) for _, variant in rows], np.int64)
-        parts.append(Listing([f"{root}/images/{image}.jpg" for image, _ in rows], labels))
+        parts.append(Labelled([f"{root}/images/{image}.jpg" for image, _ in rows], labels))
     return classes, parts[0], parts[1]
 
 
@@ -112,7 +109,7 @@ def _cars(root: Path) -> Parts:
         if "class" not in (rows.dtype.names or ()):
             raise DataError(f"{index}: has no labels; fetch cars_test_annos_withlabels.mat")
         labels = rows["class"].astype(np.int64) - 1  # they count from 1
-        parts.append(Listing([f"{root}/{images}/{name}" for name in rows["fname"]], labels))
+        parts.append(Labelled([f"{root}/{images}/{name}" for name in rows["fname"]], labels))
     return classes, parts[0], parts[1]
 
 
@@ -127,8 +124,9 @@ def _mat(path: Path, name: str) -> np.ndarray:
     from scipy.io import loadmat
 
     try:
-        found: Any = loadmat(path, squeeze_me=True)[name]
-    except FileNotFoundError:
+        with opened_file(path) as file:
+            found: Any = loadmat(file, squeeze_me=True)[name]
+    except OSError:
         raise
     except Exception as error:  # on damaged files scipy raises anything from ValueError to zlib.error
         raise DataError(f"{path}: {name} cannot be read: {error}; fetch the file again") from None

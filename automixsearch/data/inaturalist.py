@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automixsearch.data.base import ImageSet, Listing, find, need
-from automixsearch.data.decode import decoded
+from automixsearch.data.build import decoded
+from automixsearch.data.files import Labelled, Listing, find, need, read_bytes
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
     from automixsearch.spec import Data
 
 
-def files(data: Data) -> list[Path]:
-    """The annotations and the folders of images."""
-    return [*_annotations(data), *sorted(find(data.path).glob("train_val*/*/*/"))]
+NOTE = "test part: the official validation images"
+
+load = decoded
 
 
-def load(data: Data) -> ImageSet:
-    """Decode the images.
+def listed(data: Data) -> Listing:
+    """The images of both parts.
 
     Raises:
-        DataError: a file is missing or not of the official format, an image is bad.
+        DataError: a file is missing or not of the official layout.
     """
     root = find(data.path)
-    (train, classes), (test, others) = (_listing(root, path) for path in _annotations(data))
+    (train, classes), (test, others) = (_part(root, path) for path in _annotations(data))
     if classes != others:
         paths = _annotations(data)
         raise DataError(f"{paths[1]}: has other categories than {paths[0].name}; both must be of one year")
-    return decoded(data.source, train, test, classes, data, ("test part: the official validation images",))
+    return Listing(data.source, train, test, classes, _annotations(data), (NOTE,))
 
 
 def _annotations(data: Data) -> list[Path]:
@@ -47,10 +47,10 @@ def _annotations(data: Data) -> list[Path]:
     return [need(find(data.path) / f"{part}{year}.json", data.source) for part in ("train", "val")]
 
 
-def _listing(root: Path, path: Path) -> tuple[Listing, tuple[str, ...]]:
+def _part(root: Path, path: Path) -> tuple[Labelled, tuple[str, ...]]:
     """The images that a file lists, and the classes."""
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(read_bytes(path))
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         numbers = {category: number for number, category in enumerate(sorted(names))}
         found = {each["image_id"]: numbers[each["category_id"]] for each in content["annotations"]}
@@ -59,4 +59,4 @@ def _listing(root: Path, path: Path) -> tuple[Listing, tuple[str, ...]]:
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: no annotations of iNaturalist: {reason}; fetch the file again") from None
-    return Listing(paths, labels), tuple(names[category] for category in numbers)
+    return Labelled(paths, labels), tuple(names[category] for category in numbers)

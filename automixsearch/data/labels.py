@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from automixsearch.data.base import drawn
+from automixsearch.data.files import read_bytes
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,17 +47,13 @@ def kept(
     else:
         share = Fraction(str(data.labels))  # as written: 0.07 of 100 are 7, though 0.07 * 100 is a little more
         take = [math.ceil(share * int(count)) for count in counts]
-    generator = np.random.Generator(np.random.PCG64(data.labels_seed))
-    chosen = np.zeros(len(labels), bool)
-    for number, n in enumerate(take):
-        chosen[generator.permutation(np.flatnonzero(labels == number))[:n]] = True
-    return np.flatnonzero(chosen)
+    return np.flatnonzero(drawn(labels, take, data.labels_seed))
 
 
 def _listed(path: Path, total: int, where: str, paths: Sequence[str] | None) -> np.ndarray:
     """The images that the lines of a file name."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_bytes(path).decode().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
         raise DataError(f"{path}: the list of data.labels cannot be read: {reason}; check the path") from None

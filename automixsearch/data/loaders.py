@@ -33,12 +33,13 @@ PIPE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Form:
-    """What all images of a set become: pixels [H, W, C] = `shape`, fitted as `size`, `resize` and `trim` say."""
+    """What all images of a set become: pixels [H, W, C] = `shape`, fitted as the rest says."""
 
     shape: tuple[int, int, int]
     size: int | None
     resize: str
     trim: int
+    orientation: str
 
 
 def read(paths: Sequence[str], form: Form) -> np.ndarray:
@@ -50,7 +51,7 @@ def read(paths: Sequence[str], form: Form) -> np.ndarray:
     images = np.empty((len(paths), *form.shape), np.uint8)
     height, width, channels = form.shape
     for place, path in enumerate(paths):
-        image, _ = opened(path, form, told(path))
+        image = opened(path, form, told(path)).image
         if image.size != (width, height):
             raise DataError(
                 f"{told(path)}: is {image.width}x{image.height} pixels now and was {width}x{height}; restore it"
@@ -136,7 +137,7 @@ class Loaders:
 def _start(form: Form) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(path for path in sys.path if path)
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-c", f"from {__name__} import main; main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": paths},
@@ -196,7 +197,3 @@ def main() -> None:
         answers.write(length.to_bytes(8, "little", signed=True))
         answers.write(data)
         answers.flush()
-
-
-if __name__ == "__main__":
-    main()

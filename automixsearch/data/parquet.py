@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from automixsearch.data.base import HELD_OUT, ImageSet, Part, cut, find, hold_out
-from automixsearch.data.decode import Decoder, once_or_streamed
+from automixsearch.data.base import HELD_OUT, ImageSet, Part, cut, hold_out
+from automixsearch.data.build import once_or_streamed
+from automixsearch.data.decode import Decoder
+from automixsearch.data.files import Left, find, opened_file, shown, walk
 from automixsearch.data.labels import kept
-from automixsearch.data.rows import place_of
+from automixsearch.data.rows import place_of, told
+from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -49,23 +53,48 @@ LABELS = ("label", "fine_label", "labels")
 """Names that make a column the label column, the first one first."""
 
 
-def files(data: Data) -> list[Path]:
-    """The Parquet files under the path, sorted; hidden files and folders (such as .cache) are left out."""
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The files of both parts, in order; without test files a share of the training files is held out."""
+
+    train: Sequence[Path]
+    test: Sequence[Path]
+    notes: tuple[str, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read."""
+        return [*self.train, *self.test]
+
+
+def listed(data: Data) -> Chosen:
+    """The files of both parts, through links; hidden ones and folders (such as .cache) are left out.
+
+    Raises:
+        DataError: splits are not clear, or a shard is missing.
+    """
     root = find(data.path)
-    if root.is_file():
-        return [root]
-    found = [path.relative_to(root) for path in root.rglob("*.parquet") if path.is_file()]
-    return sorted(root / path for path in found if not any(part.startswith(".") for part in path.parts))
+    if not root.is_dir():
+        return Chosen([root], [], (HELD_OUT, *_lonely(root)))
+    left = Left()
+    found = []
+    for path in map(Path, walk(root, left)):
+        if path.suffix.lower() == ".parquet":
+            found.append(path)
+        else:
+            left.add(path.suffix.lower() or "without suffix", path)
+    train, test, notes = _parts(root, sorted(found))
+    return Chosen(train, test, (*notes, *left.notes))
 
 
-def load(data: Data) -> ImageSet:
+def load(data: Data, listing: Chosen, sink: Sink) -> ImageSet:
     """Decode the images, row group by row group, into one array; or stream them, for which the group of each is read.
 
     Raises:
-        DataError: splits or columns are not clear, a file is damaged, a label is out of range, an image bad.
+        DataError: columns are not clear, a file is damaged, a label is out of range, an image bad.
     """
     root = find(data.path)
-    train, test, notes = _parts(root, files(data))
+    train, test = listing.train, listing.test
     shards = [_open(path, data) for path in (*train, *test)]
     classes, labels = _labels(shards)
     name = root.stem if root.is_file() else root.name
@@ -77,33 +106,36 @@ def load(data: Data) -> ImageSet:
     def once() -> ImageSet:
         rows = np.zeros(len(labels), bool)
         rows[order] = True
-        decoder, start = Decoder(len(order), data), 0
+        decoder, start = Decoder(len(order), data, sink), 0
         for shard in shards:
             stop = start + shard.file.metadata.num_rows
             _decode(shard, decoder, rows[start:stop])
             start = stop
-        images, rows = decoder.result(), np.flatnonzero(rows)[~decoder.bad]
+        asked = np.flatnonzero(rows)
+        images, rows = decoder.result(), asked[~decoder.bad]
         held = np.isin(rows, parts[1])
         if test:
             made = cut(images, labels[rows], len(rows) - int(held.sum()))
         else:
             made = (Part(images[~held], labels[rows[~held]]), Part(images[held], labels[rows[held]]))
-        return ImageSet(name, *made, classes, notes + decoder.notes, decoder.skipped)
+        notes = decoder.notes + decoder.doubled(np.isin(asked, parts[1]), lambda i: told(places()[asked[i]]))
+        return ImageSet(name, *made, classes, notes, decoder.skipped)
 
+    @cache
     def places() -> list[str]:
-        every = [place for shard in shards for place in _places(shard)]
-        return [every[row] for row in order]
+        return [place for shard in shards for place in _places(shard)]
 
-    return once_or_streamed(once, places, labels[order], len(chosen), data, (name, classes, notes))
+    def ordered() -> list[str]:
+        return [places()[row] for row in order]
+
+    return once_or_streamed(once, ordered, labels[order], len(chosen), data, (name, classes), sink)
 
 
 # Splits -----------------------------------------------------------------------------------------------------
 
 
 def _parts(root: Path, found: Sequence[Path]) -> tuple[list[Path], list[Path], tuple[str, ...]]:
-    """The training files, the test files and what was decided; no test files where `root` is one file."""
-    if root.is_file():
-        return [root], [], (HELD_OUT,)
+    """The training files, the test files and what was decided."""
     splits: dict[str, list[Path]] = {}
     for path in found:
         splits.setdefault(_split_of(path.relative_to(root)), []).append(path)
@@ -122,11 +154,54 @@ def _parts(root: Path, found: Sequence[Path]) -> tuple[list[Path], list[Path], t
                 f"{root}: files of split {name} lie in several folders, which may be different data sets "
                 f"({', '.join(folders)}); give one of them as data.path, or put the files together"
             )
+        _check_whole(root, name, splits[name])
     notes = [] if held == "test" else ["test part: the validation split"]
     read = {*splits["train"], *splits[held]}
     left = [str(path.relative_to(root)) for path in found if path not in read]
     notes += [f"not read: {', '.join(left)}"] if left else []
     return splits["train"], splits[held], tuple(notes)
+
+
+_SHARD = re.compile(r"(\d+)-of-(\d+)")
+
+
+def _check_whole(root: Path, split: str, files: Sequence[Path]) -> None:
+    """Refuse files that are not, by their names, all shards of one set.
+
+    Raises:
+        DataError: several sets, such as `test` and `test-hard`; or a shard is missing.
+    """
+    kinds: dict[str, Path] = {}
+    totals: dict[int, dict[int, Path]] = {}
+    for path in files:
+        if _split_of(Path(path.name)):  # the file's own name says the split: what else it says tells sets apart
+            words = re.split(r"[^a-z0-9]+", path.stem.lower())
+            kinds.setdefault(" ".join(word for word in words if word.isalpha() and len(word) > 1), path)
+        if shard := _SHARD.search(path.stem):
+            totals.setdefault(int(shard[2]), {})[int(shard[1])] = path
+    if len(kinds) > 1:
+        names = ", ".join(shown(path.name) for path in kinds.values())
+        raise DataError(
+            f"{root}: files of split {split} have several names, which may be different data sets ({names}); move away "
+            f"what does not belong, or name them alike, e.g. {split}-0.parquet and {split}-1.parquet, to read all"
+        )
+    if len(totals) > 1:
+        names = ", ".join(shown(next(iter(shards.values())).name) for shards in totals.values())
+        raise DataError(f"{root}: files of split {split} are of several exports ({names}); keep those of one")
+    for total, shards in totals.items():
+        first = 0 if 0 in shards or total not in shards else 1
+        missing = [number for number in range(first, first + total) if number not in shards]
+        if missing:
+            raise DataError(
+                f"{root}: split {split} lacks {len(missing)} of its {total} shards, e.g. "
+                f"-{missing[0]:05d}-of-{total:05d}; fetch the data set again"
+            )
+
+
+def _lonely(path: Path) -> tuple[str, ...]:
+    """A note where a file by itself is one of several shards."""
+    shard = _SHARD.search(path.stem)
+    return (f"only shard {shard[0]} is read",) if shard and int(shard[2]) > 1 else ()
 
 
 def _split_of(path: Path) -> str:
@@ -163,6 +238,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _open(path: Path, data: Data) -> _Shard:
     with _reading(path):
+        opened_file(path).close()  # a pipe would be waited for
         file = pq.ParquetFile(path, page_checksum_verification=True)
         schema = file.schema_arrow
     images = [field.name for field in schema if _is_image(field.type)]
@@ -273,7 +349,6 @@ def _decode(shard: _Shard, decoder: Decoder, wanted: np.ndarray) -> None:
                 column = shard.file.read_row_group(group, columns=[leaf]).column(0)
                 if leaf != shard.image:
                     (column,) = column.flatten()  # of a struct; a null struct gives null bytes
-            _no_nulls(shard, leaf, column, start)
             encoded = column.take(pa.array(rows - start)) if len(rows) < count else column
             decoder.add(encoded.to_pylist(), lambda i, rows=rows: f"{shard.path} row {rows[i]}")
         start += count

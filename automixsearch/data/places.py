@@ -15,32 +15,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from automixsearch.data.base import ImageSet, Listing, find, need, read_rows, within
-from automixsearch.data.decode import decoded
+from automixsearch.data.build import decoded
+from automixsearch.data.files import Labelled, Listing, find, need, read_rows, within
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
     from automixsearch.spec import Data
 
 
-def files(data: Data) -> list[Path]:
-    """The lists and the folders of images."""
-    return [*_lists(data), *sorted(_images(data).glob("*/*/"))]
+load = decoded
 
 
-def load(data: Data) -> ImageSet:
-    """Decode the images.
+def listed(data: Data) -> Listing:
+    """The images of both parts.
 
     Raises:
-        DataError: a file is missing or not of the official layout, an image is bad.
+        DataError: a file is missing or not of the official layout.
     """
     names: dict[int, str] = {}
-    train, test = (_listing(path, _images(data), names) for path in _lists(data))
+    train, test = (_part(path, _images(data), names) for path in _lists(data))
     if sorted(names) != list(range(len(names))):
         gap = next(number for number in range(len(names)) if number not in names)
         raise DataError(f"{_lists(data)[0]}: no image has label {gap}, and one has {max(names)}; fetch the list again")
     classes = tuple(names[number] for number in sorted(names))
-    return decoded(data.source, train, test, classes, data, ("test part: the official validation images",))
+    return Listing(data.source, train, test, classes, _lists(data), ("test part: the official validation images",))
 
 
 def _lists(data: Data) -> list[Path]:
@@ -53,7 +51,7 @@ def _images(data: Data) -> Path:
     return need(root / "images256", data.source)
 
 
-def _listing(path: Path, images: Path, names: dict[int, str]) -> Listing:
+def _part(path: Path, images: Path, names: dict[int, str]) -> Labelled:
     """The images of a list; adds the `names` of its classes."""
     paths, labels = [], []
     for file, label in read_rows(path, "file label"):
@@ -62,4 +60,4 @@ def _listing(path: Path, images: Path, names: dict[int, str]) -> Listing:
         paths.append(f"{images}/{file.lstrip('/')}")
         labels.append(int(label))
         names.setdefault(labels[-1], file.strip("/").rpartition("/")[0].partition("/")[2])
-    return Listing(paths, np.array(labels, np.int64))
+    return Labelled(paths, np.array(labels, np.int64))

@@ -12,19 +12,19 @@ depend on where its images come from. It is kept in the cache, about two hundred
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from automixsearch.data import cache
 from automixsearch.data.base import ImageSet, Part, header
 from automixsearch.data.decode import Decoder
 from automixsearch.data.decode import opened as decode
 from automixsearch.data.loaders import Coming, Form, Loaders, read
 from automixsearch.data.rows import told
+from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def surveyed(
     data: Data,
     notes: tuple[str, ...],
     why: str,
+    sink: Sink,
 ) -> ImageSet:
     """The set of the files `paths` (or rows of Parquet files), of which the first n are the training part; `why` it is
     not decoded once.
@@ -92,12 +93,12 @@ def surveyed(
     Raises:
         DataError: an image is missing, corrupt or of another size.
     """
-    known = cache.streamed()
+    known = sink.streamed()
     if known is not None:
         return known
     seen = _Seen(np.zeros(len(paths), bool), _is_gray(paths, data))
     for _ in range(3):  # once, and again where images are bad or not all of them gray
-        before, seen = seen, _look(paths, labels, n, classes, data, seen)
+        before, seen = seen, _look(paths, labels, n, classes, data, seen, sink)
         if (seen.bad == before.bad).all() and seen.gray == before.gray:
             break
     else:
@@ -105,7 +106,7 @@ def surveyed(
     good = ~seen.bad
     encoded = [path.encode(errors="surrogateescape") for path, taken in zip(paths, good, strict=True) if taken]
     ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-    form = Form(seen.shape, data.size, data.resize, data.trim)
+    form = Form(seen.shape, data.size, data.resize, data.trim, data.orientation)
     blob = np.frombuffer(b"".join(encoded), np.uint8)
     whole = Streamed(blob, _starts(ends), ends, seen.moments, Loaders(form))
     trained, labels = int(good[:n].sum()), labels[good]
@@ -116,12 +117,12 @@ def surveyed(
     return made
 
 
-def save(folder: Path, made: ImageSet) -> dict[str, Any]:
-    """Write what `opened` reads, and return what it finds in set.json."""
+def save(folder: Path, made: ImageSet, write: Callable[[Path, np.ndarray], None]) -> dict[str, Any]:
+    """Write what `opened` reads, array by array, and return what it finds in set.json."""
     parts = [part.images for part in (made.train, made.test) if isinstance(part.images, Streamed)]
-    cache.save(folder / "paths.npy", parts[0].paths)
-    cache.save(folder / "ends.npy", np.concatenate([part.ends for part in parts]))
-    cache.save(folder / "moments.npy", np.concatenate([part.moments for part in parts]))
+    write(folder / "paths.npy", parts[0].paths)
+    write(folder / "ends.npy", np.concatenate([part.ends for part in parts]))
+    write(folder / "moments.npy", np.concatenate([part.moments for part in parts]))
     return {"form": asdict(parts[0].loaders.form)}
 
 
@@ -160,10 +161,10 @@ def _is_gray(paths: Sequence[str], data: Data) -> bool:
 
 
 def _look(
-    paths: Sequence[str], labels: np.ndarray, n: int, classes: tuple[str, ...], data: Data, before: _Seen
+    paths: Sequence[str], labels: np.ndarray, n: int, classes: tuple[str, ...], data: Data, before: _Seen, sink: Sink
 ) -> _Seen:
     """Decode all images once; moments and fingerprint are right if `before` is right about bad and gray images."""
-    decoder, digest = Decoder(len(paths), data), hashlib.sha256()
+    decoder, digest = Decoder(len(paths), data, sink), hashlib.sha256()
     good, seen = ~before.bad, _Seen(before.bad, before.gray)
     sums: list[np.ndarray] = []
     for start, stop in ((0, n), (n, len(paths))):
@@ -178,6 +179,7 @@ def _look(
             sums += map(_moments, images)
         digest.update(labels[start:stop][good[start:stop]].astype("<i8").data)
     seen.bad, seen.gray, seen.notes = decoder.bad, decoder.gray, decoder.notes
+    seen.notes += decoder.doubled(np.arange(len(paths)) >= n, lambda i: told(paths[i]))
     seen.moments = np.array(sums, np.int64).reshape(len(sums), 2, seen.shape[2])
     seen.fingerprint = digest.hexdigest()[:16]
     return seen

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from automixsearch.data import cifar, load
+from automixsearch.data import load
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
 
@@ -126,4 +126,4 @@ def test_a_failed_download_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(CIFAR10, "download", download)
     with pytest.raises(DataError, match=r"download from https://.*failed: no network; fetch it by hand"):
-        cifar.load(Data(source="cifar10", path=str(tmp_path), download=True))
+        load(Data(source="cifar10", path=str(tmp_path), download=True))

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from automixsearch.data import cache
-from automixsearch.data.cache import available_bytes
+from automixsearch.data import load, sink
 from automixsearch.data.decode import resize
-from automixsearch.data.folder import load
+from automixsearch.data.sink import Sink, available_bytes
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
 
@@ -163,7 +162,7 @@ def test_size_takes_the_centre_square(tmp_path: Path) -> None:
 
 def test_downsizing_is_antialiased() -> None:
     checker = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)[None, ..., None]
-    small = resize(checker, Data(size=8))
+    small = resize(checker, Data(size=8), Sink())
     assert small.shape == (1, 8, 8, 1)
     assert np.abs(small.astype(int) - 127).max() <= 8
 
@@ -196,7 +195,7 @@ def test_classes_must_agree_between_the_parts(tmp_path: Path) -> None:
 def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
     data = fill(tmp_path)
     (tmp_path / "train/eel").mkdir()
-    with pytest.raises(DataError, match=r"train/eel: class folder without images \(png, jpg"):
+    with pytest.raises(DataError, match=r"train/eel: class folder without images \(\.png, \.jpg"):
         load(data)
 
 
@@ -229,11 +228,11 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_a_set_larger_than_half_of_the_memory_is_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3 - 1)
+    monkeypatch.setattr(sink, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3 - 1)
     data = fill(tmp_path).model_copy(update={"pipeline": "cache"})
     with pytest.raises(DataError, match=r"cat/0\.png: 12 images of 6x6 pixels take 0\.0 GB .* e\.g\. data\.size"):
         load(data)
-    monkeypatch.setattr(cache, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3)
+    monkeypatch.setattr(sink, "available_bytes", lambda: 2 * 12 * 6 * 6 * 3)
     assert len(load(data).train) == 6
 
 

@@ -138,7 +138,7 @@ def test_a_failed_load_leaves_no_stale_set_behind(tmp_path: Path) -> None:
 
 def test_threads_that_load_at_once_decode_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, calls, real = tree(tmp_path / "set"), [], folder_source.load
-    monkeypatch.setattr(folder_source, "load", lambda data: calls.append(1) or real(data))
+    monkeypatch.setattr(folder_source, "load", lambda *words: calls.append(1) or real(*words))
     found: list[ImageSet] = []
     threads = [threading.Thread(target=lambda: found.append(load(data))) for _ in range(4)]
     for thread in threads:
@@ -171,7 +171,7 @@ def test_a_missing_path_names_its_nearest_neighbour(tmp_path: Path, source: Any)
 
 
 def test_an_operating_system_error_becomes_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(data: Data) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "/secret")
 
     monkeypatch.setattr(folder_source, "load", refuse)

@@ -1,6 +1,7 @@
 """The data sets of the papers, on tiny trees in their official layouts; every image is of one grey level of its own."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -251,9 +252,14 @@ def test_a_share_of_the_labels_leaves_the_test_part_alone(made: Made) -> None:
     assert found.test.labels.tolist() == [label for label, _ in made.test]
 
 
-def test_a_new_image_in_a_folder_is_noticed(made: Made) -> None:
-    first = load(made.data)
-    shutil.copy(made.image, made.image.with_name("another.JPEG"))
+def test_an_image_that_is_replaced_is_noticed_though_its_size_and_time_stay(made: Made) -> None:
+    first, times = load(made.data), os.stat(made.image)
+    content = bytearray(made.image.read_bytes())
+    content[-4] ^= 255
+    made.image.with_name("new").write_bytes(content)
+    os.utime(made.image.with_name("new"), ns=(times.st_atime_ns, times.st_mtime_ns))
+    made.image.with_name("new").replace(made.image)
+    assert (os.stat(made.image).st_size, os.stat(made.image).st_mtime_ns) == (times.st_size, times.st_mtime_ns)
     assert load(made.data) is not first
 
 

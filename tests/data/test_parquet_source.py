@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from automixsearch.data.folder import load as load_folder
-from automixsearch.data.parquet import files, load
+from automixsearch.data import load
+from automixsearch.data.parquet import listed
 from automixsearch.errors import DataError
 from automixsearch.spec import Data
 
@@ -72,7 +73,10 @@ def test_images_labels_and_names_come_back_over_row_groups_and_files(tmp_path: P
     assert np.array_equal(made.train.labels, labels)
     assert np.array_equal(made.test.images, pixels[:2])
     assert made.classes == ("a", "b", "c")
-    assert (made.name, made.notes) == ("ein Satz für dich", ())
+    assert made.name == "ein Satz für dich"
+    (note,) = made.notes
+    assert note.startswith("looks doubled: 2 test images are in the training part too, the first ")
+    assert re.search("test-0.parquet row 0 = .*train-0-3.parquet row 0$", note)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +107,9 @@ def test_validation_is_left_out_where_there_is_a_test(tmp_path: Path) -> None:
 
 def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
     data = fill(tmp_path)
-    expected = files(data)
+    expected = listed(data).files
     fill(tmp_path / ".cache")
-    assert files(data) == expected
+    assert listed(data).files == expected
     assert len(load(data).train) == 6
 
 
@@ -143,7 +147,7 @@ def test_the_same_data_in_folders_and_parquet_have_one_fingerprint(tmp_path: Pat
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{i}.bmp")
     parquet = load(Data(source="parquet", path=str(tmp_path / "p")))
-    folders = load_folder(Data(source="folder", path=str(tmp_path / "f")))
+    folders = load(Data(source="folder", path=str(tmp_path / "f")))
     assert parquet.fingerprint == folders.fingerprint
     assert (parquet.classes, folders.classes) == (("0", "1"), ("cat", "dog"))
 
@@ -254,7 +258,9 @@ def test_files_must_agree_on_classes(tmp_path: Path, labels: pa.Array, names: An
 def test_a_missing_image_is_named_by_row(tmp_path: Path, missing: Any) -> None:
     images = column(noise(6)).to_pylist()
     images[3] = missing
-    with pytest.raises(DataError, match=r"one\.parquet row 3: image\.bytes is null; fill it or remove the row"):
+    with pytest.raises(
+        DataError, match=r"one\.parquet row 3: cannot be decoded: is null; replace or remove it, or leave"
+    ):
         load(one(tmp_path, image=pa.array(images, IMAGE)))
 
 

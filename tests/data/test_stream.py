@@ -23,7 +23,7 @@ from PIL import Image
 
 import automixsearch.data as data_module
 from automixsearch.algorithms.base import Needs
-from automixsearch.data import ImageSet, cache, channel_statistics, load
+from automixsearch.data import ImageSet, cache, channel_statistics, load, sink
 from automixsearch.data.stream import Streamed
 from automixsearch.errors import DataError, SpecError
 from automixsearch.recipe import Recipe
@@ -223,7 +223,7 @@ def test_a_full_disk_leads_to_streaming_and_leaves_nothing_half_written(
         same(by(data, "auto"), decoded)
     with monkeypatch.context() as patch:
         patch.setenv(cache.VARIABLE, "off")
-        patch.setattr(cache, "available_bytes", lambda: 0)
+        patch.setattr(sink, "available_bytes", lambda: 0)
         same(by(data, "auto"), decoded)
 
 
