@@ -24,6 +24,10 @@ from automixsearch.spec import TrialConfig
 TINY = ["width=4", "epochs=1"]
 ANYWHERE = read_changes(["data.path=."])
 
+COUNTS = {"train": 90, "test": 20, "classes": 10, "val": 10}
+DATA = {"fingerprint": "0" * 16, "path": None, **COUNTS, "splits": {"0": "0" * 16}}
+"""What study.json says of the data."""
+
 
 def ended(store, column, done, state="complete", **values):
     """Write the row of a run as if it had been trained."""
@@ -42,7 +46,7 @@ def simulate(tmp_path, target, scores, seeds=5, scale="paper", changes=ANYWHERE)
     """Ledgers of a table's cells whose scores are known: scores(cell, replicate)."""
     for column in studies(select(target), scale, seeds, tmp_path, changes):
         store = Store(tmp_path, column.name)
-        _claim(store, column.space, column.design, {})
+        _claim(store, column.space, column.design, DATA)
         by_row = {cell.row: cell for cell in column.cells}
         for done in column.design.runs:
             ended(store, column, done, **{column.design.about["measured"]: scores(by_row[done.arm], done.replicate)})
@@ -132,7 +136,7 @@ def test_failed_runs_are_counted_and_say_why(tmp_path, capsys):
     target = "dm_toy:CIFAR-100/R-18/CutMix MCE"
     (column,) = studies(select(target), "tiny", 2, tmp_path, Changes())
     store = Store(tmp_path, column.name)
-    _claim(store, column.space, column.design, {})
+    _claim(store, column.space, column.design, DATA)
     first, second = column.design.runs
     ended(store, column, first, test_top1_median=50.0)
     ended(store, column, second, "failed", error_class="NonFiniteLoss", error_message="the loss was nan\nmore")
