@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from automixsearch import __version__
 from automixsearch.commands import analysis, data, doctor, jobs, mixers, report, reproduce, results, search, studies
-from automixsearch.commands.terminal import print_whatever_the_encoding
+from automixsearch.commands.terminal import print_whatever_the_encoding, say
 from automixsearch.errors import AutoMixError, unknown
 from automixsearch.secrecy import redact
 
@@ -29,17 +29,17 @@ def main(argv: list[str] | None = None) -> int:
             # The reader has left (`| head`); Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(redact(f"automixsearch: {error.filename}: {error.strerror}; check the path"), file=sys.stderr)
+        say(redact(f"automixsearch: {error.filename}: {error.strerror}; check the path"), file=sys.stderr)
         return 2
     except AutoMixError as error:
-        print(f"automixsearch: {error}", file=sys.stderr)
+        say(f"automixsearch: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("automixsearch: interrupted; everything reported so far is kept", file=sys.stderr)
+        say("automixsearch: interrupted; everything reported so far is kept", file=sys.stderr)
         return 130
     finally:
         for problem in args.study_opened.corrupt if hasattr(args, "study_opened") else ():
-            print(f"automixsearch: warning: left out {problem}", file=sys.stderr)
+            say(f"automixsearch: warning: left out {problem}", file=sys.stderr)
 
 
 def parse(words: list[str]) -> argparse.Namespace:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from automixsearch.knobs import Knob
 
 from automixsearch.policy import methods_of
+from automixsearch.visible import visible
 
 
 def policy_of(row: Mapping[str, Any]) -> str:
@@ -25,7 +26,7 @@ def policy_of(row: Mapping[str, Any]) -> str:
     if loss not in (None, "mce"):
         eta = "" if row.get("eta") is None else f" eta={brief(row['eta'])}"
         knobs.append(f"+ {loss}{eta}")
-    return " ".join(["+".join(methods), *knobs])
+    return visible(" ".join(["+".join(methods), *knobs]))
 
 
 def brief(value: object) -> str:
@@ -36,7 +37,7 @@ def brief(value: object) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.{6 if 0.9995 <= value < 1 else 3}g}"
-    return str(value) or "-"
+    return visible(str(value)) or "-"
 
 
 def score(name: str, value: Any) -> str:
@@ -151,13 +152,18 @@ def best_table(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Ta
 
 
 def make_table(title: str, columns: Iterable[str] = ()) -> Table:
-    """A plain table with thin lines."""
+    """A plain table with thin lines, whose cells show what stored text holds and obey none of it."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    class Cells(Table):
+        def add_row(self, *cells: Any, **how: Any) -> None:
+            super().add_row(*(visible(cell) if isinstance(cell, str) else cell for cell in cells), **how)
+
+    look: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD, "pad_edge": False}
+    table = Cells(title=visible(title), **look)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(visible(column), overflow="fold")
     return table
 
 
@@ -178,10 +184,14 @@ def failures(rows: Iterable[Mapping[str, Any]]) -> list[tuple[int, str, str, str
         if row["state"] == "failed":
             groups.setdefault(row.get("error_class") or "unknown", []).append(row)
     found = [
-        (len(group), name, (group[0].get("error_message") or "").split("\n")[0][:200], HINTS.get(name, ""))
+        (len(group), visible(name), _first_line(group[0].get("error_message")), HINTS.get(name, ""))
         for name, group in groups.items()
     ]
     return sorted(found, reverse=True)
+
+
+def _first_line(message: str | None) -> str:
+    return visible((message or "").split("\n")[0][:200])
 
 
 KNOB_COLUMNS = ("knob", "default", "legal", "searched with auto", "published", "meaning")

@@ -7,13 +7,16 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.commands.terminal import say
 from automixsearch.search.driver import Watcher
 from automixsearch.secrecy import redact
 from automixsearch.show import costs, duration, failures, policy_of, score, spent
 from automixsearch.spec import METRICS, SearchSpace
+from automixsearch.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from automixsearch.search.task import Task
 
@@ -45,7 +48,7 @@ class Watch(Watcher):
         for row in done:
             self._keep(row)
         if self.lines:
-            print(
+            say(
                 f"study {space.name}: {len(done)} of {space.budget.trials} trials are done", file=sys.stderr, flush=True
             )
         elif self.console.is_terminal and len(done) < space.budget.trials:
@@ -58,7 +61,7 @@ class Watch(Watcher):
         text = redact(text)
         self.notes.append(text)
         if self.lines:
-            print(f"note: {text}", file=sys.stderr, flush=True)
+            say(f"note: {text}", file=sys.stderr, flush=True)
         elif self.console.is_terminal:
             self.console.print(f"note: {text}", style="dim", highlight=False)
 
@@ -71,7 +74,7 @@ class Watch(Watcher):
             self.last = f"{task.trial_id} {values['state']}: {detail}"
             if self.lines:
                 policy, done = self._policy(task, values), f"{len(self.rows)} of {self.space.budget.trials}"
-                print(f"{done}: {self.last}  {policy}", file=sys.stderr, flush=True)
+                say(f"{done}: {self.last}  {policy}", file=sys.stderr, flush=True)
         else:
             if event == "start" and not self.running and len(self.rows) == self.earlier:
                 self.last = "starting the trials' processes"
@@ -133,20 +136,19 @@ class Watch(Watcher):
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
-        from rich.text import Text
 
         counts, total = self.counts(), self.space.budget.trials
         left = self.remaining_s()
         head = Table.grid(padding=(0, 1))
         head.add_row(
-            Text(self.space.name, style="bold"),
+            _text(self.space.name, style="bold"),
             ProgressBar(total=total, completed=min(len(self.rows), total), width=24),
-            Text(f"{len(self.rows)}/{total} trials"),
-            Text(f"{counts['complete']} complete", style="green"),
-            Text(f"{counts['running']} running", style="cyan"),
-            Text(f"{counts['pruned']} pruned", style="yellow"),
-            Text(f"{counts['failed']} failed", style="red" if counts["failed"] else "dim"),
-            Text(f"{duration(time.monotonic() - self.started)}, "
+            _text(f"{len(self.rows)}/{total} trials"),
+            _text(f"{counts['complete']} complete", style="green"),
+            _text(f"{counts['running']} running", style="cyan"),
+            _text(f"{counts['pruned']} pruned", style="yellow"),
+            _text(f"{counts['failed']} failed", style="red" if counts["failed"] else "dim"),
+            _text(f"{duration(time.monotonic() - self.started)}, "
                  + (f"about {duration(left)} left" if left is not None else "time left: ?"), style="dim"),
         )  # fmt: skip
         lines: list[RenderableType] = [head, self._best_line()]
@@ -155,17 +157,23 @@ class Watch(Watcher):
             policy = self._policy(task, task.row("running"))
             epoch = values.get("epoch", 0)
             now = f" {metric} {score(metric, values.get(metric))}" if metric in values else ""
-            lines.append(Text(f"  {trial_id} {policy}: epoch {epoch}/{task.config.knobs['epochs']}{now}", style="cyan"))
-        lines.append(Text(f"  last: {self.last}", style="dim"))
-        lines.append(Text(f"  spent: {spent(self._spent())}", style="dim"))
+            lines.append(
+                _text(f"  {trial_id} {policy}: epoch {epoch}/{task.config.knobs['epochs']}{now}", style="cyan")
+            )
+        lines.append(_text(f"  last: {self.last}", style="dim"))
+        lines.append(_text(f"  spent: {spent(self._spent())}", style="dim"))
         for count, name, first, hint in failures(self.rows):
-            lines.append(Text(f"  {count} x {name}: {first}" + (f" -> {hint}" if hint else ""), style="red"))
+            lines.append(_text(f"  {count} x {name}: {first}" + (f" -> {hint}" if hint else ""), style="red"))
         return Group(*lines)
 
     def _best_line(self) -> RenderableType:
-        from rich.text import Text
-
         row, metric = self.best(), self.space.objective[0]
         if row is None:
-            return Text("  best so far: none yet", style="dim")
-        return Text(f"  best so far: {metric} {score(metric, row[metric])}  {row['trial_id']} {policy_of(row)}")
+            return _text("  best so far: none yet", style="dim")
+        return _text(f"  best so far: {metric} {score(metric, row[metric])}  {row['trial_id']} {policy_of(row)}")
+
+
+def _text(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(visible(text), style=style)

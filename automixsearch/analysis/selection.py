@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError, unknown
+from automixsearch.results.documents import parse_config
 from automixsearch.results.schema import metric_directions
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def config_key(config: str | None, otherwise: object = None, without: Collection
 
     if not config:
         return f"row {otherwise}"
-    content = json.loads(config)
+    content = parse_config(config, f"row {otherwise}")
     knobs = {name: value for name, value in content["knobs"].items() if name not in without}
     of = {name: value for name, value in content.get("data", {}).items() if name not in ("path", "download")}
     return hash_json([knobs, of if data else None])

@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
-from automixsearch.commands.terminal import add_json, console, declare, dump_json
+from automixsearch.commands.terminal import add_json, console, declare, dump_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +38,9 @@ def data_command(args: argparse.Namespace) -> int:
     console().print(table)
     for name in ("skipped", "fingerprint"):
         if shown.get(name) is not None:
-            print(f"{name}: {shown[name]}")
+            say(f"{name}: {shown[name]}")
     for note in shown["notes"]:
-        print(note)
+        say(note)
     return 0
 
 
@@ -107,8 +107,8 @@ def cache_command(args: argparse.Namespace) -> int:
             table.add_row(entry.name, f"{entry.size / 1e6:,.0f}", f"{_when(entry):%Y-%m-%d %H:%M}", _yes(entry.busy))
         console().print(table)
     if args.clear:
-        print(f"removed {len(gone)} sets, {sum(entry.size for entry in gone) / 1e9:,.1f} GB")
-    print(f"{taken / 1e9:,.1f} GB of {limit / 1e9:,.1f} GB at {place}")
+        say(f"removed {len(gone)} sets, {sum(entry.size for entry in gone) / 1e9:,.1f} GB")
+    say(f"{taken / 1e9:,.1f} GB of {limit / 1e9:,.1f} GB at {place}")
     return 0
 
 

@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.search import run_and_report
-from automixsearch.commands.terminal import add_force, add_json, console, declare, dump_json, program, quote
+from automixsearch.commands.terminal import add_force, add_json, console, declare, dump_json, program, quote, say
 from automixsearch.errors import AutoMixError
+from automixsearch.visible import without_colours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,19 +25,19 @@ def submit_command(args: argparse.Namespace, again: bool = False, retry: bool = 
     if job.untracked:
         some = ", ".join(map(str, job.untracked[:5])) + (", ..." if len(job.untracked) > 5 else "")
         remedy = "to send them git add them, or list what is sent in environment.files"
-        print(f"git does not track {len(job.untracked)} files, which stay here: {some}; {remedy}", file=sys.stderr)
+        say(f"git does not track {len(job.untracked)} files, which stay here: {some}; {remedy}", file=sys.stderr)
     if args.dry_run:
         for file in job.files:
-            print(file)
-        print(
+            say(file)
+        say(
             f"{len(job.files)} files, {job.size / 1e6:.2f} MB, and the file of the {job.kind}; "
             f"study {job.name} in {job.results}"
         )
-        print(f"command: {' '.join(map(quote, job.command(here=local)))}")
+        say(f"command: {' '.join(map(quote, job.command(here=local)))}")
         return 0
     idle = jobs.nothing_to_do(job) if again else ""
     if idle:
-        print(idle)
+        say(idle)
         return 0
     if args.debug:
         return run_and_report(job.what, args, job.results, debug=True, retry_failed=retry, force=force)
@@ -45,13 +46,13 @@ def submit_command(args: argparse.Namespace, again: bool = False, retry: bool = 
     client = jobs.connect(args.address)
     submission, new = jobs.submit(client, job)
     sent = f"sent {len(job.files)} files, {job.size / 1e6:.2f} MB" if new else "it runs already; nothing was sent"
-    print(f"{submission}: {sent}; study {job.name} in {job.results}")
+    say(f"{submission}: {sent}; study {job.name} in {job.results}")
     if args.wait:
         return _follow(client, submission)
     where = f" --address {quote(args.address)}" if args.address else ""
-    print("Next:")
+    say("Next:")
     for command, what in (("status {} -w", "how far it is"), ("logs {} -f", "what it says"), ("stop {}", "end it")):
-        print(f"  {program()} {command.format(quote(job.name)) + where}    {what}")
+        say(f"  {program()} {command.format(quote(job.name)) + where}    {what}")
     return 0
 
 
@@ -82,7 +83,7 @@ def jobs_command(args: argparse.Namespace) -> int:
             table.add_row(*("" if value is None else str(value) for value in row.values()))
         console().print(table)
     else:
-        print("The cluster has no jobs of ours.")
+        say("The cluster has no jobs of ours.")
     return 0
 
 
@@ -102,7 +103,7 @@ def status_command(args: argparse.Namespace) -> int:
         found = _status(job)
         line = dump_json(found) if args.json else _line(found)
         if line != said:
-            print(line, flush=True)
+            say(line, flush=True)
             said = line
         if not args.watch:
             return 0
@@ -162,7 +163,7 @@ def logs_command(args: argparse.Namespace) -> int:
     job = jobs.latest(client, args.job)
     if args.follow:
         return _follow(client, str(job.submission_id))
-    print(client.get_job_logs(str(job.submission_id)), end="")
+    print(without_colours(client.get_job_logs(str(job.submission_id))), end="")
     return 0
 
 
@@ -171,7 +172,7 @@ def _follow(client: Any, submission: str) -> int:
 
     async def tail() -> None:
         async for text in client.tail_job_logs(submission):
-            print(text, end="", flush=True)
+            print(without_colours(text), end="", flush=True)
 
     asyncio.run(tail())
     while not (job := client.get_job_info(submission)).status.is_terminal():  # the log ends a moment before the job
@@ -192,11 +193,11 @@ def stop_command(args: argparse.Namespace) -> int:
     client = jobs.connect(args.address)
     job = jobs.latest(client, args.job)
     if jobs.is_over(job):
-        print(f"{job.submission_id} has ended: {job.status.value.lower()}")
+        say(f"{job.submission_id} has ended: {job.status.value.lower()}")
         return 0
     client.stop_job(str(job.submission_id))
     where = f" --address {quote(args.address)}" if args.address else ""
-    print(f"{job.submission_id} stops; its trials are kept. To go on: {program()} resume JOB_FILE{where}")
+    say(f"{job.submission_id} stops; its trials are kept. To go on: {program()} resume JOB_FILE{where}")
     return 0
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.search import epoch_line
-from automixsearch.commands.terminal import add_json, console, declare, dump_json, positive
+from automixsearch.commands.terminal import add_json, console, declare, dump_json, positive, say
 from automixsearch.errors import unknown
 
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ def gallery_command(args: argparse.Namespace) -> int:
     if epochs:
 
         def report(epoch: EpochMetrics) -> None:
-            print(epoch_line(epoch, epochs[-1]), file=sys.stderr)
+            say(epoch_line(epoch, epochs[-1]), file=sys.stderr)
 
         picture = make_masks(images, mixers, configs, epochs, lams[0], args.pairs, args.seed, network, report)
     else:
         picture = make_gallery(images, mixers, lams, args.pairs, args.seed, network)
     picture.save(out)
-    print(f"picture: {out}")
+    say(f"picture: {out}")
     return 0
 
 

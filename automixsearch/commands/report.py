@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.terminal import add_scored_study, console, declare, open_named, print_frame, program
+from automixsearch.commands.terminal import add_scored_study, console, declare, open_named, print_frame, program, say
 from automixsearch.errors import AutoMixError, StudyError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def report_command(args: argparse.Namespace) -> int:
     report = make_report(study)
     page = write_report(report, study, args.out or _place(study))
     _say(report)
-    print(f"report: {page}")
-    print(f"also:   {page.with_suffix('.md')}, {page.parent / 'csv'}/, {page.parent / 'figures'}/")
+    say(f"report: {page}")
+    say(f"also:   {page.with_suffix('.md')}, {page.parent / 'csv'}/, {page.parent / 'figures'}/")
     if args.open:
         _show(page)
     return 0
@@ -54,7 +54,7 @@ def _show(page: Path) -> None:
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        print("no browser was found here; open the file in yours")
+        say("no browser was found here; open the file in yours")
 
 
 EXAMPLE = Path(__file__).parents[1] / "example"
@@ -101,8 +101,8 @@ def dashboard_command(args: argparse.Namespace) -> int:
     except ImportError:
         raise AutoMixError("optuna-dashboard is not installed; pip install 'automixsearch[dashboard]'") from None
     storage, source = dashboard_storage(study)
-    print(f"{study.name}: {source}")
-    print(f"dashboard: http://127.0.0.1:{args.port}/ (for this machine only; Ctrl-C ends it)", flush=True)
+    say(f"{study.name}: {source}")
+    say(f"dashboard: http://127.0.0.1:{args.port}/ (for this machine only; Ctrl-C ends it)", flush=True)
     optuna_dashboard.run_server(storage, host="127.0.0.1", port=args.port)
     return 0
 
@@ -131,11 +131,11 @@ def export_command(args: argparse.Namespace) -> int:
     study = open_named(args)
     if args.csv:
         for file in write_csv(study, args.csv):
-            print(f"csv: {file}")
+            say(f"csv: {file}")
     if args.optuna:
         made = optuna_study(study, args.optuna)
-        print(f"optuna: {args.optuna}, study {made.study_name} with {len(made.trials)} trials")
-        print(f"  optuna-dashboard {args.optuna}    to look at it")
+        say(f"optuna: {args.optuna}, study {made.study_name} with {len(made.trials)} trials")
+        say(f"  optuna-dashboard {args.optuna}    to look at it")
     return 0
 
 

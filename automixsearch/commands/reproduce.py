@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.terminal import add_json, add_results, console, declare, dump_json, positive
+from automixsearch.commands.terminal import add_json, add_results, console, declare, dump_json, positive, say
 from automixsearch.reproduce.settings import MARGIN, SCALES, SHARE, Changes, missing, read_changes
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _dry_run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) 
     out.print(table)
     for column in columns:
         for arm, config in column.plans.items():
-            print(f"# {column.name}: {arm}\n{config.to_yaml()}---")
+            say(f"# {column.name}: {arm}\n{config.to_yaml()}---")
     for row in left_out:
         out.print(f"left out: {row['cell']} ({row['missing']})", highlight=False)
     runs, epochs = (sum(row["runs"] - row["done"] for row in rows),

@@ -22,6 +22,7 @@ from automixsearch.commands.terminal import (
     print_frame,
     program,
     quote,
+    say,
 )
 from automixsearch.errors import StudyError
 
@@ -56,9 +57,9 @@ def best_command(args: argparse.Namespace) -> int:
             out.print(said, highlight=False)
         if args.export:
             train = f"{program()} train {quote(args.export)}"
-            print(f"{rows[0]['trial_id']} written to {args.export}; train it: {train}")
+            say(f"{rows[0]['trial_id']} written to {args.export}; train it: {train}")
         if args.weights:
-            print(f"weights of {rows[0]['trial_id']} written to {args.weights}")
+            say(f"weights of {rows[0]['trial_id']} written to {args.weights}")
     return 0
 
 
@@ -81,7 +82,7 @@ def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str
         out.print(best_table(rows, by, f"Best of {study.name} by {by}"), highlight=False)
         close = unresolved(rows, by)
         if close:
-            print(
+            say(
                 f"Unresolved: {', '.join(close)} cannot be told from {rows[0]['trial_id']}: ± is the 95 % error of the "
                 "number of images alone,\nand each trial is one seed."
             )
@@ -140,7 +141,7 @@ def ls_command(args: argparse.Namespace) -> int:
         raise StudyError(f"{args.results}: there is no such directory; check --results")
     if not studies:
         there = "" if args.results == RESULTS else f" --results {quote(args.results)}"
-        print(f"no studies in {args.results}; start one: {program()} search quickstart{there}")
+        say(f"no studies in {args.results}; start one: {program()} search quickstart{there}")
         return 0
     from automixsearch.show import make_table, score
 
@@ -168,10 +169,10 @@ def ls_command(args: argparse.Namespace) -> int:
 
 def compact_command(args: argparse.Namespace) -> int:
     study = open_named(args)
-    study.store.note = lambda text: print(f"automixsearch: {text}", file=sys.stderr)
+    study.store.note = lambda text: say(f"automixsearch: {text}", file=sys.stderr)
     with study.store.lock():
         study.store.compact()
-    print(f"{study.name}: compacted")
+    say(f"{study.name}: compacted")
     return 0
 
 

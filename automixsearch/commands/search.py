@@ -17,6 +17,7 @@ from automixsearch.commands.terminal import (
     positive,
     program,
     quote,
+    say,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -102,17 +103,17 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     ended = f"{result.finished} of {result.total} trials"
     states = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
     taken = f"; {spent(watch.rows)}" if counts["complete"] or counts["pruned"] else ""
-    print(f"{ended} ({states or 'none yet'}) in {result.place}{taken}")
+    say(f"{ended} ({states or 'none yet'}) in {result.place}{taken}")
     if result.interrupted:
-        print(f"Stopped early; nothing is lost. To go on: {again}")
+        say(f"Stopped early; nothing is lost. To go on: {again}")
         return status
     ask = f"{program()} {{}} {study.argument}"
-    print("Next:")
+    say("Next:")
     for command, options, what in next_steps(study.info.get("design") or {}):
-        print(f"  {ask.format(command)}{options}    {what}")
-    print(f"  {ask.format('best')} -n 1 --per method     the best of each method")
-    print(f"  {ask.format('best')} --export best.yaml    the winning config; then: {program()} train best.yaml")
-    print(f'  {ask.format("query")} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"')
+        say(f"  {ask.format(command)}{options}    {what}")
+    say(f"  {ask.format('best')} -n 1 --per method     the best of each method")
+    say(f"  {ask.format('best')} --export best.yaml    the winning config; then: {program()} train best.yaml")
+    say(f'  {ask.format("query")} "SELECT method, count(*), max(val_top1) FROM trials GROUP BY 1"')
     return status
 
 
@@ -140,19 +141,19 @@ def train_command(args: argparse.Namespace) -> int:
     run = TrainingRun(config, load(config.data), device)
     for epoch in run.epochs():
         if not args.json:
-            print(epoch_line(epoch, run.recipe.epochs))
+            say(epoch_line(epoch, run.recipe.epochs))
     outcome = run.finish()
     if args.out:
         Path(args.out).write_bytes(run.weights())
     if args.json:
         print(dump_json({"config_id": config.config_id, **asdict(outcome)}))
     else:
-        print(f"test top-1 {outcome.test.top1:.2f} %, top-5 {outcome.test.top5:.2f} %, "
+        say(f"test top-1 {outcome.test.top1:.2f} %, top-5 {outcome.test.top5:.2f} %, "
               f"ECE {outcome.test.ece:.4f}; {outcome.parameters:,} parameters")  # fmt: skip
         if outcome.test_top1_median is not None:
-            print(f"test top-1, median of the last {len(run.test_top1s)} epochs: {outcome.test_top1_median:.2f} %")
+            say(f"test top-1, median of the last {len(run.test_top1s)} epochs: {outcome.test_top1_median:.2f} %")
         if args.out:
-            print(f"weights: {args.out}")
+            say(f"weights: {args.out}")
     return 0
 
 

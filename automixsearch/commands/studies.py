@@ -17,6 +17,7 @@ from automixsearch.commands.terminal import (
     console,
     declare,
     dump_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -147,12 +148,12 @@ def _print_plan(plan: Plan) -> None:
     out.print(f"{plan.name}: {plan.question}" if plan.question else plan.name, style="bold", highlight=False)
     runs = ", ".join(f"{count} {purpose}" for purpose, count in plan.runs.items())
     halved = plan.most_epochs > plan.epochs
-    print(f"{sum(plan.runs.values())} runs ({runs}), {'about ' if halved else ''}{plan.epochs} epochs")
+    say(f"{sum(plan.runs.values())} runs ({runs}), {'about ' if halved else ''}{plan.epochs} epochs")
     if halved:
         lengths = ", ".join(
             f"{count:.0f} of {epochs} epoch{'s' if epochs > 1 else ''}" for epochs, count in plan.by_length().items()
         )
-        print(f"expected: {lengths}; {plan.most_epochs} epochs if none were short or stopped")
+        say(f"expected: {lengths}; {plan.most_epochs} epochs if none were short or stopped")
     if plan.device_h is not None:
         names = ("method", "runs", "one in full" if halved else "one run", "95 %", "all", "from")
         table = make_table("", names)
@@ -164,26 +165,24 @@ def _print_plan(plan: Plan) -> None:
         hours, low, high = plan.device_h
         most = f"; {plan.most_device_h[0]:.3g} if none were short or stopped" if halved and plan.most_device_h else ""
         short = f", {_time(3600 * hours)}" if hours < 1 else ""
-        print(f"device-hours: {hours:.3g} ({low:.3g} to {high:.3g}){short}{most}")
+        say(f"device-hours: {hours:.3g} ({low:.3g} to {high:.3g}){short}{most}")
         if plan.settles is not None:
             (cheap, least), (dear, longest) = plan.settles
-            print(
+            say(
                 f"  with as many runs of each method; {least:.3g} if all were {cheap}, {longest:.3g} if all were {dear}"
             )
     disk = f"disk: rows {plan.disk_mb:.3g} MB until they are merged"
     if plan.checkpoint_mb is not None:
         disk += f", checkpoints {plan.checkpoint_mb:.3g} MB for each run under way"
-    print(disk)
+    say(disk)
     if plan.noise is not None:
-        print(f"noise of a seed: {plan.noise.sd:.2g} ({plan.noise.source})")
+        say(f"noise of a seed: {plan.noise.sd:.2g} ({plan.noise.source})")
     for one in plan.resolved:
         family = f", {one.mde_holm:.2g} after Holm over {one.comparisons}" if one.comparisons > 1 else ""
         sides = "one run" if one.runs == 1 else f"{one.runs} runs"
-        print(f"can find, at 80 % power: {one.mde:.2g}{family} ({one.comparison}, {sides} on each side)")
+        say(f"can find, at 80 % power: {one.mde:.2g}{family} ({one.comparison}, {sides} on each side)")
     if plan.aliases:
-        print(
-            "cannot be told apart: " + "; ".join(f"{name} = {' = '.join(same)}" for name, same in plan.aliases.items())
-        )
+        say("cannot be told apart: " + "; ".join(f"{name} = {' = '.join(same)}" for name, same in plan.aliases.items()))
     for warning in plan.warnings:
         out.print(f"warning: {warning}", style="yellow", highlight=False)
 
@@ -215,7 +214,7 @@ def ablate_report_command(args: argparse.Namespace) -> int:
         return 0
     _print_ablation(found, str(design.get("question", "")))
     if total is not None and ended < total:
-        print(f"{ended} of {total} runs have ended: what is missing is left out.")
+        say(f"{ended} of {total} runs have ended: what is missing is left out.")
     return 0
 
 
@@ -259,10 +258,10 @@ def _print_ablation(found: Ablation, question: str) -> None:
         out.print(table, highlight=False)
     same = {name: alike for name, alike in found.aliases.items() if alike}
     if same:
-        print("Cannot be told apart: " + "; ".join(f"{name} = {' = '.join(alike)}" for name, alike in same.items()))
+        say("Cannot be told apart: " + "; ".join(f"{name} = {' = '.join(alike)}" for name, alike in same.items()))
     for note in found.notes:
-        print(note)
-    print(f"Unresolved means: not enough runs to say; equivalent: within {found.margin:g} points.")
+        say(note)
+    say(f"Unresolved means: not enough runs to say; equivalent: within {found.margin:g} points.")
 
 
 def _new_of(arm: str, before: set[str]) -> str:

@@ -14,7 +14,9 @@ import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from automixsearch.visible import visible
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -94,7 +96,10 @@ def positive(text: str) -> int:
 
 
 def console(stderr: bool = False) -> Console:
-    """A rich console; wide enough for a table when the output is piped, and even in an encoding without our signs."""
+    """A rich console that shows what stored text holds and obeys none of it.
+
+    It is wide enough for a table when the output is piped, and does without our signs where the encoding lacks them.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -103,9 +108,18 @@ def console(stderr: bool = False) -> Console:
             # Before cells are measured: what stands for a sign can be longer.
             return super().render_str(text.encode(self.encoding, PLAIN).decode(self.encoding), **options)
 
+        def print(self, *objects: Any, **how: Any) -> None:
+            super().print(*(visible(one, lines=True) if isinstance(one, str) else one for one in objects), **how)
+
     # Messages of errors hold brackets, which must not be read as markup.
-    made = Plain(stderr=stderr, markup=False)
-    return made if made.is_terminal else Plain(stderr=stderr, markup=False, width=140)
+    plain: dict[str, Any] = {"stderr": stderr, "markup": False, "emoji": False}
+    made = Plain(**plain)
+    return made if made.is_terminal else Plain(**plain, width=140)
+
+
+def say(text: object, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print a line, or several; escapes show what stored text holds for terminals."""
+    print(visible(str(text), lines=True), file=file, flush=flush)
 
 
 PLAIN = "automixsearch.plain"
@@ -142,7 +156,7 @@ def print_frame(out: Console, frame: DataFrame) -> None:
     out.print(table, highlight=False)
     if shown.shape[1] < frame.shape[1]:
         left = frame.shape[1] - shown.shape[1]
-        print(f"{left} more columns do not fit: name the ones you want, or use --json")
+        say(f"{left} more columns do not fit: name the ones you want, or use --json")
 
 
 def dump_json(value: object) -> str:

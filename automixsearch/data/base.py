@@ -178,7 +178,7 @@ class Split:
             chosen[content["val"]] = True
             made = cls(np.flatnonzero(~chosen), np.flatnonzero(chosen), content["fingerprint"])
             recorded = content["split_id"]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError, RecursionError) as error:
             raise DataError(f"not a recorded split: {type(error).__name__}: {error}") from None
         if made.split_id != recorded:
             raise DataError(f"recorded split {recorded} has the content of {made.split_id}: it was changed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.plan.lengths import Length, cooled
+from automixsearch.results.documents import parse_config
 from automixsearch.spec import Data, TrialConfig
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ def costs_of(
 
 def other_data(study: Study, data: Data, frame: Any) -> list[str]:
     """What a ledger is about, where that is not what is planned with."""
-    configs = [json.loads(text)["data"] for text in frame.drop_duplicates("data_fingerprint")["config"].dropna()]
+    configs = [
+        parse_config(text, "a trial")["data"] for text in frame.drop_duplicates("data_fingerprint")["config"].dropna()
+    ]
     here, names = data.model_dump(mode="json"), ("source", "path", "size", "labels", "val_fraction")
     for there in configs:
         differ = [name for name in names if there.get(name) != here[name]]

@@ -7,14 +7,15 @@ their dashes, and every panel is named in words. What a pointer shows stands in 
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from automixsearch.mixers import MIXERS
 from automixsearch.show import brief
+from automixsearch.visible import visible
 
 HUES = 7
 DASHES = ("", "6 3", "2 3")
@@ -462,3 +463,8 @@ def legend(names: Mapping[str, Ink]) -> str:
         for name, ink in names.items()
     )
     return f'<p class="legend">{items}</p>'
+
+
+def escape(text: str) -> str:
+    """Text as HTML and SVG show it; what is not printed is shown as escapes."""
+    return html.escape(visible(text))

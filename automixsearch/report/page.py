@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from automixsearch.report.parts import Report, Section, Table
+from automixsearch.visible import visible
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -49,7 +50,8 @@ def to_html(report: Report) -> str:
 
     from automixsearch import __version__
 
-    templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    templates = Environment(loader=FileSystemLoader(HERE), finalize=_shown, **how)
     templates.filters["svg"] = Markup  # drawings escape what they are given
     templates.filters["link"] = _link
     templates.filters["slug"] = lambda text: re.sub(r"\W+", "-", text.lower())
@@ -139,6 +141,10 @@ def _md_table(head: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(map(_md, cells)) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
+def _shown(value: Any) -> Any:
+    return visible(value, lines=True) if type(value) is str else value  # what is marked as HTML was made here
+
+
 def _md(value: Any) -> str:
-    text = escape(str(value), quote=False).replace("|", "\\|").replace("\n", " ")
-    return re.sub(r"([*_`\[\]])", r"\\\1", text) if text != "---" else text
+    text = escape(visible(" ".join(str(value).split("\n"))), quote=False)
+    return re.sub(r"([\\|*_`~#\[\]])", r"\\\1", text) if text != "---" else text

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from automixsearch.visible import csv_text
+
 Row = Mapping[str, Any]
 
 
@@ -131,4 +133,4 @@ def plain(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return value
+    return csv_text(value) if isinstance(value, str) else value

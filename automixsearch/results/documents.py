@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from functools import cache
-from typing import Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,9 @@ from pydantic import (
 from automixsearch.errors import DamagedError, StudyError, brief_repr, unknown
 from automixsearch.results.names import PATTERN, ROW_FILE
 from automixsearch.results.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from automixsearch.spec import TrialConfig
 
 LARGEST = 32_000_000
 """Bytes of a document: the list of a study's runs is the longest, about 350 for each run."""
@@ -129,6 +132,32 @@ def parse(data: bytes, where: str, remedy: str = Document.remedy) -> Any:
         _refuse(where, str(error), remedy)
 
 
+def parse_config(text: str, where: str) -> dict[str, Any]:
+    """The config that a row of the ledger holds, as plain data with at least `data` and `knobs`; `where` names the row.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    where, remedy = f"{where}: config", "the row is damaged: restore its file from a copy"
+    content = parse(text.encode("utf-8", "surrogatepass"), where, remedy)
+    try:
+        _adapter(ConfigEntry).validate_python(content)
+    except ValidationError as error:
+        _refuse(where, "; ".join(_explain(ConfigEntry, one) for one in error.errors()[:3]), remedy)
+    return content
+
+
+def stored_config(text: str, where: str) -> TrialConfig:
+    """The same, checked in full. Raises: as `parse_config`."""
+    from automixsearch.spec import TrialConfig
+
+    try:
+        return TrialConfig.model_validate(parse_config(text, where))
+    except ValidationError as error:
+        said = "; ".join(_explain(TrialConfig, one) for one in error.errors()[:3])
+        raise DamagedError(f"{where}: config: {said}; restore the row's file from a copy, or upgrade") from None
+
+
 def canonical(content: Any) -> str:
     """Plain data as one text, however it was laid out."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
@@ -201,6 +230,22 @@ def _explain(kind: type, detail: Any) -> str:
 
 
 # What documents hold ----------------------------------------------------------------------------------------------
+
+
+class SourceEntry(Document):
+    """The data of a config, as far as analyses read them."""
+
+    model_config = ConfigDict(extra="allow")
+    source: str
+    path: str | None = None
+
+
+class ConfigEntry(Document):
+    """The config of a row, likewise."""
+
+    model_config = ConfigDict(extra="allow")
+    data: SourceEntry
+    knobs: dict[str, bool | int | float | str]
 
 
 class RunEntry(Document):

@@ -5,14 +5,15 @@ Needs neither torch nor ray; optuna only where an Optuna study is made.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError
+from automixsearch.results.documents import parse_config
 from automixsearch.results.schema import TABLES, Table, metric_directions
+from automixsearch.visible import csv_text
 
 if TYPE_CHECKING:
     import optuna
@@ -32,8 +33,10 @@ KEPT = (
 def write_csv(study: Study, place: str | Path) -> list[Path]:
     """Write `trials.csv` and `epochs.csv` into a folder, or the trials alone into a file that ends in .csv.
 
-    Every column of the ledger is there, nulls are empty, times are ISO 8601 in UTC. Returns the files.
+    Every column of the ledger is there, nulls are empty, times are ISO 8601 in UTC. A text that a spreadsheet would
+    take for a formula has a ' in front; see `visible.csv_text`. Returns the files.
     """
+    import pyarrow as pa
     from pyarrow import compute, types
     from pyarrow.csv import write_csv as write
 
@@ -48,6 +51,9 @@ def write_csv(study: Study, place: str | Path) -> list[Path]:
                 how = compute.StrftimeOptions("%Y-%m-%dT%H:%M:%SZ")
                 text = compute.call_function("strftime", [rows[field.name]], how)
                 rows = rows.set_column(position, field.name, text)
+            elif types.is_string(field.type) or types.is_large_string(field.type):
+                cells = [None if cell is None else csv_text(cell) for cell in rows[field.name].to_pylist()]
+                rows = rows.set_column(position, field.name, pa.array(cells, pa.string()))
         write(rows, path)
     return list(files.values())
 
@@ -194,7 +200,7 @@ def _parameters(
     study: Study, rows: list[dict[str, Any]]
 ) -> Iterable[tuple[dict[str, Any], dict[str, BaseDistribution]]]:
     """Params and distributions of each row."""
-    knobs = [json.loads(row["config"])["knobs"] if row.get("config") else {} for row in rows]
+    knobs = [_knobs(study, row) for row in rows]
     if "knobs" in (study.info.get("space") or {}) and "design" not in study.info:
         from automixsearch.reading import build
         from automixsearch.space import suggest, whole
@@ -215,6 +221,11 @@ def _parameters(
     for values in knobs:
         own = {name: value for name, value in values.items() if name in distributions}
         yield own, {name: distributions[name] for name in own}
+
+
+def _knobs(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
+    text = row.get("config")
+    return parse_config(text, f"study {study.name}, trial {row['trial_id']}")["knobs"] if text else {}
 
 
 def _distribution(name: str, seen: set[Any]) -> BaseDistribution:

@@ -7,7 +7,6 @@ the best of a million trials must not take a second, start-up included.
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from automixsearch.archives import check_records
 from automixsearch.errors import DamagedError, StorageError, StudyError, unknown
+from automixsearch.results.documents import parse_config, stored_config
 from automixsearch.results.files import LocalFiles, open_files
 from automixsearch.results.schema import (
     TABLES,
@@ -223,23 +223,21 @@ class Study:
             raise StudyError(self._no_trial(trial))
         if row is None:
             row = {"trial_id": name, "state": TrialState.RUNNING.value}
-        try:
-            config = json.loads(row.get("config") or "null")
-        except ValueError:
-            config = None
-            self.store.corrupt[f"the config of {name}"] = "is no JSON"
+        config, where = None, f"study {self.name}, trial {name}"
+        if row.get("config"):
+            try:
+                config = parse_config(row["config"], where)
+            except DamagedError as error:  # the rest of the row can be shown
+                self.store.corrupt[where] = str(error).removeprefix(f"{where}: ")
         return {"row": row, "epochs": epochs, "config": config}
 
     def config(self, trial: str | int) -> TrialConfig:
         """The config of a trial, to run it again."""
-        from automixsearch.reading import build
-        from automixsearch.spec import TrialConfig
-
-        shown = self.show(trial)
-        name = f"study {self.name}, trial {shown['row']['trial_id']}"
-        if shown["config"] is None:
-            raise StudyError(f"{name}: has no config ({shown['row']['state']}); wait until it ends")
-        return build(TrialConfig, shown["config"], name)
+        row = self.show(trial)["row"]
+        name = f"study {self.name}, trial {row['trial_id']}"
+        if not row.get("config"):
+            raise StudyError(f"{name}: has no config ({row['state']}); wait until it ends")
+        return stored_config(row["config"], name)
 
     def weights(self, trial: str | int) -> bytes:
         """The trained network of a trial, as a file that `torch.load` reads (a state_dict).

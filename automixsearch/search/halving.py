@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.results.documents import stored_config
 from automixsearch.results.exports import Recorder
 from automixsearch.search.promotion import Candidate, Move, Promotion
 from automixsearch.search.proposer import Proposer
@@ -109,7 +110,7 @@ class Halving(Proposer):
         else:
             row = self.store.trial_row(move.candidate)
             assert row is not None  # what waits has ended
-            config = TrialConfig.model_validate_json(row["config"])
+            config = stored_config(row["config"], f"study {self.store.study}, trial {row['trial_id']}")
             values = whole(self.space, config.knobs)
             recorder = Recorder(values)
             suggest(self.space, recorder)

@@ -39,11 +39,13 @@ class Journal:
         ends: config and Optuna's state of each ended trial of the ledger, by number.
         """
         lock = self.path.with_name(self.path.name + ".lock")  # of a driver that was killed
-        lock.unlink(missing_ok=True)
         try:
-            lines = list(JournalFileBackend(str(self.path)).read_logs(0)) if self.path.exists() else []
+            lock.unlink(missing_ok=True)
+            lines: list[Any] = list(JournalFileBackend(str(self.path)).read_logs(0)) if self.path.is_file() else []
+            if not all(isinstance(line, dict) for line in lines):
+                return None
             found = [(line["user_attrs"]["config_id"], line["state"]) for line in lines[len(self._head) :]]
-        except (OSError, ValueError, KeyError, TypeError):  # damaged: it is made anew from the ledger
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # damaged: it is made anew from the ledger
             return None
         if [_without_author(line) for line in lines[: len(self._head)]] != list(map(_without_author, self._head)):
             return None
@@ -52,9 +54,13 @@ class Journal:
         return len(found) if agrees else None
 
     def trials(self) -> list[FrozenTrial]:
-        """The trials in the file."""
-        storage = JournalStorage(JournalFileBackend(str(self.path)))
-        return optuna.load_study(study_name=self.space.name, storage=storage).get_trials(deepcopy=False)
+        """The trials in the file; none where it is damaged."""
+        try:
+            storage = JournalStorage(JournalFileBackend(str(self.path)))
+            return optuna.load_study(study_name=self.space.name, storage=storage).get_trials(deepcopy=False)
+        except Exception as error:  # Optuna replays the file, and raises whatever its lines lead to
+            log.warning("%s is damaged: %s", self.path, error)
+            return []
 
     def begin(self) -> None:
         """Write the file anew, without trials."""

@@ -5,7 +5,6 @@ The ledger is the truth: at every start, what the sampler sees is made from it.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 from optuna.trial import FrozenTrial
 
+from automixsearch.errors import SpecError
+from automixsearch.results.documents import parse_config
 from automixsearch.results.exports import Recorder
 from automixsearch.search.journal import Journal
 from automixsearch.search.retention import Retention
@@ -89,7 +90,10 @@ class Proposer:
         if lost:
             for trial in self.journal.trials():
                 if trial.number in lost:
-                    task = self._lost(trial)
+                    try:
+                        task = self._lost(trial)
+                    except (KeyError, ValueError, TypeError, SpecError):  # its line is damaged: it is asked anew
+                        continue
                     task.save(self.store)
                     tasks[trial.number] = task
                     self.notes.append(f"the row of {task.trial_id} is lost; the trial runs again")
@@ -130,7 +134,9 @@ class Proposer:
                 self.space,
                 row["number"],
                 row["config_id"],
-                whole(self.space, json.loads(row["config"])["knobs"]),
+                whole(
+                    self.space, parse_config(row["config"], f"study {self.store.study}, trial {row['number']}")["knobs"]
+                ),
                 rows[row["number"]],
                 dict(sorted(epochs.get(rows[row["number"]]["trial_id"], {}).items())),
             )

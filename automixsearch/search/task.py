@@ -16,7 +16,7 @@ from pydantic import Field
 
 import automixsearch
 from automixsearch.errors import DamagedError
-from automixsearch.results.documents import STRICT, Name
+from automixsearch.results.documents import STRICT, Name, stored_config
 from automixsearch.results.names import is_name
 from automixsearch.results.schema import config_row
 from automixsearch.search.failures import Attempt, Failure
@@ -77,7 +77,7 @@ class Task:
         """The trial behind a row of the ledger, with what it has failed of."""
         names = ("trial_id", "number", "study", "study_seed", "space_id", "purpose", "rung", "candidate", "stop_reason")
         own: dict[str, Any] = {name: row.get(name) for name in names} | {"branches": branches}
-        config = TrialConfig.model_validate_json(row["config"])
+        config = stored_config(row["config"], f"study {row['study']}, trial {row['trial_id']}")
         failed = Failure(row["error_class"] or "unknown", row["error_message"] or "", row["epochs_run"] or 0)
         failures = (failed,) * (row["attempts"] or 1 if row["state"] == "failed" else 0)
         started_at = row["started_at"].isoformat()

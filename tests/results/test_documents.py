@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from automixsearch.errors import DamagedError, StudyError
+from automixsearch.errors import DamagedError, SpecError, StudyError
 from automixsearch.process import Process
 from automixsearch.results.documents import (
     MergeDocument,
@@ -321,3 +321,32 @@ def test_files_that_are_not_ours_lie_in_a_study_without_harm(tmp_path):
     assert Retention().wants(store, {"val_top1": 50.0})
     Retention().prune(store)
     assert len(list((tmp_path / "s" / "weights").iterdir())) == 5
+
+
+# Configs in rows ----------------------------------------------------------------------------------------------------
+
+CONFIGS = ["", "{", "[]", "null", '{"knobs": {}}', '{"data": [], "knobs": {}}', '{"data": {}, "knobs": {"lr": NaN}}',
+           "[" * 100_000, '{"data": {}, "knobs": {"nonsense": 1}}', "\x00"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_a_row_whose_config_is_damaged_is_named(tmp_path, text, capsys):
+    from automixsearch.cli import main
+
+    store = Store(tmp_path, "s")
+    for number, config in enumerate([text, json.dumps(TASK.config.model_dump(mode="json"))]):
+        row = {"trial_id": f"t0000{number}", "number": number, "state": "complete", "val_top1": 51.0 - number}
+        store.write_trial({**row, "config": config, "method": "mixup", "epochs_total": 2, "seed": 0, "split_seed": 0})
+    study = open_study("s", tmp_path)
+    if text:
+        with pytest.raises((StudyError, SpecError), match=r"trial t00000: (config|knobs: unknown)"):
+            study.config("t00000")
+        export = ["best", "s", "--results", str(tmp_path), "--export", str(tmp_path / "best.yaml")]
+        assert main(export) == 2
+    assert study.config("t00001") == TASK.config
+    for words in (["best", "s"], ["ls"], ["show", "s", "t00000"], ["importance", "s"], ["compare", "s"],
+                  ["sensitivity", "s", "--knob", "alpha"], ["robustness", "s"], ["report", "s"],
+                  ["export", "s", "--optuna", str(tmp_path / "o.journal")]):  # fmt: skip
+        out = ["--out", str(tmp_path / "r")] if words[0] == "report" else []
+        assert main([*words, "--results", str(tmp_path), *out]) in (0, 2), words
+    assert "Traceback" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import optuna
@@ -227,6 +228,29 @@ def test_a_journal_of_a_killed_driver_is_mended(tmp_path, damage):
     again = Proposer(space(4), store, "f")
     assert [trial.state for trial in again.view.study.trials] == [TrialState.COMPLETE] * 2
     assert len(configs(again, 2)) == 2
+
+
+def test_a_damaged_line_of_the_journal_costs_no_more_than_itself(tmp_path):
+    """Whatever stands in a line: the ledger is right, and a trial whose row is lost too is asked anew."""
+    other = b'{"op_code": 4, "user_attrs": {"config_id": 7}, "state": 1}'
+    damages = [b"[]", b"7", b"null", b'"x"', b"{}", b"[" * 100_000, b'{"op_code": 99}', b"\xff\xfe", other, b"params"]
+    for number, damage in enumerate(damages):
+        for lost in (False, True):
+            store = Store(tmp_path / f"{number}{lost}", "s")
+            configs(Proposer(space(4), store, "f"), 2)
+            journal = tmp_path / f"{number}{lost}" / "s" / "optuna.journal"
+            lines = journal.read_bytes().splitlines()
+            if damage == b"params":
+                content = json.loads(lines[-1])
+                lines[-1] = json.dumps(content | {"params": {}, "distributions": {}}).encode()
+            else:
+                lines[-1] = damage
+            journal.write_bytes(b"\n".join(lines) + b"\n")
+            if lost:
+                (tmp_path / f"{number}{lost}" / "s" / "trials" / "t00001.parquet").unlink()
+            again = Proposer(space(4), store, "f")
+            assert len(configs(again, 3 if lost else 2)) == (3 if lost else 2)
+            assert store.finished() == {f"t0000{n}" for n in range(4)}
 
 
 def test_published_settings_are_tried_first_and_what_does_not_fit_is_noted(tmp_path):

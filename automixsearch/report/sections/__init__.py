@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from automixsearch.report.sections import (
     tuning,
 )
 from automixsearch.report.wording import ask
+from automixsearch.results.documents import parse_config
 from automixsearch.results.study import Study
 from automixsearch.show import duration
 
@@ -154,5 +154,5 @@ def _configs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
     for row in rows:
         if row.get("config") and row.get("data_fingerprint") not in found:
-            found[row["data_fingerprint"]] = json.loads(row["config"])
+            found[row["data_fingerprint"]] = parse_config(row["config"], f"trial {row['trial_id']}")
     return list(found.values())

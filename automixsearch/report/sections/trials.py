@@ -11,6 +11,7 @@ from automixsearch.report.wording import larger_is_better, short, unit
 from automixsearch.results.schema import EPOCH_SCORES
 from automixsearch.results.study import Study
 from automixsearch.show import brief, error_of, policy_of, varied
+from automixsearch.visible import visible
 
 CURVE_POINTS = 16
 """Epochs of a trial's small curve in the table of trials."""
@@ -44,9 +45,10 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             columns.append({"name": name, "label": label, "kind": kind, "values": values} | more)
 
     def words(name: str, label: str, values: list[Any], **more: Any) -> None:
-        listed = sorted({str(value) for value in values if value is not None})
+        texts = [None if value is None else visible(str(value)) for value in values]
+        listed = sorted({text for text in texts if text is not None})
         codes = {word: code for code, word in enumerate(listed)}
-        coded = [-1 if value is None else codes[str(value)] for value in values]
+        coded = [-1 if text is None else codes[text] for text in texts]
         if listed:
             add(name, label, coded, words=listed, **more)
 
@@ -63,7 +65,7 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def of(name: str) -> list[Any]:
         return [row.get(name) for row in rows]
 
-    add("trial_id", "trial", of("trial_id"))
+    add("trial_id", "trial", [visible(trial_id) for trial_id in of("trial_id")])
     for name in metrics:
         way = {"sorted": "down" if larger_is_better(name) else "up"} if name == metrics[0] else {}
         numbers(name, unit(name), of(name), 2 if name.endswith(("top1", "top5")) else 4, **way)
