@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from automixsearch.algorithms import ALGORITHMS
 from automixsearch.errors import SpecError, brief_repr, unknown
 from automixsearch.knobs import Knob, Scalar, knobs_of, normal
 from automixsearch.losses import LOSSES, Loss
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
 
 CANONICAL = ("method", "alpha", "eta", "gamma", "layer")
 """Knobs with a ledger column of their own name; every other knob is `knob.<name>`."""
+
+SUPERVISED = "supervised"
+"""The way of training of methods that bring none of their own."""
+BROUGHT = frozenset(mixer.algorithm for mixer in MIXERS.values()) - {SUPERVISED}
+"""The ways of training that a method brings, and that go with it alone."""
 
 METRICS = {
     "val_top1": "max",
@@ -59,7 +65,8 @@ METRICS = {
 class Entry:
     """A knob and when it is active: only with `method` or only with `loss`; always where both are None.
 
-    joint: only where several methods are joined. policy: only where there is anything to mix.
+    joint: only where several methods are joined. policy: only where there is anything to mix. algorithm: only with that
+    one. free: only with methods that bring no algorithm of their own.
     """
 
     knob: Knob
@@ -67,6 +74,8 @@ class Entry:
     loss: str | None = None
     joint: bool = False
     policy: bool = False
+    algorithm: str | None = None
+    free: bool = False
 
 
 @cache
@@ -78,11 +87,18 @@ def catalogue() -> dict[str, Entry]:
         "method": Entry(method),
         "loss": Entry(Knob("loss", str, "mce", "loss of mixed samples", choices=losses, search=losses)),
     }
+    free = tuple(name for name in ALGORITHMS if name not in BROUGHT)
+    if len(free) > 1:
+        found["algorithm"] = Entry(
+            Knob("algorithm", str, SUPERVISED, "way of training", choices=free, search=free), free=True
+        )
     for name, mixer in MIXERS.items():
         found |= {f"{name}.{k}": Entry(declared, method=name) for k, declared in knobs_of(mixer).items()}
         found[f"{name}.weight"] = Entry(WEIGHT, method=name, joint=True)
     for name, loss in LOSSES.items():
         found |= {f"{name}.{k}": Entry(declared, loss=name) for k, declared in knobs_of(loss).items()}
+    for name, algorithm in ALGORITHMS.items():
+        found |= {f"{name}.{k}": Entry(declared, algorithm=name) for k, declared in knobs_of(algorithm.knobs).items()}
     found |= {k: Entry(declared, policy=True) for k, declared in knobs_of(Policy).items()}
     return found | {k: Entry(declared) for k, declared in knobs_of(Recipe).items()}
 
@@ -104,13 +120,22 @@ def is_active(entry: Entry, values: Mapping[str, Scalar]) -> bool:
     methods = methods_of(values["method"])
     if (entry.joint and len(methods) == 1) or (entry.policy and methods == ("vanilla",)):
         return False
+    brings = MIXERS[methods[0]].algorithm in BROUGHT
+    if (entry.free and brings) or entry.algorithm not in (None, algorithm_of(values)):
+        return False
     return entry.method in (None, *methods) and entry.loss in (None, values["loss"])
 
 
 @cache
-def _active(method: str, loss: str) -> dict[str, Knob]:
-    values: dict[str, Scalar] = {"method": method, "loss": loss}
+def _active(method: str, loss: str, algorithm: str) -> dict[str, Knob]:
+    values: dict[str, Scalar] = {"method": method, "loss": loss, "algorithm": algorithm}
     return {name: entry.knob for name, entry in catalogue().items() if is_active(entry, values)}
+
+
+def algorithm_of(values: Mapping[str, Scalar]) -> str:
+    """The way of training under the knobs that `values` holds: the method's own, or the one that is chosen."""
+    own = MIXERS[methods_of(values["method"])[0]].algorithm
+    return str(values.get("algorithm", SUPERVISED)) if own == SUPERVISED else own
 
 
 def mixes(method: object) -> bool:
@@ -134,12 +159,17 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
               for name in ("method", "loss")}  # fmt: skip
     if not mixes(chosen["method"]) and chosen["loss"] != "mce":
         raise SpecError(f"{where}: loss {chosen['loss']} has no effect with method {chosen['method']}; use mce")
-    active = _active(str(chosen["method"]), str(chosen["loss"]))
+    wanted = dict(chosen)
+    if "algorithm" in values:
+        wanted["algorithm"] = known["algorithm"].knob.check(values["algorithm"], f"{where}: algorithm")
+    algorithm = algorithm_of(wanted)
+    active = _active(str(chosen["method"]), str(chosen["loss"]), algorithm)
     for name in values:
         if name not in active:
-            raise SpecError(
-                f"{where}: {name} has no effect with method {chosen['method']} and loss {chosen['loss']}; drop it"
-            )
+            beside = f"method {chosen['method']} and loss {chosen['loss']}"
+            if known[name].algorithm or known[name].free:
+                beside = f"method {chosen['method']} and algorithm {algorithm}"
+            raise SpecError(f"{where}: {name} has no effect with {beside}; drop it")
     for name, knob in active.items():
         if name not in chosen:
             chosen[name] = knob.check(values[name], f"{where}: {name}") if name in values else knob.default
@@ -155,7 +185,7 @@ def complete(values: Mapping[str, object], where: str) -> dict[str, Scalar]:
 def _check_shares(values: Mapping[str, Scalar], where: str) -> None:
     """Refuse part of a batch for a method that needs all of it, and weights that leave nothing to draw."""
     methods = methods_of(values["method"])
-    led = [name for name in methods if MIXERS[name].algorithm != "supervised"]
+    led = [name for name in methods if MIXERS[name].algorithm != SUPERVISED]
     for name, plain in (("mix_prob", 1.0), ("repeats", 1), ("mix_until", 1.0)):
         if led and values[name] != plain:
             raise SpecError(f"{where}: {name} = {values[name]} does not go with {led[0]}; drop it")
@@ -369,7 +399,7 @@ class TrialConfig(Frozen):
     @property
     def algorithm(self) -> str:
         """The way of training, by its name in `algorithms.ALGORITHMS`."""
-        return MIXERS[methods_of(self.method)[0]].algorithm
+        return algorithm_of(self.knobs)
 
     @property
     def policy(self) -> Policy:

@@ -453,9 +453,9 @@ def test_no_flipped_bit_of_a_checkpoint_is_read_as_something_else(digits):
 
 
 def assert_same(one: TrainingRun, other: TrainingRun) -> None:
-    theirs = other.stateful.state_dict()
+    theirs = other.algorithm.state_dict()
     assert (one.epoch, one.wall_s, one.last) == (other.epoch, other.wall_s, other.last)
-    assert all(torch.equal(value, theirs[name]) for name, value in one.stateful.state_dict().items())
+    assert all(torch.equal(value, theirs[name]) for name, value in one.algorithm.state_dict().items())
     moments = other.optimizer.state_dict()["state"]
     for key, state in one.optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, moments[key][name]) for name, value in state.items())
