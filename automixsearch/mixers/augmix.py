@@ -119,9 +119,9 @@ def augmented(x: Tensor, draw: AugMixDraw, pixels: Tensor, mean: Tensor, std: Te
     """The views that `draw` describes, in the type of `x`: [V, B, C, H, W]."""
     chains = chained(pixels.permute(0, 3, 1, 2), draw).unflatten(0, draw.shares.shape)
     precise = torch.promote_types(x.dtype, torch.float32)
-    strength = draw.strength[..., None].to(x.device, precise)
-    weights = strength * draw.shares.to(x.device, precise)
-    mean, std = (values.to(x.device, precise)[:, None, None] for values in (mean, std))
+    strength = draw.strength[..., None].to(x.device, precise, non_blocking=True)
+    weights = strength * draw.shares.to(x.device, precise, non_blocking=True)
+    mean, std = (values.to(x.device, precise, non_blocking=True)[:, None, None] for values in (mean, std))
     strength, weights = strength[..., None, None], weights[..., None, None, None]
     views = (1 - strength) * x - strength * mean / std
     for chain in range(chains.shape[2]):
@@ -141,14 +141,14 @@ def chained(images: Tensor, draw: AugMixDraw) -> Tensor:
     for place in range(longest):
         order = operations[:, place].argsort(stable=True)
         counts = torch.bincount(operations[:, place] + 1, minlength=len(OPERATIONS) + 1).tolist()
-        ended, *groups = images.index_select(0, order.to(images.device)).split(counts)
+        ended, *groups = images.index_select(0, order.to(images.device, non_blocking=True)).split(counts)
         levels, signs = (drawn[order, place].split(counts)[1:] for drawn in (level, sign))
         changed = [
             operation(*group)
             for operation, *group in zip(OPERATIONS.values(), groups, levels, signs, strict=True)
             if len(group[0])
         ]
-        images = torch.cat([ended, *changed]).index_select(0, order.argsort().to(images.device))
+        images = torch.cat([ended, *changed]).index_select(0, order.argsort().to(images.device, non_blocking=True))
     return images
 
 

@@ -155,9 +155,12 @@ def draw_betas(alpha: float, count: int, generator: Generator) -> Tensor:
 
 def pairs(x: Tensor, partner: Tensor, lam: Tensor | float, stage: str = "input") -> Mixed:
     """Put mixed pairs into a `Mixed`; `lam`: the own share, [B] or one number for the whole batch."""
-    own = torch.as_tensor(lam, dtype=torch.float64, device=x.device).expand(len(x))
+    if isinstance(lam, float | int):
+        own = torch.full((len(x),), lam, dtype=torch.float64, device=x.device)
+    else:
+        own = lam.to(x.device, torch.float64, non_blocking=True).expand(len(x))
     index = torch.arange(len(x), device=x.device)
-    sources = torch.stack([index, partner.to(x.device)], dim=1)
+    sources = torch.stack([index, partner.to(x.device, non_blocking=True)], dim=1)
     return Mixed(x, sources, torch.stack([own, 1 - own], dim=1), stage)
 
 
@@ -212,7 +215,10 @@ def box_masks(centre: Tensor, side: Tensor | float, size: tuple[int, int]) -> Te
     """
 
     def span(length: int, middle: Tensor) -> Tensor:
-        half = torch.as_tensor(length * side, dtype=torch.float64, device=middle.device).long().reshape(-1, 1) // 2
+        if isinstance(side, float | int):
+            half = int(length * side) // 2
+        else:
+            half = (length * side).long().reshape(-1, 1) // 2
         offset = torch.arange(length, device=middle.device) - middle[:, None]
         return (offset >= -half) & (offset < half)
 

@@ -126,7 +126,9 @@ class CoMixup(Mixer):
         ]
         one, two = (torch.cat(half) + first[:, None, None] for half in zip(*labels, strict=True))
         sources, shares = label_shares(one, two, (height, width))
-        return Mixed(compose(x, one, two), sources.to(x.device), shares.to(x.device))
+        return Mixed(
+            compose(x, one, two), sources.to(x.device, non_blocking=True), shares.to(x.device, non_blocking=True)
+        )
 
     def assign(self, costs: Tensor, places: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """The two inputs of which every block is made half and half (mostly the same one): two int64 [n, b, b].
@@ -203,7 +205,7 @@ def compose(x: Tensor, one: Tensor, two: Tensor) -> Tensor:
     """Put the outputs together: block p of output j is half x[one[j, p]], half x[two[j, p]]; both int64 [B, b, b]."""
     side, out = one.shape[-1], torch.empty_like(x)
     rows, columns = ([0, *pixel_counts(length, side).cumsum(0).tolist()] for length in x.shape[2:])
-    one, two = one.to(x.device), two.to(x.device)
+    one, two = one.to(x.device, non_blocking=True), two.to(x.device, non_blocking=True)
     for row in range(side):
         for column in range(side):
             block = (..., slice(rows[row], rows[row + 1]), slice(columns[column], columns[column + 1]))

@@ -79,10 +79,10 @@ class CutMix(Mixer):
 
     def apply(self, x: Tensor, draw: CutMixDraw) -> Mixed:
         """Return a copy of `x` with the partner's box in it, and the share outside the box as lam."""
-        size, partner = (x.shape[2], x.shape[3]), draw.partner.to(x.device)
+        size, partner = (x.shape[2], x.shape[3]), draw.partner.to(x.device, non_blocking=True)
         if not isinstance(draw.centre, tuple):
             side = torch.as_tensor(1.0 - draw.lam, dtype=torch.float64).sqrt()
-            return paste(x, partner, box_masks(draw.centre, side, size).to(x.device))
+            return paste(x, partner, box_masks(draw.centre, side, size).to(x.device, non_blocking=True))
         box = clipped_box(size, math.sqrt(1.0 - float(draw.lam)), draw.centre)
         out = x.clone()
         region = (slice(None), slice(None), slice(box.top, box.bottom), slice(box.left, box.right))

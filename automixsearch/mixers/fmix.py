@@ -74,9 +74,11 @@ class FMix(Mixer):
 
     def apply(self, x: Tensor, draw: FMixDraw) -> Mixed:
         """Return m x + (1 - m) x[partner] with the mask m, and the drawn lam."""
-        grey = grey_images(draw.noise.to(x.device), (x.shape[2], x.shape[3]), self.decay, self.variant)
+        grey = grey_images(
+            draw.noise.to(x.device, non_blocking=True), (x.shape[2], x.shape[3]), self.decay, self.variant
+        )
         mask = brightest(grey, draw.lam, draw.ceil, self.max_soft)
-        partner = draw.partner.to(x.device)
+        partner = draw.partner.to(x.device, non_blocking=True)
         return pairs(torch.lerp(x[partner], x, mask[:, None].to(x.dtype)), partner, draw.lam)
 
 

@@ -162,7 +162,7 @@ def whole(level: Tensor, most: float) -> Tensor:
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:
     """One value for each image, on the device of the images, [M, 1, 1, 1]."""
-    return values.to(images.device)[:, None, None, None]
+    return values.to(images.device, non_blocking=True)[:, None, None, None]
 
 
 def pixel_centres(length: int, images: Tensor) -> Tensor:

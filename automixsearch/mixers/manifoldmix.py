@@ -70,5 +70,5 @@ class ManifoldMix(Mixer):
         """Return lam x + (1 - lam) x[partner] for stage `input`, else `x` itself with the stage that has to mix."""
         if draw.stage != "input":
             return pairs(x, draw.partner, draw.lam, draw.stage)
-        partner = draw.partner.to(x.device)
+        partner = draw.partner.to(x.device, non_blocking=True)
         return pairs(blended(x, partner, draw.lam), partner, draw.lam)

@@ -57,7 +57,7 @@ class MixUp(Mixer):
 
     def apply(self, x: Tensor, draw: MixUpDraw) -> Mixed:
         """Return lam x + (1 - lam) x[partner]."""
-        partner = draw.partner.to(x.device)
+        partner = draw.partner.to(x.device, non_blocking=True)
         return pairs(blended(x, partner, draw.lam), partner, draw.lam)
 
 
@@ -65,5 +65,5 @@ def blended(x: Tensor, partner: Tensor, lam: Tensor | float) -> Tensor:
     """lam x + (1 - lam) x[partner] for `x` [B, C, H, W] and `lam`, [B] or one number."""
     if isinstance(lam, float | int):
         return x * lam + x[partner] * (1.0 - lam)
-    own = lam.to(x)[:, None, None, None]
+    own = lam.to(x, non_blocking=True)[:, None, None, None]
     return x * own + x[partner] * (1.0 - own)

@@ -125,7 +125,7 @@ class PuzzleMix(Mixer):
         height, width = x.shape[2:]
         if draw.blocks > min(height, width):
             raise ValueError(f"a grid of {draw.blocks} blocks does not fit an image of {height} x {width} pixels")
-        partner = draw.partner.to(x.device)
+        partner = draw.partner.to(x.device, non_blocking=True)
         side = transport_side(draw.blocks, min(height, width), self.t_size) if self.transport else draw.blocks
         salient = pooled_saliency(saliency, side)
         mask = self.mask(x, salient, draw, std)
@@ -138,7 +138,7 @@ class PuzzleMix(Mixer):
             assert gradient is not None
             attack = perturbed(x, draw, gradient, mean, std, self.adv_eps / 255)
             own, other = (attack if on else x for on in draw.attacked)
-        return pairs(compose(own, other, partner, mask.to(x), plans), partner, lam.to(x.device))
+        return pairs(compose(own, other, partner, mask.to(x), plans), partner, lam.to(x.device, non_blocking=True))
 
     def mask(self, x: Tensor, salient: Tensor, draw: PuzzleMixDraw, std: Tensor) -> Tensor:
         """The mask, float64 [B, b, b] on the CPU, from saliency pooled to [B, T, T], T a multiple of b."""
@@ -147,8 +147,8 @@ class PuzzleMix(Mixer):
         strength = self.label_smoothness / draw.blocks / 16
         costs = block_costs(
             functional.avg_pool2d(salient, salient.shape[-1] // draw.blocks, divisor_override=1),
-            border_jumps(x, draw.partner.to(x.device), std, draw.blocks, self.neigh_size),
-            draw.partner.to(x.device),
+            border_jumps(x, draw.partner.to(x.device, non_blocking=True), std, draw.blocks, self.neigh_size),
+            draw.partner.to(x.device, non_blocking=True),
             strength * self.data_smoothness,
         )
         return best_mask(costs, strength, label_prior(self.n_labels, draw.lam, self.prior / draw.blocks**2))
@@ -160,7 +160,7 @@ class PuzzleMix(Mixer):
         factor = salient.shape[-1] // mask.shape[-1]
         seen = torch.cat([mask > 0, mask < 1]).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         both = torch.cat([salient, salient[partner]]).cpu().numpy()
-        plans = torch.from_numpy(transport_plan(both, seen.numpy(), self.t_eps)).to(salient.device)
+        plans = torch.from_numpy(transport_plan(both, seen.numpy(), self.t_eps)).to(salient.device, non_blocking=True)
         own, other = plans.chunk(2)
         return own, other
 
@@ -263,7 +263,9 @@ def perturbed(x: Tensor, draw: PuzzleMixDraw, gradient: Tensor, mean: Tensor, st
     """`x` plus the perturbation of `draw`, at most `size` for pixels in [0, 1], which they stay within."""
     assert draw.start is not None
     step = size + 2 / 255  # beyond the bound, so that the signed step outweighs a start on the other side
-    change = (draw.start.to(x.device) * size + step * gradient.sign()).clamp(-size, size) * draw.strength
+    change = (draw.start.to(x.device, non_blocking=True) * size + step * gradient.sign()).clamp(
+        -size, size
+    ) * draw.strength
     mean, std = mean[:, None, None], std[:, None, None]
     return (((x * std + mean + change).clamp(0, 1) - mean) / std).to(x.dtype)
 
@@ -292,7 +294,7 @@ def moved(x: Tensor, image: Tensor, plan: Tensor) -> Tensor:
     block = plan.flatten(1)[sample, place]
 
     def pixels(length: int, to: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        count = pixel_counts(length, side).to(x.device)
+        count = pixel_counts(length, side).to(x.device, non_blocking=True)
         start = (count.cumsum(0) - count)[:, None]
         offset = torch.arange(int(count.max()), device=x.device).minimum(count[to, None] - 1)
         return start[to] + offset, start[source] + offset.minimum(count[source, None] - 1)

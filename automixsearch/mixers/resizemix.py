@@ -80,7 +80,7 @@ class ResizeMix(Mixer):
         """Return a copy of `x` with the shrunken partner in it, and the share outside the box as lam."""
         size = (x.shape[2], x.shape[3])
         box = clipped_box(size, draw.tau, draw.centre)
-        partner = draw.partner.to(x.device)
+        partner = draw.partner.to(x.device, non_blocking=True)
         out = x.clone()
         if box.area:
             small = functional.interpolate(x, (box.height, box.width), mode=self.interpolation)

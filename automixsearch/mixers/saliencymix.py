@@ -70,7 +70,7 @@ class SaliencyMix(Mixer):
         expected = (x.shape[0], *x.shape[2:], x.shape[1])
         if pixels.dtype != torch.uint8 or pixels.shape != expected:
             raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)} and must be torch.uint8 {expected}")
-        partner = draw.partner.to(x.device)
+        partner = draw.partner.to(x.device, non_blocking=True)
         shown = partner if self.boxes == "sample" else partner[:1]
         salient = static_saliency(pixels[shown]) if self.variant == "paper" else released_saliency(x[shown])
         inside = box_masks(first_peak(salient), math.sqrt(1.0 - draw.lam), (x.shape[2], x.shape[3]))

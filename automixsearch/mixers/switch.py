@@ -84,10 +84,10 @@ class Switch(Mixer):
         if draw.parts[0].rows is None:
             return self._apply(draw.parts[0], x, supplied)
         out, sources, shares = torch.empty_like(x), [], []
-        order = torch.cat([part.rows for part in draw.parts if part.rows is not None]).to(x.device)
+        order = torch.cat([part.rows for part in draw.parts if part.rows is not None]).to(x.device, non_blocking=True)
         for part in draw.parts:
             assert part.rows is not None
-            rows = part.rows.to(x.device)
+            rows = part.rows.to(x.device, non_blocking=True)
             own = {name: value[rows] if name in PER_SAMPLE else value for name, value in supplied.items()}
             mixed = self._apply(part, x[rows], own)
             out[rows] = mixed.x

@@ -61,10 +61,13 @@ def padded_crops(images: Tensor, chosen: Tensor, size: tuple[int, int], recipe: 
         mirrored = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
         column_inside = torch.where(mirrored, column_inside.flip(1), column_inside)
-    rows, columns = rows.to(device), columns.to(device)
+    rows, columns = rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
     pixels = images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
     if pad and recipe.pad_mode == "zero":
-        inside = row_inside.to(device)[:, :, None] & column_inside.to(device)[:, None, :]
+        inside = (
+            row_inside.to(device, non_blocking=True)[:, :, None]
+            & column_inside.to(device, non_blocking=True)[:, None, :]
+        )
         pixels = pixels * inside[..., None]
     return pixels
 
@@ -80,7 +83,7 @@ def _positions(length: int, wanted: int, offset: Tensor, pad_mode: str) -> tuple
 
 def flipped(pixels: Tensor, generator: Generator) -> Tensor:
     """Every image [B, H, W, C], or half of them at random, mirrored."""
-    mirrored = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device)
+    mirrored = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device, non_blocking=True)
     return torch.where(mirrored[:, None, None, None], pixels.flip(2), pixels)
 
 
@@ -144,7 +147,7 @@ def erased(pixels: Tensor, probability: float, generator: Generator) -> Tensor:
     for place in hit.nonzero()[:, 0].tolist():
         top, left, tall, wide = boxes[place].tolist()
         noise = torch.randint(256, (tall, wide, channels), generator=generator, dtype=torch.uint8)
-        pixels[place, top : top + tall, left : left + wide] = noise.to(pixels.device)
+        pixels[place, top : top + tall, left : left + wide] = noise.to(pixels.device, non_blocking=True)
     return pixels
 
 
@@ -179,7 +182,7 @@ def rand_augment(images: Tensor, magnitude: float, spread: float, operations: in
         for number, name in enumerate(names):
             chosen = ((which == number) & done).nonzero()[:, 0]
             if len(chosen):
-                place = chosen.to(images.device)
+                place = chosen.to(images.device, non_blocking=True)
                 images[place] = RAND_AUGMENT[name](images[place], level[chosen], sign[chosen])
     return images
 

@@ -97,7 +97,7 @@ class Batches:
         if not self.fetched:
             assert isinstance(self.images, Tensor)
             for batch in batches:
-                yield self.images, self.indices[batch.to(self.indices.device)]
+                yield self.images, self.indices[batch.to(self.indices.device, non_blocking=True)]
             return
         shared = common and isinstance(self.images, Streamed)
         own = [self.world.share(batch) if shared else batch for batch in batches]
@@ -137,7 +137,10 @@ class Batches:
         starts = range(rank, len(self), batch_size * size)
         parts = [torch.arange(start, min(start + batch_size * size, len(self)), size) for start in starts]
         for part, (images, places) in zip(parts, self._fetch(parts), strict=True):
-            yield self.normalise(images[places[:, None, None], rows, columns]), self.labels[part.to(self.device)]
+            yield (
+                self.normalise(images[places[:, None, None], rows, columns]),
+                self.labels[part.to(self.device, non_blocking=True)],
+            )
 
 
 def _generator(seed: int, stream: str, epoch: int) -> Generator:

@@ -4,24 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from fake_device import RoundTrip, fake_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automixsearch.errors import SpecError
 from automixsearch.knobs import knobs_of
 from automixsearch.mixers import MIXERS, PairDraw
+from automixsearch.mixers.automix import AutoMix
+from automixsearch.mixers.cutmix import CutMix
+from automixsearch.mixers.mixup import MixUp
 from automixsearch.recipe import BACKBONES
 
 SHAPES = [(8, 3, 32, 32), (1, 3, 32, 32), (5, 3, 32, 32), (6, 1, 8, 8), (4, 3, 24, 40), (3, 3, 31, 35)]
 
 
-@pytest.fixture(params=list(MIXERS))
+KINDS = {
+    **{name: kind() for name, kind in MIXERS.items()},
+    **{f"automix of {source}": AutoMix(mask_source=source) for source in ("random_grid", "mixup", "cutmix")},
+    "automix, adjusted": AutoMix(mask_adjust=1.0),
+    "mixup per sample": MixUp(lams="sample"),
+    "cutmix per sample": CutMix(boxes="sample"),
+}
+ON_HOST = {
+    "puzzlemix": "minimum cuts and transport plans are found by programs of the host",
+    "comixup": "its submodular functions are minimised by a program of the host",
+}
+"""Methods that make a GPU wait, and why."""
+PAIRED = [
+    name
+    for name, mixer in KINDS.items()
+    if isinstance(mixer.draw((2, 1, 8, 8), torch.Generator().manual_seed(0)), PairDraw)
+]
+
+
+@pytest.fixture(params=list(KINDS))
 def mixer(request):
-    return MIXERS[request.param]()
+    return KINDS[request.param]
 
 
 def batch(shape, seed=0, dtype=torch.float32):
@@ -32,8 +56,6 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-ASKED = ("comixup", "automix")
-"""Methods whose masks are given or cannot be replayed pair by pair."""
 SUPPLY = {
     "pixels": lambda x: (x.float().permute(0, 2, 3, 1) * 40 + 128).clamp(0, 255).to(torch.uint8),
     "saliency": lambda x: x.float().square().mean(1).sqrt(),
@@ -99,11 +121,10 @@ def test_global_random_state_is_neither_read_nor_changed(mixer):
     assert torch.equal(mix(mixer, x, 5).x, first.x)
 
 
-def test_an_own_share_of_one_gives_the_batch_back(mixer):
-    x = batch((7, 3, 20, 12))
+@pytest.mark.parametrize("name", PAIRED)
+def test_an_own_share_of_one_gives_the_batch_back(name):
+    mixer, x = KINDS[name], batch((7, 3, 20, 12))
     draw = mixer.draw(tuple(x.shape), generator())
-    if not isinstance(draw, PairDraw):
-        return
     mixed = apply(mixer, x, draw.with_lam(1.0))
     assert torch.equal(mixed.x, x)
     assert torch.equal(mixed.lam, torch.ones(7, dtype=torch.float64))
@@ -149,6 +170,17 @@ def test_every_searched_range_is_legal(mixer):
     for name, knob in knobs_of(type(mixer)).items():
         for value in knob.search or ():
             type(mixer)(**{name: value})
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_the_host_never_waits_for_a_gpu(name):
+    """Every draw is made on the host, where values are known; on the device there are none."""
+    mixer, shape = KINDS[name], (8, 3, 32, 32)
+    for seed in range(3):
+        draw = mixer.draw(shape, generator(seed))
+        with fake_device() as device, pytest.raises(RoundTrip) if name in ON_HOST else nullcontext():
+            mixed = apply(mixer, torch.zeros(shape, device=device), draw)
+            assert {part.device.type for part in (mixed.x, mixed.sources, mixed.shares)} == {"cuda"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
