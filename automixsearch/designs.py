@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import SpecError
 from automixsearch.factorials import aliases, fraction
+from automixsearch.identity import hash_json
 from automixsearch.knobs import published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.space import Dimension, suggest
-from automixsearch.spec import catalogue, complete, derive_seed, hash_json
+from automixsearch.spec import catalogue, complete, derive_seed
 
 if TYPE_CHECKING:
     from automixsearch.knobs import Scalar

@@ -6,7 +6,6 @@ How they are read from files and command lines: `reading`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -18,15 +17,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
 from automixsearch.algorithms import ALGORITHMS
 from automixsearch.errors import SpecError, brief_repr, unknown
+from automixsearch.identity import config_identity, hash_json, space_identity
 from automixsearch.knobs import Knob, Scalar, knobs_of, normal
 from automixsearch.losses import LOSSES, Loss
 from automixsearch.mixers import MIXERS, Mixer
@@ -34,6 +32,7 @@ from automixsearch.mixers.switch import switched
 from automixsearch.plain_yaml import write_yaml
 from automixsearch.policy import WEIGHT, Policy, methods_of
 from automixsearch.recipe import BACKBONES, Recipe
+from automixsearch.schema_version import SCHEMA_VERSION, upgrade
 
 if TYPE_CHECKING:
     from automixsearch.space import Dimension
@@ -336,18 +335,6 @@ class Data(Frozen):
                 raise ValueError(f"{name} works for image files, and source {self.source} has none; drop it")
         return self
 
-    @model_serializer(mode="wrap")
-    def _asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what came later, where it is as before: so it changes no id of a config or space."""
-        content = dump(self)
-        if content.get("orientation") == "stored":
-            del content["orientation"]
-        return content
-
-
-ELSEWHERE = ("path", "download", "pipeline")
-"""What may differ from machine to machine: where data lie and how they are read, not what they are."""
-
 
 class TrialConfig(Frozen):
     """All that decides the outcome of one training run, every default written out.
@@ -356,12 +343,17 @@ class TrialConfig(Frozen):
     config names its data by content; where they lie (`data.path`, a list in `data.labels`) does not enter `config_id`.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: int = SCHEMA_VERSION
     data: Data
     data_fingerprint: str | None = None
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     seed: int = Field(default=0, ge=0, lt=2**63)
     knobs: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, content: object) -> object:
+        return upgrade(content) if isinstance(content, dict) else content
 
     @field_validator("knobs")
     @classmethod
@@ -374,12 +366,7 @@ class TrialConfig(Frozen):
     @cached_property
     def config_id(self) -> str:
         """Hash of everything but the place of the data: 16 hexadecimal digits."""
-        content = self.model_dump()
-        for name in ELSEWHERE:
-            del content["data"][name]
-        if isinstance(self.data.labels, str):
-            content["data"]["labels"] = os.path.basename(self.data.labels)
-        return hash_json(content)
+        return hash_json(config_identity(self.model_dump(mode="json")))
 
     @property
     def method(self) -> str:
@@ -423,12 +410,6 @@ class TrialConfig(Frozen):
 
     def to_yaml(self) -> str:
         return write_yaml(self.model_dump())
-
-
-def hash_json(content: object) -> str:
-    """16 hexadecimal digits of the SHA-256 of the canonical JSON of `content`."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def derive_seed(seed: int, *path: object) -> int:
@@ -703,15 +684,7 @@ class SearchSpace(Frozen):
     @cached_property
     def space_id(self) -> str:
         """Hash of all that must not change while a study goes on (not the number of trials, nor resources)."""
-        content = self.model_dump(
-            mode="json", exclude={"about": True, "name": True, "recipe": True, "resources": True, "budget": {"trials"}}
-        )
-        for name in ELSEWHERE:
-            del content["data"][name]
-        if isinstance(self.data.labels, str):
-            content["data"]["labels"] = os.path.basename(self.data.labels)
-        content["knobs"] = sorted(repr((d.name, d.choices, d.low, d.high, d.log, d.when)) for d in self.dimensions)
-        return hash_json(content)
+        return hash_json(space_identity(self))
 
 
 PER_EPOCH = ("val_top1", "val_top5", "val_loss", "val_ece", "train_loss")

@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import StudyError, unknown
+from automixsearch.identity import config_identity, hash_json
 from automixsearch.results.documents import parse_config
 from automixsearch.results.schema import metric_directions
 
@@ -180,19 +181,14 @@ def take_sample(
 
 
 def config_key(config: str | None, otherwise: object = None, without: Collection[str] = (), data: bool = True) -> str:
-    """A hash of what a config trains, seeds apart; `without` names knobs that do not count, and
-    without `data`, the data do not either.
+    """A hash of what a config trains, seeds apart; see `config_identity` for the options.
 
     A row without a config is a config of its own, `otherwise`.
     """
-    from automixsearch.spec import hash_json
-
     if not config:
         return f"row {otherwise}"
     content = parse_config(config, f"row {otherwise}")
-    knobs = {name: value for name, value in content["knobs"].items() if name not in without}
-    of = {name: value for name, value in content.get("data", {}).items() if name not in ("path", "download")}
-    return hash_json([knobs, of if data else None])
+    return hash_json(config_identity(content, seeds=False, data=data, without=without))
 
 
 def blind(info: Mapping[str, Any]) -> str:

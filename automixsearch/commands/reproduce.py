@@ -137,6 +137,7 @@ def _dry_run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) 
 
 def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, interrupted: bool) -> int:
     """Print published beside measured; the exit status is that of a search."""
+    from automixsearch.identity import data_measured
     from automixsearch.reproduce.outcome import columns, outcomes
     from automixsearch.reproduce.tables import gap_table, order_sentence, outcome_table, remarks
     from automixsearch.reproduce.verdict import Verdict
@@ -159,7 +160,7 @@ def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, i
         out.print(order_sentence(column), highlight=False)
     for line in remarks(found, args.scale, args.margin):
         out.print(line, highlight=False)
-    asked = {f"data.{key}": value for key, value in changes.data.items() if key not in ("path", "download")}
+    asked = {f"data.{key}": value for key, value in data_measured(changes.data).items()}
     if asked | dict(changes.knobs):
         changed = ", ".join(f"{name} = {value}" for name, value in (asked | dict(changes.knobs)).items())
         out.print(f"Changed by you: {changed}.", highlight=False)

@@ -39,11 +39,12 @@ def rows_mb(config: TrialConfig, lengths: Sequence[Length]) -> float:
     from datetime import UTC, datetime
 
     from automixsearch.results.schema import encode, to_arrow
+    from automixsearch.schema_version import SCHEMA_VERSION
     from automixsearch.search.task import Task
 
     now = datetime.now(UTC)
     task = Task("t00000", 0, "study", 0, "0" * 16, "study", 1, config)
-    trial = {"schema_version": 1, **task.row("complete")}
+    trial = {"schema_version": SCHEMA_VERSION, **task.row("complete")}
     epoch = {name: trial[name] for name in ("schema_version", "study", "trial_id", "method")}
     epoch |= {"epoch": 1, "ended_at": now}
     trial_size, epoch_size = len(encode(to_arrow("trials", [trial]))), len(encode(to_arrow("epochs", [epoch])))

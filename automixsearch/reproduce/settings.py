@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from automixsearch.errors import SpecError, unknown
+from automixsearch.identity import data_measured, hash_json
 from automixsearch.knobs import Scalar, published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
@@ -20,7 +21,7 @@ from automixsearch.plain_yaml import read_value, read_yaml
 from automixsearch.policy import methods_of
 from automixsearch.reading import RecipeFile, build, parse_knobs, read_text, space_folder
 from automixsearch.reproduce.registry import Cell
-from automixsearch.spec import ELSEWHERE, TrialConfig, catalogue, hash_json, is_active
+from automixsearch.spec import TrialConfig, catalogue, is_active
 
 SCALES = {
     "tiny": "the embedded digits, a narrow network of the same family, a few epochs",
@@ -414,12 +415,8 @@ def plan(cell: Cell, scale: str = "paper", changes: Changes | None = None, share
         knobs=active,
         measured=as_published.measured,
         differs=as_published.differs,
-        changed=tuple(sorted({*asked, *(f"data.{key}" for key in changes.data if key not in _PLACE)})),
+        changed=tuple(sorted({*asked, *(f"data.{key}" for key in data_measured(changes.data))})),
     )
-
-
-_PLACE = (*ELSEWHERE, "on_bad_image", "image_column", "label_column")
-"""Keys of `data` that do not change what is measured."""
 
 
 def study_name(cell: Cell, scale: str = "paper", changes: Changes | None = None, share: float = SHARE) -> str:
@@ -429,7 +426,7 @@ def study_name(cell: Cell, scale: str = "paper", changes: Changes | None = None,
     if scale == "short" and share != SHARE:
         parts.append(f"{share:g}".replace("0.", ""))
     changes = changes or Changes()
-    kept = {"data": {key: value for key, value in changes.data.items() if key not in _PLACE}, "knobs": changes.knobs}
+    kept = {"data": data_measured(changes.data), "knobs": changes.knobs}
     if any(kept.values()):
         parts.append(hash_json(kept)[:6])
     return ".".join(part for part in parts if part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Protocol, Self, TypeVar
 
@@ -24,7 +25,7 @@ from pydantic import (
 
 from automixsearch.errors import DamagedError, StudyError, brief_repr, unknown
 from automixsearch.results.names import PATTERN, ROW_FILE
-from automixsearch.results.schema import SCHEMA_VERSION
+from automixsearch.schema_version import SCHEMA_VERSION, NewerVersion, upgrade
 
 if TYPE_CHECKING:
     from automixsearch.spec import TrialConfig
@@ -98,9 +99,13 @@ def decode_document(data: bytes, where: str, kind: type[T]) -> T:
     text = canonical(content)
     if written is not None and written != digest(text):
         _refuse(where, f"was changed since it was written: its content does not fit its {DIGEST}", remedy)
-    version = content.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise StudyError(f"{where}: has schema version {version}; upgrade AutoMixSearch")
+    if "schema_version" in _fields(kind):
+        try:
+            text = canonical(upgrade(content))
+        except NewerVersion as error:
+            raise StudyError(f"{where}: {error}") from None
+        except ValueError as error:
+            _refuse(where, str(error), remedy)
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
@@ -216,6 +221,10 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+def _fields(kind: type) -> Mapping[str, Any]:
+    return getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
+
+
 def _explain(kind: type, detail: Any) -> str:
     """One fault of a document: its key, the rule, what arrived."""
     loc = [str(part) for part in detail["loc"]]
@@ -223,8 +232,7 @@ def _explain(kind: type, detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{key} is missing"
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        fields = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
-        return unknown("key", key[:80], fields) if len(loc) == 1 else f"unknown key {brief_repr(key)}"
+        return unknown("key", key[:80], _fields(kind)) if len(loc) == 1 else f"unknown key {brief_repr(key)}"
     rule = rule.replace("Input should be", "must be").replace("String should", "must").removeprefix("Value error, ")
     return f"{brief_repr(key)[1:-1]} = {brief_repr(detail['input'])} {rule[:300]}"
 

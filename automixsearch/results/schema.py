@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from automixsearch.errors import unknown
 from automixsearch.results.columns import Column
+from automixsearch.schema_version import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from automixsearch.spec import TrialConfig
 
-SCHEMA_VERSION = 1
 ROW_GROUP = 10_000
 """Rows per row group of a merged file: small, so that fetching one trial out of a million decodes little."""
 

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch import __version__
 from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
+from automixsearch.identity import ELSEWHERE, PASSING, hash_json
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES
+from automixsearch.schema_version import SCHEMA_VERSION
 from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES, cause_of, is_of_world
 from automixsearch.search.provenance import ENTRY, described, other_data
 from automixsearch.search.retention import Retention
-from automixsearch.spec import ELSEWHERE, SearchSpace, hash_json
+from automixsearch.spec import SearchSpace
 
 if TYPE_CHECKING:
     from automixsearch.cluster.room import Room
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from automixsearch.search.task import Task
     from automixsearch.studyfile import StudyFile
 
-SCHEMA_VERSION = 1
 COMPACT_FROM = 500
 """A study with more files than this is compacted, at the end and before it goes on: all its rows are read then."""
 MOST_AT_ONCE = 10_000
@@ -180,17 +181,26 @@ def _refuse_other_space(store: Store, space: SearchSpace, design: Design | None)
     if not old:
         return
     here, there = old.get("design"), design.content if design else None
-    if old.get("space_id") == space.space_id and not is_other_design(here, there):
+    same = space.space_id in (old.get("space_id"), _space_id(old))
+    if same and not is_other_design(here, there):
         return
     if _is_free(store):
         return
-    if (here is None) != (there is None) or old.get("space_id") == space.space_id:
+    if (here is None) != (there is None) or same:
         refuse_other_design(space.name, store.uri, here, there)
     changed = ", ".join(_differences(old.get("space") or {}, space.model_dump(mode="json"))) or "the code's defaults"
     raise StudyError(
         f"study {space.name!r} in {store.uri} was started with another space (changed: {changed}); "
         "undo the change, or give this search a name of its own with --name"
     )
+
+
+def _space_id(study: Mapping[str, Any]) -> str | None:
+    """The id of a study's space as this version makes it; None where it cannot be read."""
+    try:
+        return SearchSpace.model_validate(study.get("space")).space_id
+    except (ValueError, AutoMixError):
+        return None
 
 
 def _is_free(store: Store) -> bool:
@@ -248,7 +258,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
     for key in sorted(old.keys() | new.keys()):
         here, there = old.get(key), new.get(key)
         elsewhere = (f"data.{name}" for name in ELSEWHERE)
-        if prefix + key in ("about", "name", "recipe", "resources", "budget.trials", *elsewhere):
+        if prefix + key in (*PASSING, "budget.trials", *elsewhere):
             continue
         if isinstance(here, dict) and isinstance(there, dict):
             yield from _differences(here, there, f"{prefix}{key}.")

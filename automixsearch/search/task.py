@@ -19,6 +19,7 @@ from automixsearch.errors import DamagedError
 from automixsearch.results.documents import STRICT, Name, stored_config
 from automixsearch.results.names import is_name
 from automixsearch.results.schema import config_row
+from automixsearch.schema_version import SCHEMA_VERSION
 from automixsearch.search.failures import Attempt, Failure
 from automixsearch.search.retention import drop_checkpoints
 from automixsearch.spec import TrialConfig
@@ -59,6 +60,7 @@ class Task:
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     failures: tuple[Failure, ...] = ()
     cleared: int = 0
+    schema_version: int = SCHEMA_VERSION
 
     def save(self, store: Store) -> None:
         """Put the document beside the results, where the worker finds it."""

@@ -21,6 +21,7 @@ from automixsearch.results.documents import (
 from automixsearch.results.lease import Holder
 from automixsearch.results.store import Store
 from automixsearch.results.study import list_studies, open_study
+from automixsearch.schema_version import SCHEMA_VERSION
 from automixsearch.search.failures import Attempt, Failure, Place
 from automixsearch.search.task import Task
 from automixsearch.spec import Data, TrialConfig
@@ -28,7 +29,7 @@ from automixsearch.spec import Data, TrialConfig
 RUN = {"number": 0, "purpose": "study", "arm": "a", "replicate": 0, "seed": 1, "split_seed": 0, "stratum": "mixup"}
 STUDY = StudyDocument.model_validate(
     {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "name": "s",
         "space_id": "0123456789abcdef",
         "objective": ["val_top1"],

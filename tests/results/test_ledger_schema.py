@@ -30,7 +30,7 @@ from automixsearch.results.schema import (
 from automixsearch.show import policy_of
 from automixsearch.spec import CANONICAL, METRICS, Data, TrialConfig, catalogue, column_of, joint_column_of
 
-ROW = {"schema_version": 1, "study": "s", "trial_id": "t00001", "number": 1, "state": "complete"}
+ROW = {"schema_version": SCHEMA_VERSION, "study": "s", "trial_id": "t00001", "number": 1, "state": "complete"}
 
 
 def test_every_knob_has_a_column_of_its_type() -> None:
