@@ -10,62 +10,7 @@ from dataclasses import dataclass
 
 from automixsearch.errors import SpecError
 from automixsearch.knobs import Knobbed, knob
-
-
-@dataclass(frozen=True)
-class Network:
-    """What must be known of a backbone without building it, which takes torch.
-
-    stages: how many follow the stem. mixed: the last of them whose output can be mixed (whose map the rest reads).
-    side, width: the sides of images and the knob `width` are multiples of these. stem, drop_path: whether it obeys
-    the knob of that name.
-    """
-
-    stages: int = 4
-    mixed: int = 4
-    side: int = 1
-    width: int = 1
-    stem: bool = False
-    drop_path: bool = False
-
-    @property
-    def mixable(self) -> tuple[str, ...]:
-        """Where features can be mixed, the input included."""
-        return ("input", *stage_names(self.mixed))
-
-
-def stage_names(stages: int) -> tuple[str, ...]:
-    """stem, stage1, stage2, ..."""
-    return ("stem", *(f"stage{number}" for number in range(1, stages + 1)))
-
-
-BACKBONES = {
-    "resnet18": Network(stem=True),
-    "resnet34": Network(stem=True),
-    "resnet50": Network(stem=True),
-    "resnet101": Network(stem=True),
-    "resnext50": Network(stem=True, width=4),
-    "resnext101": Network(stem=True, width=4),
-    "wrn28_2": Network(stages=3, mixed=3, width=4),
-    "wrn28_8": Network(stages=3, mixed=3, width=4),
-    "deit_s": Network(mixed=3, side=16, drop_path=True),  # its head reads the class token alone
-    "swin_t": Network(side=32, width=2, drop_path=True),
-}
-
-
-def check_sides(backbone: str, *sides: int) -> None:
-    """Refuse images that do not fit a backbone of patches.
-
-    Raises:
-        SpecError: the sides differ, or are no multiples of what it takes.
-    """
-    unit = BACKBONES[backbone].side
-    if unit > 1 and (len(set(sides)) > 1 or sides[0] % unit):
-        fitting = max(unit, round(max(sides) / unit) * unit)
-        raise SpecError(
-            f"backbone {backbone} takes square images with sides that are multiples of {unit} pixels, "
-            f"not {' x '.join(map(str, sides))}; use data.size={fitting}"
-        )
+from automixsearch.models.registry import BACKBONES, check_sides
 
 
 @dataclass(frozen=True)

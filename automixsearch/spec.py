@@ -29,9 +29,10 @@ from automixsearch.knobs import Knob, Scalar, knobs_of, normal
 from automixsearch.losses import LOSSES, Loss
 from automixsearch.mixers import MIXERS, Mixer
 from automixsearch.mixers.switch import switched
+from automixsearch.models.registry import BACKBONES
 from automixsearch.plain_yaml import write_yaml
 from automixsearch.policy import WEIGHT, Policy, methods_of
-from automixsearch.recipe import BACKBONES, Recipe
+from automixsearch.recipe import Recipe
 from automixsearch.schema_version import SCHEMA_VERSION, upgrade
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from automixsearch.models.base import Backbone
 from automixsearch.models.conv1x1 import Conv1x1
-from automixsearch.recipe import stage_names
+from automixsearch.models.registry import stage_names
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
@@ -113,10 +113,11 @@ class ResNet(Backbone):
         in_channels: int = 3,
         num_classes: int = 10,
         stem: str = "cifar",
-        block: type[BasicBlock | Bottleneck] = BasicBlock,
-        groups: int = 1,
+        bottlenecks: bool = False,
+        grouped: bool = False,
     ) -> None:
         super().__init__()
+        block, groups = Bottleneck if bottlenecks else BasicBlock, width // 2 if grouped else 1
         large = stem == "imagenet"
         first = Conv7x7(in_channels, width) if large else nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
         layers = [first, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]

@@ -12,15 +12,9 @@ from torch import Tensor
 from automixsearch.archives import check_records
 from automixsearch.errors import DataError, SpecError, remedy
 from automixsearch.models.base import Backbone
+from automixsearch.models.registry import BACKBONES
 
-LIBRARY = {
-    "resnet18": "resnet18",
-    "resnet34": "resnet34",
-    "resnet50": "resnet50",
-    "resnet101": "resnet101",
-    "resnext50": "resnext50_32x4d",
-    "swin_t": "swin_t",
-}
+LIBRARY = {name: network.library for name, network in BACKBONES.items() if network.library}
 """Our backbones that torchvision has weights for, and its name for them."""
 
 

@@ -17,6 +17,7 @@ from automixsearch.identity import data_measured, hash_json
 from automixsearch.knobs import Scalar, published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
+from automixsearch.models import registry
 from automixsearch.plain_yaml import read_value, read_yaml
 from automixsearch.policy import methods_of
 from automixsearch.reading import RecipeFile, build, parse_knobs, read_text, space_folder
@@ -51,17 +52,8 @@ METHODS = {
     "AugMix": "augmix",
     "AutoMix": "automix",
 }
-BACKBONES = {
-    "ResNet-18": "resnet18",
-    "ResNet-34": "resnet34",
-    "ResNet-50": "resnet50",
-    "ResNet-101": "resnet101",
-    "ResNeXt-50-32x4d": "resnext50",
-    "ResNeXt-101-32x4d": "resnext101",
-    "WRN-28-8": "wrn28_8",
-    "DeiT-S": "deit_s",
-    "Swin-T": "swin_t",
-}
+BACKBONES = {network.published: name for name, network in registry.BACKBONES.items() if network.published}
+"""Our backbones by their names in published tables."""
 SOURCES = {
     "CIFAR-10": ("cifar10", None),
     "CIFAR-100": ("cifar100", None),

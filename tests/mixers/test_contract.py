@@ -19,7 +19,7 @@ from automixsearch.mixers import MIXERS, PairDraw
 from automixsearch.mixers.automix import AutoMix
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.mixers.mixup import MixUp
-from automixsearch.recipe import BACKBONES
+from automixsearch.models.registry import BACKBONES
 
 SHAPES = [(8, 3, 32, 32), (1, 3, 32, 32), (5, 3, 32, 32), (6, 1, 8, 8), (4, 3, 24, 40), (3, 3, 31, 35)]
 

@@ -46,7 +46,7 @@ class Case:
 
 def grid() -> Iterator[Case]:
     """Widths x sides x backbones x layouts x threads; batches, channels and methods are drawn, always the same."""
-    from automixsearch.recipe import BACKBONES
+    from automixsearch.models.registry import BACKBONES
 
     rng = random.Random(0)
     networks = [(name, stem) for name, one in BACKBONES.items() for stem in ("cifar", "imagenet")[: 1 + one.stem]]

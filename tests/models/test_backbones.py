@@ -16,8 +16,9 @@ from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError, TrainingError
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import GlobalBatchNorm2d, make_global
+from automixsearch.models.registry import BACKBONES, check_sides, stage_names
 from automixsearch.models.resnet import Conv7x7
-from automixsearch.recipe import BACKBONES, Recipe, check_sides, stage_names
+from automixsearch.recipe import Recipe
 from automixsearch.results.store import Store
 from automixsearch.search.driver import _prepare
 from automixsearch.spec import Data, SearchSpace, TrialConfig

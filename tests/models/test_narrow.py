@@ -10,7 +10,8 @@ from torch.nn.functional import conv2d
 
 from automixsearch.models import build_model
 from automixsearch.models.conv1x1 import Conv1x1
-from automixsearch.recipe import BACKBONES, Recipe
+from automixsearch.models.registry import BACKBONES
+from automixsearch.recipe import Recipe
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
