@@ -171,7 +171,12 @@ HINTS = {
     "NonFiniteLoss": "lower lr, or the upper end of eta",
     "Diverged": "lower lr, or the upper end of eta",
     "OutOfMemory": "it had all that one trial can have: lower batch_size or width",
-    "WorkerDied": "often out of memory: lower batch_size or width",
+    "WorkerDied": "nothing is known of its end: see Ray's logs of its node",
+    "SIGKILL": "killed from outside; if by the kernel for want of memory (dmesg), lower batch_size or width",
+    **dict.fromkeys(
+        ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"),
+        "a fault of compiled code that the config or this build of torch meets: try another version of torch",
+    ),
     "StorageError": "check the place of the results, and its room: automixsearch doctor",
     "DataError": "check the data set: automixsearch doctor, data.path",
 }

@@ -39,6 +39,8 @@ STORAGE_PATIENCE_S = 120.0
 """How long a search and its trials try again where the results cannot be reached; a trial then fails, and goes on from
 its checkpoint when it is tried again."""
 
+SIGNALS = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+"""What a process does to itself: faults of compiled code, which configs meet and nodes do not."""
 MEMORY, DIED, NO_ROOM, NODE = "OutOfMemory", "WorkerDied", "NoRoom", "NodeDied"
 _FULL = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
@@ -158,7 +160,9 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     Errors that Ray has wrapped are unwrapped; all ways to run out of memory are one cause.
     """
     workers = getattr(error, "worker_failures", None)
-    inner = next(iter(workers.values()), None) if workers else getattr(error, "controller_failure", None)
+    # One that died makes its peers fail, too.
+    first = min(workers.values(), key=lambda one: cause_of(one)[0] != DIED) if workers else None
+    inner = first or getattr(error, "controller_failure", None)
     inner = inner or getattr(error, "cause", None)
     if isinstance(inner, BaseException) and inner is not error:
         return cause_of(inner)
@@ -170,8 +174,7 @@ def cause_of(error: BaseException) -> tuple[str, str]:
     if name in _NODE or (name in _DEAD and _NODE_DIED.search(message)):
         return NODE, " ".join(message.split())[:300]
     if name in _DEAD:
-        text = "the trial's process ended without an error; out of memory is the usual cause"
-        return DIED, f"{text} ({' '.join(message.split())[:300]})"
+        return DIED, f"the trial's process ended without an error ({' '.join(message.split())[:500]})"
     if isinstance(error, OSError) and name not in _OUTSIDE:  # of a library that this process may not have
         name = "OSError"
     return name.removeprefix("RayTaskError(").removesuffix(")"), message
@@ -194,10 +197,10 @@ def same(failures: Sequence[Failure]) -> int:
 def doublings(failures: Sequence[Failure]) -> int:
     """How many times a trial has to hold double of what it asks for, so that it has fewer neighbours.
 
-    Once for each time that memory ran out, and for each death of its process after the first: the kernel kills
-    without saying why.
+    Once for each time that memory ran out, and for each unexplained death of its process after the first: the kernel
+    kills without saying why.
     """
-    died = sum((f.cause, f.epoch) == (DIED, failures[-1].epoch) for f in failures)
+    died = sum(f.cause in (DIED, "SIGKILL") and f.epoch == failures[-1].epoch for f in failures)
     return sum(f.cause == MEMORY for f in failures) + max(died - 1, 0)
 
 
@@ -206,7 +209,8 @@ class Nodes:
 
     A node is bad when `TRIES` different trials have failed on it quickly, one after another and of one cause, with
     none that got through an epoch at the same place (the node and its accelerators) in between: a place that can
-    train is good, and what fails there is the trial. Running out of memory or waiting for room says nothing.
+    train is good, and what fails there is the trial. Running out of memory or waiting for room says nothing, and a
+    fault of compiled code is told of the configs or the build.
     """
 
     def __init__(self) -> None:
@@ -220,7 +224,12 @@ class Nodes:
     def failed(self, trial_id: str, failure: Failure) -> bool:
         """A trial has failed; whether its node is bad from now on."""
         place = failure.place
-        if not place.node or not failure.quick or failure.cause in (MEMORY, NO_ROOM) or place.node in self.bad:
+        if (
+            not place.node
+            or not failure.quick
+            or failure.cause in (MEMORY, NO_ROOM, *SIGNALS)
+            or place.node in self.bad
+        ):
             return False
         here = self._quick.setdefault(place, {})
         for other in [other for other, earlier in here.items() if earlier.cause != failure.cause]:

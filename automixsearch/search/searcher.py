@@ -21,11 +21,13 @@ from ray.tune.search import Searcher
 
 from automixsearch.cluster.room import Need, Room
 from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
+from automixsearch.search.deaths import death_of
 from automixsearch.search.failures import (
     DIED,
     MEMORY,
     NO_ROOM,
     NODE,
+    SIGNALS,
     TRIES,
     Attempt,
     Failure,
@@ -73,6 +75,9 @@ class StudySearcher(Searcher):
         self.reached: set[str] = set()
         self.stillborn: set[str] = set()
         self.nodes = Nodes()
+        self.signals: dict[str, set[str]] = {}
+        """The trials that each signal has ended."""
+        self.told: set[str] = set()
         self.hindered: Counter[tuple[str, str, int]] = Counter()
         """Failures of the world, by trial, cause and epoch."""
         self.halt: AutoMixError | None = None
@@ -218,6 +223,8 @@ class StudySearcher(Searcher):
         task = replace(task, failures=(*task.failures, failure))
         if self.nodes.failed(task.trial_id, failure):
             self._keep_away(failure)
+        if failure.cause in SIGNALS:
+            self._tell_of_signal(task, failure)
         told = f"{task.trial_id} failed after epoch {failure.epoch} ({failure.cause}"
         told += f" on {failure.place.host})" if failure.place.host else ")"
         if failure.of_world and failure.cause != NODE:  # nodes come and go: there is always a wait for room
@@ -257,12 +264,27 @@ class StudySearcher(Searcher):
             attempt = Attempt(Place())
             self._stillborn(task, message)
         Attempt.close(store, task.trial_id)
+        if cause == DIED and not attempt.cause:
+            known = death_of(message)
+            if known is not None:
+                cause, message = known[0], f"the trial's process died by {known[0]}: {known[1]}"
         if attempt.cause:  # the process has told more than Ray does
             cause, message = attempt.cause, attempt.message
         epoch = last_epoch(store, task.trial_id).get("epoch", 0)
         more = cause == MEMORY and self.room.grows(task.config.method, doublings(task.failures))
         counts = cause != NO_ROOM and not more and not is_of_world(cause, message)
         return Failure(cause, message, epoch, quick, counts, attempt.place)
+
+    def _tell_of_signal(self, task: Task, failure: Failure) -> None:
+        """Say once where several configs die of one signal."""
+        died = self.signals.setdefault(failure.cause, set())
+        died.add(task.trial_id)
+        if failure.cause not in self.told and len(died) >= TRIES:
+            self.told.add(failure.cause)
+            self.note(
+                f"{len(died)} trials have died by {failure.cause}: what their configs have in common, or this build of "
+                f"torch, is to blame, not a node ({failure.message[:200]})"
+            )
 
     def _stillborn(self, task: Task, message: str) -> None:
         """A trial's process has never begun; stop where none ever has, since then it is not the trials."""

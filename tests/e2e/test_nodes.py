@@ -45,7 +45,7 @@ def test_trials_are_packed_by_their_memory_and_one_that_is_killed_tries_again(no
     peak = re.search(r"memory of a trial of mixup: ([\d.]+) GiB", errors)
     assert peak, errors
     assert 1 < 1.9e9 / 2**30 / (float(peak[1]) * 1.2) < 2, "the test needs trials of about 1 GiB"
-    assert re.search(r"t\d+ failed after epoch \d+ \(WorkerDied on .*\), tries again", errors)
+    assert re.search(r"t\d+ failed after epoch \d+ \((SIGKILL|WorkerDied) on .*\), tries again", errors)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from automixsearch.search.failures import (
     MEMORY,
     NO_ROOM,
     NODE,
+    SIGNALS,
     Attempt,
     Failure,
     Nodes,
@@ -181,6 +182,7 @@ def dead() -> ActorDiedError:
         (RayTaskError("step", "trace", StudyError("gone")).as_instanceof_cause(), "StudyError"),
         (RayTaskError("fit", "trace", WorkerGroupError("x", {1: MemoryError()})), MEMORY),
         (WorkerGroupError("x", {1: dead()}), DIED),
+        (WorkerGroupError("x", {0: RuntimeError("connection closed by peer"), 1: dead()}), DIED),
         (ControllerError(dead()), DIED),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -197,3 +199,14 @@ def test_what_an_attempt_leaves_is_read_back(tmp_path):
     assert Attempt.load(store, "t0") == left
     Attempt.close(store, "t0")
     assert Attempt.load(store, "t0") is None
+
+
+def test_a_fault_of_compiled_code_is_not_blamed_on_a_node():
+    for cause in SIGNALS:
+        nodes = Nodes()
+        assert not [number for number in range(5) if nodes.failed(f"t{number}", Failure(cause, place=A))]
+
+
+def test_faults_of_compiled_code_want_no_more_room_and_kills_do():
+    assert doublings(failures(("SIGSEGV", 0), ("SIGSEGV", 0), ("SIGSEGV", 0))) == 0
+    assert doublings(failures(("SIGKILL", 0), (DIED, 0), ("SIGKILL", 0))) == 2

@@ -19,6 +19,7 @@ from automixsearch.search.failures import Attempt, Place
 from automixsearch.search.proposer import Proposer
 from automixsearch.search.searcher import StudySearcher
 from automixsearch.search.task import Task
+from automixsearch.show import failures
 
 HERE, THERE = Place("a", "host-a"), Place("b", "host-b")
 
@@ -295,3 +296,22 @@ def test_a_trial_of_several_workers_is_told_that_it_may_go_on_after_a_cool_down(
     assert Task.load(play.store, config["trial_id"]).cleared == 2
     play.fail(tune, config, KeyError("x"))
     assert Task.load(play.store, config["trial_id"]).cleared == 2
+
+
+def test_several_configs_that_die_of_one_signal_blame_no_node(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "death_of", lambda message: ("SIGABRT", "free(): invalid pointer"))
+    play = Play(tmp_path, {"a": 1}, trials=3)
+    while (started := play.start())[1] != Searcher.FINISHED:
+        play.fail(*started, ActorDiedError())
+    assert play.searcher.halt is None
+    assert not play.searcher.nodes.bad
+    rows = play.store.trial_rows()
+    assert [(row["error_class"], row["attempts"]) for row in rows] == [("SIGABRT", 3)] * 3
+    assert {row["error_message"] for row in rows} == {"the trial's process died by SIGABRT: free(): invalid pointer"}
+    told = [note for note in play.notes if note.startswith("3 trials have died by SIGABRT: what their configs have")]
+    assert len(told) == 1
+    assert not [note for note in play.notes if "neighbours" in note]
+    ((count, name, message, hint),) = failures(rows)
+    assert (count, name) == (3, "SIGABRT")
+    assert "memory" not in message + hint
+    assert "batch_size" not in hint
