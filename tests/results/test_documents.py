@@ -351,3 +351,26 @@ def test_a_row_whose_config_is_damaged_is_named(tmp_path, text, capsys):
         out = ["--out", str(tmp_path / "r")] if words[0] == "report" else []
         assert main([*words, "--results", str(tmp_path), *out]) in (0, 2), words
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_a_damaged_document_says_to_do_works(tmp_path):
+    from automixsearch.reading import parse_space
+    from automixsearch.search.proposer import Proposer
+
+    store = Store(tmp_path, "s")
+    space = parse_space({"name": "s", "knobs": {"method": ["mixup", "cutmix"]}, "budget": {"trials": 2}}, "test")
+    task = Proposer(space, store, "f").next()
+    assert task is not None
+    store.put("pending/t00000.json", b"[]")
+    with pytest.raises(DamagedError, match=r"pending/t00000\.json: must hold a mapping.*remove it: the trial is then"):
+        Proposer(space, store, "f")
+    store.delete("pending/t00000.json")
+    again = Proposer(space, store, "f").next()
+    assert again is not None
+    assert (again.trial_id, again.config) == (task.trial_id, task.config)
+    changed = json.loads(encode_document(STUDY.content)) | {"total_trials": 10}
+    store.put("study.json", json.dumps(changed).encode())
+    with pytest.raises(DamagedError, match=r"was changed since it was written: .*undo that or remove its sha256"):
+        store.info()
+    store.put("study.json", json.dumps({key: value for key, value in changed.items() if key != "sha256"}).encode())
+    assert store.info()["total_trials"] == 10
