@@ -79,6 +79,7 @@ LAYERS = {
     "automixsearch.knobs": (),
     "automixsearch.mixers": (),
     "automixsearch.losses": (),
+    "automixsearch.algorithms": (),
     "automixsearch.recipe": (),
     "automixsearch.spec": (),
     "automixsearch.reading": (),
