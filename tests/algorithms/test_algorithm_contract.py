@@ -360,6 +360,17 @@ def test_the_host_never_waits_for_a_gpu_in_a_step(form, monkeypatch):
         forget()
 
 
+def test_an_algorithm_that_is_added_changes_no_id():
+    before = {name: configured(name).config_id for name in ALGORITHMS}
+    admit()
+    try:
+        assert {name: configured(name).config_id for name in before} == before
+        assert configured("consistency").config_id not in before.values()
+    finally:
+        del ALGORITHMS["consistency"]
+        forget()
+
+
 def test_the_algorithm_of_this_file_gets_what_it_needs(digits):
     admit()
     try:
