@@ -10,18 +10,30 @@ from typing import NoReturn
 
 from automixsearch import __version__
 from automixsearch.commands import analysis, data, doctor, jobs, mixers, report, reproduce, results, search, studies
-from automixsearch.commands.terminal import print_whatever_the_encoding, say
-from automixsearch.errors import AutoMixError, unknown
+from automixsearch.commands.terminal import is_gone, print_whatever_the_encoding, program, say
+from automixsearch.errors import AutoMixError, remedy, unknown
 from automixsearch.secrecy import redact
+from automixsearch.stopping import as_interrupt, last_signal
 
+INTERRUPTED = 130
 GROUPS = (search, studies, jobs, results, report, mixers, data, reproduce, analysis, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return the exit status: 0 done, 1 nothing succeeded, 2 refused, 130 interrupted."""
+    """Run a command and return the exit status.
+
+    0 done, 1 nothing succeeded, 2 refused; interrupted: 130, by SIGTERM 143, by SIGHUP 129.
+    """
     print_whatever_the_encoding()
     words = sys.argv[1:] if argv is None else argv
     args = parse(words)
+    program()  # while its place can be told: the working directory can be gone at the end
+    with as_interrupt():
+        status = _run(args)
+    return 128 + last_signal() if status == INTERRUPTED else status
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return args.run(args)
     except OSError as error:
@@ -29,14 +41,18 @@ def main(argv: list[str] | None = None) -> int:
             # The reader has left (`| head`); Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        say(redact(f"automixsearch: {error.filename}: {error.strerror}; check the path"), file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        told = "the working directory is gone: cd to one that exists"
+        if not is_gone():
+            told = f"{where}{error.strerror or error}; {remedy(error)}"
+        say(redact(f"automixsearch: {told}"), file=sys.stderr)
         return 2
     except AutoMixError as error:
         say(f"automixsearch: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         say("automixsearch: interrupted; everything reported so far is kept", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     finally:
         for problem in args.study_opened.corrupt if hasattr(args, "study_opened") else ():
             say(f"automixsearch: warning: left out {problem}", file=sys.stderr)

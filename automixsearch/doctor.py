@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -140,12 +139,13 @@ def _write(results: str) -> Check:
 
 
 def _ray() -> Check:
+    from automixsearch.cluster.scratch import scratch
     from automixsearch.cluster.session import connect, disconnect
     from automixsearch.spec import Resources
 
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        connect(Resources(), None, Path(folder, "ray.log"))
+    with scratch() as folder:
+        connect(Resources(), None, folder / "ray.log", folder)
         import ray
 
         try:

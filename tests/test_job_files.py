@@ -19,6 +19,7 @@ from automixsearch.commands.report import EXAMPLE
 from automixsearch.errors import ResourceError, SpecError
 from automixsearch.reading import load_space
 from automixsearch.results.study import open_study
+from automixsearch.versions import PINNED
 
 SHIPPED = sorted((Path(__file__).parents[1] / "jobs" / "search").glob("*.yaml"))
 TINY = ["trials=2", "epochs=2", "width=4", "scheduler=fifo"]
@@ -345,4 +346,4 @@ def test_a_search_ends_well_in_a_folder_that_is_gone(folder, tmp_path, monkeypat
 def test_the_pinned_packages_are_the_dependencies():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[\[><=]", dependency)[0] for dependency in project["dependencies"]}
-    assert set(jobs.PINNED) == names
+    assert set(PINNED) == names

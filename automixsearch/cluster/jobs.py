@@ -14,9 +14,9 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from automixsearch import __version__
+from automixsearch.cluster.scratch import scratch
 from automixsearch.cluster.session import reach
 from automixsearch.cluster.switches import set_switches
 from automixsearch.errors import AutoMixError, ResourceError, SpecError, unknown
@@ -34,6 +35,7 @@ from automixsearch.plain_yaml import read_value, read_yaml, write_yaml
 from automixsearch.reading import build, find_space, load_space, read_text
 from automixsearch.secrecy import is_opaque, is_secret_name, redact, secret_in_file, secret_of_value
 from automixsearch.spec import Frozen, SearchSpace
+from automixsearch.stopping import last_signal
 from automixsearch.studyfile import StudyFile, load_study_file
 from automixsearch.versions import versions
 
@@ -369,8 +371,9 @@ def _refuse_files_with_secrets(path: str | Path, root: Path, files: Iterable[Pat
 @contextmanager
 def packed(job: Prepared) -> Iterator[Path]:
     """A temporary folder with all that is sent."""
-    folder = Path(tempfile.mkdtemp(prefix="automixsearch-job-"))
-    try:
+    with scratch() as place:
+        folder = place / "job"
+        folder.mkdir()
         for file in job.files:
             assert job.root is not None
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -379,8 +382,6 @@ def packed(job: Prepared) -> Iterator[Path]:
         content = job.what.model_dump(mode="json", exclude={"recipe"})
         (folder / SENT / f"{job.kind}.yaml").write_text(write_yaml(content), encoding="utf-8")
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_local(job: Prepared) -> int:
@@ -391,8 +392,9 @@ def run_local(job: Prepared) -> int:
         while True:
             try:
                 return process.wait()
-            except KeyboardInterrupt:  # the child has had it too, and ends its trials
-                continue
+            except KeyboardInterrupt:
+                if last_signal() != signal.SIGINT:  # of which a terminal tells the child too
+                    process.send_signal(last_signal())
 
 
 def nothing_to_do(job: Prepared) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -11,10 +13,13 @@ from pathlib import Path
 
 from automixsearch.cluster.room import TRIAL_SLOT
 from automixsearch.cluster.switches import forget_own_cluster, is_authenticated, set_switches
-from automixsearch.errors import ResourceError
+from automixsearch.errors import ResourceError, remedy
 from automixsearch.secrecy import redact
 from automixsearch.spec import Resources
+from automixsearch.stopping import deaf_children
 
+LEAST_FREE = 10_000_000
+"""Bytes without which Ray does not start."""
 DASHBOARD_S = 30.0
 """How long a dashboard may take to come up."""
 
@@ -24,11 +29,11 @@ def local_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def connect(resources: Resources, address: str | None, log: Path) -> bool:
+def connect(resources: Resources, address: str | None, log: Path, folder: Path) -> bool:
     """Start a Ray cluster in this machine, or join the one at `address`; say whether it was started here.
 
-    Ray's own messages go to the file `log`. A cluster that is started here listens on the loopback alone, and refuses
-    whoever lacks its token.
+    Ray's own messages go to the file `log`, and what a cluster of our own writes into `folder`. Such a cluster listens
+    on the loopback alone, and refuses whoever lacks its token.
 
     Raises:
         ResourceError: no cluster answers at `address`, or Ray does not start here, or would start without a token
@@ -59,25 +64,42 @@ def connect(resources: Resources, address: str | None, log: Path) -> bool:
         )
     # Asking for `local` keeps us out of a cluster that RAY_ADDRESS or another user's session points at.
     try:
-        ray.init(
-            address="local",
-            num_cpus=local_cpus(),
-            resources={TRIAL_SLOT: 1000},
-            # A distributed trial that is stopped early frees its workers through the dashboard's state API only.
-            include_dashboard=resources.distributed,
-            dashboard_host="127.0.0.1",
-            object_store_memory=128 * 1024 * 1024,
-            **quiet,
-        )
+        with deaf_children():
+            ray.init(
+                address="local",
+                num_cpus=local_cpus(),
+                resources={TRIAL_SLOT: 1000},
+                # A distributed trial that is stopped early frees its workers through the dashboard's state API only.
+                include_dashboard=resources.distributed,
+                dashboard_host="127.0.0.1",
+                object_store_memory=128 * 1024 * 1024,
+                _temp_dir=str(folder),
+                **quiet,
+            )
     except Exception as error:  # Ray raises it as such where its processes are not up in time
         disconnect()
-        said = str(error).strip().partition("\n")[0]
+        said = str(error).strip().partition("\n")[0].rstrip(".")
         raise ResourceError(
-            f"Ray does not start on this machine: {said.rstrip('.')}; it may be too busy: try again; automixsearch "
-            "doctor says more, and --debug runs trials without Ray"
+            f"Ray does not start on this machine: {said or type(error).__name__}{_remedy(error, folder)}; --debug runs "
+            "trials without Ray"
         ) from None
     log_to(log, "ray")  # ray.init makes itself handlers of its own
     return True
+
+
+def _remedy(error: Exception, folder: Path) -> str:
+    """What to do where Ray does not start, as far as the error tells."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "; the working directory is gone: cd to one that exists"
+    if shutil.disk_usage(folder).free < LEAST_FREE:
+        return f"; {folder.parent} is full: free some space there, or set RAY_TMPDIR to a short path elsewhere"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"; {remedy(error)}"
+    if re.search("time|took|within", str(error)):
+        return "; the machine may be too busy: try again when it is not"
+    return "; automixsearch doctor says more"
 
 
 def disconnect() -> None:

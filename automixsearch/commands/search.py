@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from automixsearch.commands.terminal import (
     console,
     declare,
     dump_json,
+    is_gone,
     positive,
     program,
     quote,
@@ -56,6 +58,10 @@ def run_and_report(
     debug: bool = False,
 ) -> int:
     """Run a search or a study and print how it ended; `args.words` go on with it."""
+    # What the end needs is imported now: a job's package lies in a folder that is removed while the job is stopped.
+    import automixsearch.analysis.baseline_gate
+    import automixsearch.analysis.verdict
+    import automixsearch.results.study  # noqa: F401
     from automixsearch.designs import enumerate_runs
     from automixsearch.search.driver import run_search, run_study
     from automixsearch.spec import SearchSpace
@@ -70,6 +76,8 @@ def run_and_report(
             result = run_study(what, results, address, watch, retry_failed=retry_failed, force=force, debug=debug)
     finally:
         watch.end()
+    if is_gone():  # the working directory of a job that is stopped is removed while the job ends
+        os.chdir(os.sep)
     again = " ".join([program(), *map(quote, args.words)])
     return report_search(result, again, as_json, watch)
 

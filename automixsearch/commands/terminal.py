@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -176,13 +177,23 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@cache
 def program() -> str:
     """How this program was called: by name where the path finds it, else by its place."""
     called = Path(sys.argv[0])
     found = shutil.which("automixsearch")
-    if called.name != "automixsearch" or (found is not None and os.path.samefile(found, called)):
+    if called.name != "automixsearch" or (found is not None and called.exists() and os.path.samefile(found, called)):
         return "automixsearch"
-    return quote(os.path.relpath(called))
+    return quote(str(called) if is_gone() else os.path.relpath(called))
+
+
+def is_gone() -> bool:
+    """Whether the working directory was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def quote(word: str) -> str:

@@ -521,6 +521,10 @@ class Store:
         with self.files.hold(self.study, self.note):
             yield
 
+    def shared(self) -> Store:
+        """A store for a thread or process that works under the lease of this one, and no longer."""
+        return Store(self.results, self.study, self.patience_s, self.token, self.note)
+
     def check_held(self) -> None:
         """Look whether the study is still held, before a change that does not go through this store.
 

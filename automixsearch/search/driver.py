@@ -6,14 +6,12 @@ import contextlib
 import itertools
 import os
 import platform
-import shutil
-import signal
-import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from automixsearch import __version__
 from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
@@ -27,6 +25,9 @@ from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES, cause_of, i
 from automixsearch.search.provenance import ENTRY, described, other_data
 from automixsearch.search.retention import Retention
 from automixsearch.spec import SearchSpace
+from automixsearch.stopping import as_interrupt
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from automixsearch.cluster.room import Room
@@ -106,30 +107,27 @@ def run_search(
 
     watcher = watcher or Watcher()
     store = Store(results, space.name, STORAGE_PATIENCE_S, note=watcher.note)
-    with store.lock(), _leaving_nothing_behind(store):
+    with as_interrupt(), store.lock(), _leaving_nothing_behind(store):
         store.repair()
         _refuse_other_space(store, space, design)
         space = _with_what_has_begun(store, space, watcher)
         _compact(store)
-        with ThreadPoolExecutor(1) as background:
-            # Reading the data and starting Ray take seconds each and wait for different things.
-            loading = background.submit(_prepare, space, store, design)
-            if retry_failed:
-                loading.result()  # where the data are refused, the ledger stays as it is
-                again, left = _set_failed_free(store, space, force)
-                watcher.note(f"failed trials that run again: {again}")
-                if left:
-                    watcher.note(
-                        f"failed trials that stay so: {left}, which failed {TRIES} times of one cause; --force"
-                    )
-            watcher.begin(space, store.trial_rows())
-            if _is_complete(store, space):
-                loading.result()
-                interrupted = False
-            elif debug:
-                interrupted = _run_here(space, store, watcher, loading.result(), design)
-            else:
-                interrupted = _run(space, store, address, watcher, loading, design)
+        # Reading the data and starting Ray take seconds each and wait for different things.
+        loading = _in_background(_prepare, space, store.shared(), design)
+        if retry_failed:
+            loading.result()  # where the data are refused, the ledger stays as it is
+            again, left = _set_failed_free(store, space, force)
+            watcher.note(f"failed trials that run again: {again}")
+            if left:
+                watcher.note(f"failed trials that stay so: {left}, which failed {TRIES} times of one cause; --force")
+        watcher.begin(space, store.trial_rows())
+        if _is_complete(store, space):
+            loading.result()
+            interrupted = False
+        elif debug:
+            interrupted = _run_here(space, store, watcher, loading.result(), design)
+        else:
+            interrupted = _run(space, store, address, watcher, loading, design)
         watcher.end()
         if _is_complete(store, space):
             _compact(store)
@@ -158,6 +156,20 @@ def run_study(
     design = enumerate_runs(study)
     more = {"retry_failed": retry_failed, "force": force, "debug": debug}
     return run_search(space_of(study, design), results, address, watcher, design=design, **more)
+
+
+def _in_background(work: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Let a thread work, for which an interrupted search need not wait."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work(*arguments))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
 
 
 @contextlib.contextmanager
@@ -321,33 +333,32 @@ def _run(
 ) -> bool:
     """Run the missing trials on Ray; return whether the user interrupted."""
     from automixsearch.cluster.room import Room
+    from automixsearch.cluster.scratch import scratch
     from automixsearch.cluster.session import check_dashboard, connect, disconnect, live_nodes
 
-    scratch = Path(tempfile.mkdtemp(prefix="automixsearch-"))
-    log = store.local_path("driver.log") or scratch / "driver.log"
-    try:
-        started_here = connect(space.resources, address, log)
-        check_dashboard(space.resources, bool(space.branches), watcher.note)
-        room = Room(space.resources, live_nodes, started_here)
-        room.check(space.methods)
-        images = loading.result()
-        if space.resources.packing == "auto":
-            from automixsearch.search.memory import probe
-
-            room.peaks = probe(space, images.fingerprint, room.need, watcher.note)
+    with scratch() as folder:
+        log = store.local_path("driver.log") or folder / "driver.log"
+        try:
+            started_here = connect(space.resources, address, log, folder)
+            check_dashboard(space.resources, bool(space.branches), watcher.note)
+            room = Room(space.resources, live_nodes, started_here)
             room.check(space.methods)
-        proposer = _proposer(space, store, images.fingerprint, design, log, watcher.note)
-        for note in (*images.notes, *proposer.notes, *_doubts(space, design, images)):
-            watcher.note(note)
-        with _terminate_as_interrupt():
-            _fit(space, store, proposer, room, watcher, scratch)
-        _raise_problem(space, proposer)
-        return not _is_complete(store, space)
-    finally:
-        disconnect()
-        if store.local_path("driver.log") is None and log.exists():
-            store.put("driver.log", log.read_bytes())
-        shutil.rmtree(scratch, ignore_errors=True)
+            images = loading.result()
+            if space.resources.packing == "auto":
+                from automixsearch.search.memory import probe
+
+                room.peaks = probe(space, images.fingerprint, room.need, watcher.note)
+                room.check(space.methods)
+            proposer = _proposer(space, store, images.fingerprint, design, log, watcher.note)
+            for note in (*images.notes, *proposer.notes, *_doubts(space, design, images)):
+                watcher.note(note)
+            _fit(space, store, proposer, room, watcher, folder)
+            _raise_problem(space, proposer)
+            return not _is_complete(store, space)
+        finally:
+            disconnect()
+            if store.local_path("driver.log") is None and log.exists():
+                store.put("driver.log", log.read_bytes())
 
 
 def _proposer(
@@ -517,18 +528,3 @@ def _fit(
 def trial_name(trial: Any) -> str:
     """Name a Tune trial by our id."""
     return trial.config["trial_id"]
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a search as Ctrl-C does: Tune saves nothing on SIGTERM."""
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

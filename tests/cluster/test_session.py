@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import ray
 import ray.util.state
 
 from automixsearch.cluster import session, switches
+from automixsearch.cluster.scratch import scratch
 from automixsearch.cluster.session import connect
 from automixsearch.errors import ResourceError
 from automixsearch.search.executors import _name_the_cluster
@@ -22,7 +24,7 @@ import os, re, subprocess, sys
 from pathlib import Path
 from automixsearch.cluster.session import connect
 from automixsearch.spec import Resources
-connect(Resources(workers=2), None, Path(sys.argv[1], "ray.log"))
+connect(Resources(workers=2), None, Path(sys.argv[1], "ray.log"), Path(sys.argv[2]))
 import ray
 address = ray.get_runtime_context().gcs_address
 parents = {int(p.name): int((p / "stat").read_text().rpartition(")")[2].split()[1])
@@ -43,8 +45,9 @@ print("let in" if done.returncode == 0 else "turned away")
 
 def test_a_cluster_of_our_own_listens_to_this_machine_and_wants_a_token(tmp_path):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-c", STARTED, str(tmp_path)]
-    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=200)
+    with scratch() as folder:
+        command = [sys.executable, "-c", STARTED, str(tmp_path), str(folder)]
+        done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     listening, access = done.stdout.splitlines()[-2:]
     address, *places = listening.split()
@@ -61,10 +64,10 @@ def test_without_authentication_nothing_starts_unless_it_is_asked_for(tmp_path, 
     monkeypatch.setattr(session, "set_switches", lambda address: None)  # or it would stay set for what is tested next
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(ResourceError, match=r"asks for no token here.*set RAY_AUTH_MODE=disabled to allow that"):
-        session.connect(Resources(), None, tmp_path / "ray.log")
+        session.connect(Resources(), None, tmp_path / "ray.log", tmp_path)
     assert not started
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert session.connect(Resources(), None, tmp_path / "ray.log")
+    assert session.connect(Resources(), None, tmp_path / "ray.log", tmp_path)
 
 
 def test_a_token_that_others_can_read_is_refused(tmp_path, monkeypatch):
@@ -80,15 +83,42 @@ def test_a_token_that_others_can_read_is_refused(tmp_path, monkeypatch):
     assert switches._has_token()
 
 
-def test_where_ray_does_not_start_it_is_said_what_to_do(tmp_path, monkeypatch):
-    def busy(**_):
-        raise Exception("The current node timed out during startup.\nTraceback")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            Exception("The node timed out during startup.\nTraceback"),
+            "during startup; the machine may be too busy: try",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; allow more open files"),
+        (
+            ValueError("Can't find a `node_ip`"),
+            r"node_ip`; automixsearch doctor says more; --debug runs trials without",
+        ),
+        (AssertionError(), "AssertionError; automixsearch doctor"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_where_ray_does_not_start_its_cause_says_what_to_do(tmp_path, monkeypatch, error, told):
+    def fail(**_):
+        raise error
 
-    monkeypatch.setattr("ray.init", busy)
-    with pytest.raises(
-        ResourceError, match=r"timed out during startup; it may be too busy: try again; automixsearch do"
-    ):
-        connect(Resources(), None, tmp_path / "driver.log")
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(ResourceError, match=f"Ray does not start on this machine: .*{told}"):
+        connect(Resources(), None, tmp_path / "driver.log", tmp_path)
+
+
+def test_ray_in_a_folder_that_is_gone_is_not_said_to_be_busy(tmp_path, monkeypatch):
+    def fail(**_):
+        os.getcwd()
+
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(ResourceError, match="the working directory is gone: cd to one that exists"):
+        connect(Resources(), None, tmp_path / "driver.log", tmp_path)
 
 
 @pytest.fixture

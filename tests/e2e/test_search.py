@@ -183,7 +183,7 @@ def test_an_interrupted_search_keeps_everything_and_says_how_to_go_on(cluster, s
     wait_for(lambda: len(list(folder.glob("*.parquet"))) > 4)
     process.send_signal(signal.SIGTERM)
     status, out, errors = finish(process)
-    assert status == 130, errors
+    assert status == 143, errors
     assert "nothing is lost. To go on: automixsearch search " in out
     reached = len(list(folder.glob("*.parquet")))
     status, _, errors = finish(search(cluster, space, "--trials", "2", "epochs=60"))

@@ -1,0 +1,76 @@
+"""Signals that end a command: SIGTERM and SIGHUP do what Ctrl-C does, so what is under way ends in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_last: list[int] = []
+
+
+@contextmanager
+def as_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt what runs inside, as SIGINT does, unless somebody handles or ignores them.
+
+    In a thread, which can handle no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    taken = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    terminals = [file for file in (0, 1, 2) if _is_terminal(file)]
+
+    if taken:
+        _last.clear()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _last[:] = [number]
+        if number == signal.SIGHUP:  # the terminal is gone, and whatever is printed there would fail
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for file in terminals:
+                os.dup2(nowhere, file)
+            os.close(nowhere)
+        handler = signal.getsignal(signal.SIGINT)  # Tune has one of its own while it runs
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+        else:  # SIGINT is ignored, as in the background of a shell script
+            raise KeyboardInterrupt
+
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def last_signal() -> int:
+    """The signal that has interrupted this process last: SIGTERM, SIGHUP, or else SIGINT."""
+    return _last[0] if _last else signal.SIGINT
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Let processes that are started inside ignore SIGHUP, which a terminal sends to all when it closes: they have to
+    live until their driver has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _is_terminal(file: int) -> bool:
+    try:
+        return os.isatty(file)
+    except OSError:
+        return False

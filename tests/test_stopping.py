@@ -1,0 +1,147 @@
+"""SIGTERM and SIGHUP end commands as Ctrl-C does: in order, with what there is, and a status of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from automixsearch.results.store import Store
+from automixsearch.stopping import as_interrupt, last_signal
+
+SPACE = {
+    "name": "s",
+    "data": {"source": "digits", "val_fraction": 0.2},
+    "knobs": {"method": "vanilla", "width": 2},
+    "budget": {"trials": 900, "epochs": 1},
+    "sampler": "random",
+}
+LATE = """
+import sys
+import automixsearch.commands.search as search
+report = search.report_search
+def reported(*words):
+    before = set(sys.modules)
+    status = report(*words)
+    late = sorted(name for name in set(sys.modules) - before if name.startswith("automixsearch"))
+    print("imported late:", late)
+    return status
+search.report_search = reported
+from automixsearch.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working directory that may go."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "s.yaml").write_text(json.dumps(SPACE))
+    return tmp_path / "here"
+
+
+def start(folder: Path, *words: str, code: str = "", **more) -> subprocess.Popen[str]:
+    command = [sys.executable, *(["-c", code] if code else ["-m", "automixsearch"]), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(command, cwd=folder, text=True, env=environment, **pipes)
+
+
+def search(folder: Path, **more) -> subprocess.Popen[str]:
+    results = str(folder.parent / "r")
+    return start(folder, "search", str(folder.parent / "s.yaml"), "--results", results, "--debug", **more)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def rows(folder: Path) -> int:
+    return len(list((folder.parent / "r" / "s" / "trials").glob("t*.parquet")))
+
+
+def test_a_search_ends_with_its_table_even_when_its_folder_is_gone(folder: Path) -> None:
+    process = search(folder, code=LATE)
+    wait_for(lambda: rows(folder) >= 1)
+    shutil.rmtree(folder)
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "Best of s by val_top1" in out
+    assert "Stopped early; nothing is lost. To go on: automixsearch search" in out
+    assert "imported late: []" in out, "where the package lies in that folder, it cannot be imported any more"
+    assert "Traceback" not in errors
+    assert not (folder.parent / "r" / "s" / ".lock.json").exists()
+    assert len(Store(folder.parent / "r", "s").finished()) >= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_signals_interrupt_also_where_sigint_is_ignored_and_each_time(number: signal.Signals, handler) -> None:
+    """As it is in what a shell script puts into the background."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with as_interrupt():
+            for _ in range(2):
+                with pytest.raises(KeyboardInterrupt):
+                    os.kill(os.getpid(), number)
+            assert last_signal() == number
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_whoever_handles_sigint_hears_of_sigterm_and_nohup_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with as_interrupt(), as_interrupt():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert heard == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def test_a_search_whose_terminal_closes_lets_go_of_its_study(folder: Path) -> None:
+    """Nothing can be printed any more; that is no reason to end otherwise."""
+    master, slave = pty.openpty()
+    process = search(folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    wait_for(lambda: rows(folder) >= 1)
+    process.send_signal(signal.SIGHUP)
+    os.close(master)
+    assert process.wait(60) == 129
+    assert not (folder.parent / "r" / "s" / ".lock.json").exists()
+
+
+def test_training_ends_in_order(folder: Path) -> None:
+    config = {"data": SPACE["data"], "knobs": {"width": 2, "epochs": 10_000}}
+    (folder / "c.yaml").write_text(json.dumps(config))
+    process = start(folder, "train", "c.yaml")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("epoch 1/")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "automixsearch: interrupted; everything reported so far is kept\n")
+
+
+def test_a_working_directory_that_is_gone_is_named(folder: Path) -> None:
+    code = "import os, sys; os.rmdir(os.getcwd()); from automixsearch.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = start(folder, "search", str(folder.parent / "s.yaml"), code=code)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (2, "automixsearch: the working directory is gone: cd to one that exists\n")
