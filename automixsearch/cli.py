@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from automixsearch import __version__
 from automixsearch.commands import analysis, data, doctor, jobs, mixers, report, reproduce, results, search, studies
-from automixsearch.commands.terminal import is_gone, print_whatever_the_encoding, program, say
+from automixsearch.commands.terminal import is_gone, print_whatever_the_encoding, program, say, tell_damage
 from automixsearch.errors import AutoMixError, remedy, unknown
 from automixsearch.secrecy import redact
 from automixsearch.stopping import as_interrupt, last_signal
@@ -54,8 +54,7 @@ def _run(args: argparse.Namespace) -> int:
         say("automixsearch: interrupted; everything reported so far is kept", file=sys.stderr)
         return INTERRUPTED
     finally:
-        for problem in args.study_opened.corrupt if hasattr(args, "study_opened") else ():
-            say(f"automixsearch: warning: left out {problem}", file=sys.stderr)
+        tell_damage(args.study_opened.corrupt if hasattr(args, "study_opened") else [])
 
 
 def parse(words: list[str]) -> argparse.Namespace:

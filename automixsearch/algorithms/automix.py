@@ -11,7 +11,7 @@ from automixsearch.lazy import functional, torch
 from automixsearch.losses import mce
 from automixsearch.mixers.automix import STAGE, AutoMix, AutoMixDraw, gamma_at, mask_loss, teacher_momentum
 from automixsearch.mixers.base import Mixed, pairs
-from automixsearch.results.columns import Column
+from automixsearch.results.columns import Column, percent
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -35,7 +35,7 @@ class AutoMixTraining(Algorithm):
     name: ClassVar[str] = "automix"
     columns: ClassVar[tuple[Column, ...]] = (
         *(
-            Column(f"val_top1.{who}_{head}", float, f"top-1 accuracy of the {who} with its head for {head} images")
+            percent(f"val_top1.{who}_{head}", f"top-1 accuracy of the {who} with its head for {head} images")
             for who in NETWORKS
             for head in HEADS
         ),

@@ -23,6 +23,7 @@ from automixsearch.commands.terminal import (
     program,
     quote,
     say,
+    tell_damage,
 )
 from automixsearch.errors import StudyError
 
@@ -48,7 +49,8 @@ def best_command(args: argparse.Namespace) -> int:
         Path(args.export).write_text(head + study.config(rows[0]["trial_id"]).to_yaml(), encoding="utf-8")
     if args.json:
         asked = {"study": study.name, "place": study.store.uri, "n": args.n, "per": args.per}
-        print(dump_json(asked | best_content(study, rows, args.metric)))
+        content = best_content(study, rows, args.metric)
+        print(dump_json(asked | content | {"left_out": study.corrupt}))
     else:
         out = console()
         print_best(out, study, rows, args.metric)
@@ -134,6 +136,7 @@ def ls_command(args: argparse.Namespace) -> int:
     from automixsearch.results.study import list_studies
 
     studies = list_studies(args.results)
+    tell_damage([problem for study in studies for problem in study.get("left_out", ())])
     if args.json:
         print(dump_json(studies))
         return 0

@@ -89,6 +89,23 @@ def open_named(args: argparse.Namespace) -> Study:
     return args.study_opened
 
 
+MOST = 20
+"""As many damaged files are named one by one."""
+
+
+def tell_damage(problems: list[str]) -> None:
+    """Say on stderr what was left out of an answer because it is damaged."""
+    for problem in problems[:MOST]:
+        say(f"automixsearch: warning: left out {problem}", file=sys.stderr)
+    if len(problems) > MOST:
+        files = sorted(problem.partition(":")[0] for problem in problems[MOST:])
+        say(
+            f"automixsearch: warning: left out {len(files)} more files, {files[0]} to {files[-1]}; "
+            "best --json names all of them",
+            file=sys.stderr,
+        )
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isdigit() or int(text) < 1:

@@ -5,7 +5,6 @@ Needs neither torch nor ray; optuna only where an Optuna study is made.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +125,7 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
         scores = [row.get(name) for name in study.objective]
         if state is TrialState.PRUNED:  # its value is the last one that it reported, as Optuna has it
             scores = [steps[max(steps)]] if steps else []
-        values = [score for score in scores if score is not None and not math.isnan(score)]  # Optuna takes no NaN
+        values = [score for score in scores if score is not None]
         if state is TrialState.COMPLETE and len(values) < len(study.objective):
             state = TrialState.FAIL
         trial = create_trial(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -16,7 +17,9 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from automixsearch.errors import unknown
-from automixsearch.results.columns import Column
+from automixsearch.results.columns import Column, amount, percent, share
+from automixsearch.results.names import PATTERN
+from automixsearch.results.seal import seal
 from automixsearch.schema_version import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -42,44 +45,51 @@ class TrialState(StrEnum):
     FAILED = "failed"
 
 
+FINAL = tuple(state.value for state in TrialState if state is not TrialState.RUNNING)
+"""The states that a row can have."""
+
 _OWNER = (
-    Column("schema_version", int, "version of this layout", needed=True),
+    Column("schema_version", int, "version of this layout", needed=True, low=1, high=SCHEMA_VERSION),
     Column("study", str, "name of the study", needed=True),
-    Column("trial_id", str, "name of the trial within the study, e.g. t00007", needed=True),
+    Column(
+        "trial_id", str, "name of the trial within the study, e.g. t00007", needed=True, pattern=PATTERN.strip("^$")
+    ),
 )
 _SETUP = (
-    Column("number", int, "position of the trial in the study, from 0", needed=True),
-    Column("state", str, "complete, pruned (ended below the full schedule) or failed", needed=True),
+    Column("number", int, "position of the trial in the study, from 0", needed=True, low=0, high=10_000_000),
+    Column(
+        "state", str, "complete, pruned (ended below the full schedule) or failed", needed=True, pattern="|".join(FINAL)
+    ),
     Column("purpose", str, "what the trial was run for: search, study, replicate or confirm"),
     Column("config_id", str, "hash of the config, seeds included; where the data lie does not enter"),
     Column("space_id", str, "hash of the search space"),
-    Column("rung", int, "where asha trains shorter schedules first: which of them this is, from 0; the last is full"),
+    amount("rung", "where asha trains shorter schedules first: which of them this is, from 0; the last is full", int),
     Column("candidate", str, "likewise: the trial that trained this config first; each of its rungs is a trial"),
 )
 _OUTCOME = (
-    Column("epochs_total", int, "epochs of its schedule"),
-    Column("epochs_run", int, "epochs that were trained"),
+    amount("epochs_total", "epochs of its schedule", int),
+    amount("epochs_run", "epochs that were trained", int, limit="epochs_total"),
     Column("train_loss", float, "mean training loss of the last epoch"),
-    Column("val_top1", float, "top-1 accuracy on the validation split, 0 to 100"),
-    Column("val_top5", float, "top-5 accuracy on the validation split, 0 to 100"),
-    Column("val_loss", float, "cross-entropy on the validation split"),
-    Column("val_ece", float, "expected calibration error on the validation split, 0 to 1"),
-    Column("val_top1_best", float, "the best of all epochs: an optimistic figure, for comparison with published ones"),
-    Column("val_top1_median", float, "the median of the last epochs, as many as median_epochs says"),
-    Column("test_top1_median", float, "the same on the test set, where test_median asks for it"),
-    Column("test_top1_best", float, "the best of these test scores, as some tables report; nothing is chosen by it"),
-    Column("test_top1", float, "top-1 accuracy on the test set, 0 to 100"),
-    Column("test_top5", float, "top-5 accuracy on the test set, 0 to 100"),
-    Column("test_loss", float, "cross-entropy on the test set"),
-    Column("test_ece", float, "expected calibration error on the test set, 0 to 1"),
-    Column("val_images", int, "images of the validation split"),
-    Column("test_images", int, "images of the test set"),
-    Column("skipped_images", int, "bad images that were left out of the data set"),
-    Column("parameters", int, "trainable scalars of the network"),
+    percent("val_top1", "top-1 accuracy on the validation split, 0 to 100"),
+    percent("val_top5", "top-5 accuracy on the validation split, 0 to 100"),
+    amount("val_loss", "cross-entropy on the validation split"),
+    share("val_ece", "expected calibration error on the validation split, 0 to 1"),
+    percent("val_top1_best", "the best of all epochs: an optimistic figure, for comparison with published ones"),
+    percent("val_top1_median", "the median of the last epochs, as many as median_epochs says"),
+    percent("test_top1_median", "the same on the test set, where test_median asks for it"),
+    percent("test_top1_best", "the best of these test scores, as some tables report; nothing is chosen by it"),
+    percent("test_top1", "top-1 accuracy on the test set, 0 to 100"),
+    percent("test_top5", "top-5 accuracy on the test set, 0 to 100"),
+    amount("test_loss", "cross-entropy on the test set"),
+    share("test_ece", "expected calibration error on the test set, 0 to 1"),
+    amount("val_images", "images of the validation split", int),
+    amount("test_images", "images of the test set", int),
+    amount("skipped_images", "bad images that were left out of the data set", int),
+    amount("parameters", "trainable scalars of the network", int),
     Column("stop_reason", str, "why the trial ended below the full schedule"),
     Column("error_class", str, "type of the exception that ended a failed trial"),
     Column("error_message", str, "its message"),
-    Column("attempts", int, "how often a failed trial has ended so, one time after another, retries included"),
+    amount("attempts", "how often a failed trial has ended so, one time after another, retries included", int),
 )
 _ORIGIN = (
     Column("config", str, "the whole config as JSON, every default written out"),
@@ -91,12 +101,12 @@ _ORIGIN = (
     Column("split_seed", int, "seed of the validation split"),
 )
 _COST = (
-    Column("wall_s", float, "seconds of training and validation, over all resumes; starting processes is left out"),
-    Column("device_s", float, "wall seconds times the devices held"),
-    Column("energy_j", float, "joules of the devices in that time, of the share that was held; null: they do not tell"),
+    amount("wall_s", "seconds of training and validation, over all resumes; starting processes is left out"),
+    amount("device_s", "wall seconds times the devices held"),
+    amount("energy_j", "joules of the devices in that time, of the share that was held; null: they do not tell"),
     Column("device", str, "name of the device"),
-    Column("workers", int, "training processes"),
-    Column("threads", int, "CPU threads of each"),
+    amount("workers", "training processes", int),
+    amount("threads", "CPU threads of each", int),
     Column("host", str, "machine of the first worker"),
     Column("started_at", datetime, "when the trial was first proposed (UTC)"),
     Column("ended_at", datetime, "when the trial ended (UTC)"),
@@ -104,18 +114,22 @@ _COST = (
 EPOCH_SCORES = ("val_top1", "val_top5", "val_loss", "val_ece")
 _EPOCH = (
     Column("method", str, "mixing method"),
-    Column("epoch", int, "epoch, from 1", needed=True),
-    Column("epochs_total", int, "epochs of its schedule"),
-    Column("lr", float, "learning rate at the end of the epoch"),
+    Column("epoch", int, "epoch, from 1", needed=True, low=1, limit="epochs_total"),
+    amount("epochs_total", "epochs of its schedule", int),
+    amount("lr", "learning rate at the end of the epoch"),
     Column("train_loss", float, "mean training loss of the epoch"),
     *(column for column in _OUTCOME if column.name in EPOCH_SCORES),
-    Column("wall_s", float, "seconds of training and validation so far, over all resumes"),
-    Column("device_s", float, "wall seconds times the devices held, since the trial began"),
-    Column("energy_j", float, "joules of the devices since the trial began, of the share that is held"),
-    Column("images_per_s", float, "training images per second"),
+    amount("wall_s", "seconds of training and validation so far, over all resumes"),
+    amount("device_s", "wall seconds times the devices held, since the trial began"),
+    amount("energy_j", "joules of the devices since the trial began, of the share that is held"),
+    amount("images_per_s", "training images per second"),
     Column("ended_at", datetime, "when the epoch ended (UTC)"),
-    Column("rung", int, "rung, from 0, whose cool-down branched off after this epoch"),
-    *(Column(f"{name}.cooled", float, f"{name} when that had ended") for name in ("train_loss", *EPOCH_SCORES)),
+    amount("rung", "rung, from 0, whose cool-down branched off after this epoch", int),
+    *(
+        replace(column, name=f"{column.name}.cooled", note=f"{column.name} when that had ended")
+        for column in _OUTCOME
+        if column.name in ("train_loss", *EPOCH_SCORES)
+    ),
 )
 
 
@@ -234,10 +248,8 @@ def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     for column in known:
         if column.needed and stored[column.name] is None:
             raise ValueError(f"{table}: {column.name} is missing")
-    if table == "trials":
-        final = [state.value for state in TrialState if state is not TrialState.RUNNING]
-        if stored["state"] not in final:
-            raise ValueError(f"trials: {unknown('final state', stored['state'], final)}")
+    if table == "trials" and stored["state"] not in FINAL:
+        raise ValueError(f"trials: {unknown('final state', stored['state'], FINAL)}")
     return stored
 
 
@@ -281,25 +293,119 @@ def in_order(table: Table, rows: pa.Table) -> pa.Table:
     return rows.sort_by([(name, "ascending") for name in ORDER[table]])
 
 
+SLACK = 1e-6
+"""Of the bounds of numbers: sums of rounded ones may go so far beyond them."""
+TIMES = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+
+
+def faults(table: Table, rows: pa.Table) -> dict[int, str]:
+    """The rows, by position, that break a rule of their columns, and which; `rows` has the types of `schema`."""
+    import pyarrow.compute as pc
+
+    def call(name: str, *values: Any) -> Any:
+        return pc.call_function(name, list(values))
+
+    def where(condition: Any) -> list[int]:
+        return call("indices_nonzero", call("coalesce", condition, False)).to_pylist()
+
+    found: dict[int, str] = {}
+    for column in columns(table):
+        if column.name not in rows.schema.names:
+            continue
+        values = rows[column.name]
+        if column.needed:
+            found |= {row: f"{column.name} is missing" for row in where(call("is_null", values))}
+        if values.null_count == len(values):
+            continue
+        broken: list[tuple[Any, str]] = []
+        if column.kind is float:
+            broken.append((call("invert", call("is_finite", values)), "is no number; null stands for none"))
+        if column.kind in (int, float):
+            slack = SLACK if column.kind is float else 0
+            if column.low > -math.inf:
+                broken.append((call("less", values, column.kind(column.low) - slack), f"is below {column.low:.0f}"))
+            if column.high < math.inf:
+                broken.append(
+                    (call("greater", values, column.kind(column.high) + slack), f"is above {column.high:.0f}")
+                )
+            if column.limit in rows.schema.names:
+                broken.append((call("greater", values, rows[column.limit]), f"is above {column.limit}"))
+        if column.pattern:
+            fits = pc.call_function(
+                "match_substring_regex", [values], pc.MatchSubstringOptions(f"^(?:{column.pattern})$")
+            )
+            broken.append((call("invert", fits), f"does not match {column.pattern}"))
+        if column.kind is datetime:
+            broken.append((call("less", values, pa_time(TIMES[0])), "is before 1970"))
+            broken.append((call("greater", values, pa_time(TIMES[1])), "is after 9999"))
+        for condition, rule in broken:
+            for row in where(condition):
+                value = "a time" if column.kind is datetime else repr(values[row].as_py())[:100]
+                found.setdefault(row, f"{column.name} = {value} {rule}")
+    return found
+
+
+def pa_time(value: datetime) -> pa.Scalar:
+    """A time as the ledger's columns have them."""
+    import pyarrow as pa
+
+    return pa.scalar(value, pa.timestamp("us", "UTC"))
+
+
+def doubled(table: Table, rows: pa.Table) -> pa.Table:
+    """The keys of which `rows` has more than one row."""
+    import pyarrow.compute as pc
+
+    counted = rows.group_by(list(KEYS[table])).aggregate([([], "count_all")])
+    return counted.filter(pc.field("count_all") > 1).select(list(KEYS[table]))
+
+
 FEW = 100
 """Rows up to which a file is written lean: what helps readers to skip parts of it would be most of its size."""
 
 
-def encode(table: pa.Table) -> bytes:
-    """A table as the bytes of one Parquet file."""
+def encode(table: pa.Table, sealed: bool = True) -> bytes:
+    """A table as the bytes of one Parquet file.
+
+    Args:
+        sealed: rows of `trials` or `epochs`, as `to_arrow` makes them, get a seal, and readers trust them from then on.
+
+    Raises:
+        ValueError: a row that would be sealed breaks a rule.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    metadata = table.schema.metadata or {}
+    kind: Table | None = (
+        next((name for name in TABLES if name.encode() == metadata.get(b"table")), None) if sealed else None
+    )
+    if kind is not None:
+        for row, fault in faults(kind, table).items():
+            raise ValueError(f"{kind}: {label(table, row)}: {fault}")
     sink, lean = pa.BufferOutputStream(), table.num_rows <= FEW
-    how: dict[str, Any] = {"compression": "zstd"}
+    how: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
     if lean:
         table = table.cast(pa.schema([field.remove_metadata() for field in table.schema], table.schema.metadata))
         how |= {"write_statistics": False, "use_dictionary": False, "store_schema": False}
     with pq.ParquetWriter(sink, table.schema, **how) as writer:
         if lean:
-            writer.add_key_value_metadata(table.schema.metadata or {})
+            writer.add_key_value_metadata(metadata)
         writer.write_table(table, row_group_size=ROW_GROUP)
-    return sink.getvalue().to_pybytes()
+    data = sink.getvalue().to_pybytes()
+    return data if kind is None else seal(data, SCHEMA_VERSION)
+
+
+def label(rows: pa.Table, row: int) -> str:
+    """What a row is called: the trial, and the epoch where it is one's."""
+    names = [name for name in ("trial_id", "epoch") if name in rows.schema.names]
+    return " epoch ".join(str(rows[name][row].as_py())[:100] for name in names)
+
+
+def listed(some: Iterable[str], count: int) -> str:
+    """Some of `count` things, and that there are more."""
+    some = list(some)
+    return "; ".join([*some, *([f"and {count - len(some)} more"] if count > len(some) else [])])
 
 
 def utc(microseconds: int | None) -> datetime | None:

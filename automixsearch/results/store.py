@@ -6,11 +6,14 @@ A row's key is its file name, so a second writer of the same row finds the file 
 
 from __future__ import annotations
 
-import hashlib
+import itertools
+import mmap
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from pathlib import Path
@@ -28,17 +31,22 @@ from automixsearch.results.schema import (
     TABLES,
     Table,
     check_row,
+    doubled,
     encode,
+    faults,
     in_order,
+    label,
     schema,
     to_arrow,
 )
+from automixsearch.results.seal import Damaged, Newer, check_seal
 from automixsearch.secrecy import redact, secret_of_value
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow.dataset import Dataset, Expression
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.dataset import Dataset
+
+    from automixsearch.results.rows import RowFile
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -104,7 +112,9 @@ class Store:
     token: of the lease under which another process holds the study, whose work this one does: it writes as long as that
     lease is there. See `lock`.
 
-    `corrupt` maps each file that could not be read to the reason; readers leave such files out.
+    `corrupt` maps each file of which something was left out to the reason: readers leave out files that cannot be read
+    or are not what their writer wrote, rows that break a rule of their columns, and unlike rows of one key. Of equal
+    ones they take one.
     """
 
     def __init__(
@@ -118,6 +128,7 @@ class Store:
         self.results = check_place(str(results)) if "://" in str(results) else os.path.abspath(results)
         self.study = check_name("study", study)
         self.corrupt: dict[str, str] = {}
+        self._intact, self._newer = dict[tuple[str, str], tuple[int, int, int]](), set[str]()
         self._asked, self._merged = "", dict[tuple[str, str], frozenset[str]]()
         self.patience_s, self._token = patience_s, token
         self.note = note or (lambda text: None)
@@ -139,6 +150,11 @@ class Store:
     def token(self) -> str:
         """Of the lease under which this process may change the study; "" where nobody holds it."""
         return self.files.fence.token if self.files.fence is not None else ""
+
+    @property
+    def left_out(self) -> list[str]:
+        """What `corrupt` holds, in words."""
+        return [f"{file}: {reason}" for file, reason in sorted(self.corrupt.items())]
 
     @property
     def uri(self) -> str:
@@ -182,9 +198,10 @@ class Store:
             return False
         data = encode(to_arrow(table, [stored]))
         if not self.files.create(name, data):
-            if not self._is_torn(table, f"{stem}.parquet"):
+            if not self._is_torn(table, stem):
                 return False
             self.files.replace(name, data)
+        self.corrupt.pop(name, None)
         if self._is_merged(table, trial_id, stem):  # compact() took this row, or an earlier one, just now
             self.files.delete(name)
         return True
@@ -199,11 +216,11 @@ class Store:
             for name in names:
                 if (table, name) not in self._merged:
                     try:
-                        rows = self._open(table, name, lambda file: file.read(list(KEYS[table])))
+                        file = self._open(table, name)
                     except FileNotFoundError:  # merged once more, or not there yet; look again
                         gone.add(name)
                         break
-                    own = rows.filter(_is(trial_id)).to_pylist() if rows else []
+                    own = file.read(KEYS[table], [trial_id]).to_pylist() if file else []
                     self._merged[table, name] = frozenset(_stem(*row.values()) for row in own)
                 if stem in self._merged[table, name]:
                     return True
@@ -220,11 +237,20 @@ class Store:
     def _marks(self, table: Table, *name: str) -> str:
         return self._path(f"{_MARKS}{table}", *name)
 
-    def _is_torn(self, table: Table, name: str) -> bool:
-        try:
-            return self._open(table, name, _read) is None
-        except FileNotFoundError:
+    def _is_torn(self, table: Table, stem: str) -> bool:
+        """Whether the file of a row holds no such row that counts, so that it may be written again."""
+        from automixsearch.results.rows import RowFile
+
+        data = self.files.read(self._path(table, f"{stem}.parquet"))
+        if data is None:
             return False
+        try:
+            rows = RowFile(table, data).read(KEYS[table])
+        except Newer:
+            return False
+        except Damaged:
+            return True
+        return stem not in {_stem(*row.values()) for row in rows.select(list(KEYS[table])).to_pylist()}
 
     # Reading rows -------------------------------------------------------------------------------------------
 
@@ -236,59 +262,152 @@ class Store:
 
     def trial_row(self, trial_id: str, copied: bool = False) -> dict[str, Any] | None:
         """The row of one ended trial, or None; `copied`: merged files may have come without their marks."""
-        try:
-            alone = self._open("trials", f"{_stem(trial_id)}.parquet", _read)
-        except FileNotFoundError:
-            if not copied and not self._marked("trials"):
-                return None
-            alone = None
-        if alone is not None:  # mostly it is a file of its own, and then no listing is needed
-            return dict.fromkeys(schema("trials").names) | alone.to_pylist()[0]
-        return next(iter(self._rows_of("trials", trial_id).to_pylist()), None)
+        if not copied:  # mostly it is a file of its own, and then no listing is needed
+            try:
+                alone = self._open("trials", f"{_stem(trial_id)}.parquet")
+            except FileNotFoundError:
+                if not self._marked("trials"):
+                    return None
+                alone = None
+            rows = alone.read(trials=[trial_id]).to_pylist() if alone else []
+            if len(rows) == 1:
+                return dict.fromkeys(schema("trials").names) | rows[0]
+        return next(iter(self._rows_of("trials", trial_id, copied).to_pylist()), None)
 
-    def epoch_rows(self, trial_id: str | None = None) -> list[dict[str, Any]]:
+    def epoch_rows(self, trial_id: str | None = None, copied: bool = False) -> list[dict[str, Any]]:
         """The rows of all epochs, or of one trial's, in order."""
-        rows = self.read("epochs") if trial_id is None else self._rows_of("epochs", trial_id)
+        rows = self.read("epochs") if trial_id is None else self._rows_of("epochs", trial_id, copied)
         return in_order("epochs", rows).to_pylist()
 
     def finished(self) -> set[str]:
         """The trials that have a row."""
         return set(self.read("trials", ["trial_id"])["trial_id"].to_pylist())
 
-    def _rows_of(self, table: Table, trial_id: str) -> pa.Table:
+    def _rows_of(self, table: Table, trial_id: str, copied: bool) -> pa.Table:
+        """The rows of one trial; without `copied`, those that stand in files of ours."""
         own = re.compile(re.escape(trial_id) + r"(-e\d+)?\.parquet")
-        return self.read(
-            table,
-            where=_is(trial_id),
-            only=lambda name: name.startswith(_MERGED) or bool(own.fullmatch(name)),
-        )
+        ours = None if copied else lambda name: name.startswith(_MERGED) or bool(own.fullmatch(name))
+        return self.read(table, trials=[trial_id], only=ours)
 
     @patient
     def read(
         self,
         table: Table,
         columns: list[str] | None = None,
-        where: Expression | None = None,
+        trials: Collection[str] | None = None,
         only: Callable[[str], bool] | None = None,
     ) -> pa.Table:
-        """Rows as an Arrow table, in any order; `only` says which files are worth opening.
+        """Rows as an Arrow table, in any order: of `trials`, or all. `only` says which files are worth opening.
 
         Raises:
             StudyError: a column does not exist, or the storage cannot be reached.
         """
-        import pyarrow as pa
-
         failure: Exception | None = None
-        for effort in self.efforts(table, most=2):
+        for _ in self.efforts(table, most=1):
             try:
-                rows = self.dataset(table, only, deep=effort == 1)
-                for name in columns or ():
-                    if name not in rows.schema.names:
-                        raise StudyError(f"study {self.study}: {unknown('column', name, rows.schema.names)}")
-                return rows.to_table(columns=columns, filter=where)
-            except (OSError, pa.ArrowException) as error:
+                if trials is None:
+                    self._forget(table)
+                return self._read(table, columns, trials, [name for name in self.live(table) if not only or only(name)])
+            except FileNotFoundError as error:
                 failure = error
         raise StorageError(f"{self._where(self._path(table))}: cannot be read: {failure}; check the storage")
+
+    def _read(
+        self, table: Table, columns: list[str] | None, trials: Collection[str] | None, names: list[str]
+    ) -> pa.Table:
+        from automixsearch.results.rows import join, settle
+
+        wanted = None if columns is None else list(dict.fromkeys([*columns, *KEYS[table]]))
+        types, parts, known, newer = dict[str, Any](), [], dict.fromkeys(schema(table).names), ""
+        for name in names:
+            file = self._open(table, name)
+            if file is None:
+                newer = newer or (name if self._path(table, name) in self._newer else "")
+                continue
+            known |= dict.fromkeys(file.names)
+            part = file.read(wanted, trials)
+            if self._agrees(table, name, part, types):
+                parts.append(part)
+        if newer and not parts:
+            path = self._path(table, newer)
+            raise StudyError(f"{self._where(path)}: {self.corrupt[path]}")
+        for column in columns or ():
+            if column not in known:
+                raise StudyError(f"study {self.study}: {unknown('column', column, known)}")
+        joined = join(table, parts, wanted)
+        twice = doubled(table, joined)
+        if twice.num_rows:
+            ids = twice["trial_id"].unique().to_pylist()
+            files = {name: file.read(trials=ids) for name in names if (file := self._open(table, name)) is not None}
+            kept, reasons = settle(table, files, twice)
+            self.corrupt |= {self._path(table, name): reason for name, reason in reasons.items()}
+            key = list(KEYS[table])
+            joined = join(table, [joined.join(twice, key, join_type="left anti"), kept], wanted)
+            joined = joined.select([name for name in joined.schema.names if wanted is None or name in wanted])
+        return joined if columns is None else joined.select(columns)
+
+    def _forget(self, table: Table) -> None:
+        """Begin the list of what is left out anew."""
+        for path in [path for path in self.corrupt if path.startswith(self._path(table, ""))]:
+            del self.corrupt[path]
+
+    def _agrees(self, table: Table, name: str, part: pa.Table, types: dict[str, Any]) -> bool:
+        """Whether the columns of a file that are none of ours have the types of other files; noted where not."""
+        for field in part.schema:
+            known = types.setdefault(field.name, field.type)
+            if known != field.type:
+                reason = f"column {field.name} is {field.type}, and {known} in other files; rename one of them"
+                self.corrupt[self._path(table, name)] = reason
+                return False
+        return True
+
+    def intact(self, table: Table) -> list[str] | None:
+        """The paths of the files on this machine whose seals are whole; None where one has no seal, or lies elsewhere.
+
+        Such files can be read without looking at their rows. What was looked at once is looked at again when its file
+        has changed.
+        """
+        files = self.files
+        if not isinstance(files, LocalFiles):
+            return None
+        self._forget(table)
+
+        def look(name: str) -> bool | str:
+            path = files.root / self._path(table, name)
+            with path.open("rb") as file:
+                state = os.fstat(file.fileno())
+                stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
+                if self._intact.get((table, name)) == stamp:
+                    return True
+                if not state.st_size:
+                    return "is empty"
+                try:
+                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                        sealed = check_seal(data, SCHEMA_VERSION)
+                except Damaged as error:
+                    return str(error)
+            if sealed:
+                self._intact[table, name] = stamp
+            return sealed
+
+        names = self.live(table)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            found = dict(zip(names, threads.map(look, names), strict=True))
+        if False in found.values():
+            return None
+        self.corrupt |= {self._path(table, name): reason for name, reason in found.items() if isinstance(reason, str)}
+        return [files.arrow_path(self._path(table, name)) for name, sealed in found.items() if sealed is True]
+
+    def dataset(self, table: Table, paths: Sequence[str]) -> Dataset:
+        """Files whose rows need no look as an Arrow data set, nothing read but the schemas."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+        import pyarrow.parquet as pq
+
+        files = self.files.arrow
+        schemas = [schema(table), *(pq.read_schema(path, filesystem=files) for path in paths)]
+        unified = pa.unify_schemas(schemas, promote_options="permissive")
+        return ds.dataset(list(paths), schema=unified, format="parquet", filesystem=files)
 
     def efforts(self, *tables: Table, most: int) -> Iterator[int]:
         """How hard to try: 0, 1, ... below `most`, the same once more where `compact` deleted files meanwhile."""
@@ -299,25 +418,6 @@ class Store:
                 now = {(table, name) for table in tables for name in self.live(table)}
                 if now.issuperset(before):
                     break
-
-    def dataset(self, table: Table, only: Callable[[str], bool] | None = None, deep: bool = False) -> Dataset:
-        """The rows as an Arrow data set, nothing read but the schemas; `deep`: every file is tried in full.
-
-        Raises:
-            FileNotFoundError: `compact` merged a file between listing and opening; try again.
-        """
-        import pyarrow as pa
-        import pyarrow.dataset as ds
-
-        schemas, names = [schema(table)], []
-        for name in self.live(table):
-            if only is None or only(name):
-                found = self._open(table, name, _read_schema if deep else _schema)
-                if found is not None:
-                    schemas.append(found)
-                    names.append(self.files.arrow_path(self._path(table, name)))
-        unified = pa.unify_schemas(schemas, promote_options="permissive")
-        return ds.dataset(names, schema=unified, format="parquet", filesystem=self.files.arrow)
 
     def live(self, table: Table) -> list[str]:
         """The names of the files that hold the table: each row once, whatever `compact` is doing."""
@@ -336,24 +436,28 @@ class Store:
                 gone.update(plan.parts)
         return sorted(n for n in names if n.endswith(".parquet") and n[0] != "." and n not in gone)
 
-    def _open(self, table: Table, name: str, use: Callable[[ParquetFile], T]) -> T | None:
-        """What `use` makes of one file; None, and noted, where the file is damaged."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def _open(self, table: Table, name: str) -> RowFile | None:
+        """One file; None, and noted, where nothing in it can be believed.
+
+        Raises:
+            FileNotFoundError: `compact` merged the file between listing and opening; try again.
+        """
+        from automixsearch.results.rows import RowFile
 
         path = self._path(table, name)
-        with self.files.arrow.open_input_file(self.files.arrow_path(path)) as file:
-            try:
-                parquet = pq.ParquetFile(file)
-                result = use(parquet)
-            except (OSError, pa.ArrowException) as error:
-                self.corrupt[path] = " ".join(str(error).split())
-                return None
-        self.corrupt.pop(path, None)
-        version = int((parquet.schema_arrow.metadata or {}).get(b"schema_version", 0))
-        if version > SCHEMA_VERSION:
-            raise StudyError(f"{self._where(path)}: has schema version {version}; upgrade AutoMixSearch")
-        return result
+        data = self.files.read(path)
+        if data is None:
+            raise FileNotFoundError(path)
+        try:
+            file = RowFile(table, data)
+        except Damaged as error:
+            self.corrupt[path] = str(error)
+            if isinstance(error, Newer):
+                self._newer.add(path)
+            return None
+        if file.fault:
+            self.corrupt[path] = file.fault
+        return file
 
     # Merging files ------------------------------------------------------------------------------------------
 
@@ -371,8 +475,8 @@ class Store:
         merged = 0
         with self.lock():
             self.repair()
-            for table in TABLES:
-                while count := self._merge(table, (sizes or {}).get(table, MERGED_ROWS)):
+            for table, sealed in itertools.product(TABLES, (True, False)):
+                while count := self._merge(table, (sizes or {}).get(table, MERGED_ROWS), sealed):
                     merged += count
         return merged
 
@@ -391,24 +495,52 @@ class Store:
                     self.files.delete(self._marks(table, name))
             self.files.sweep(self.study)
 
-    def _merge(self, table: Table, size: int) -> int:
-        """Write one merged file; returns how many files it replaced, 0 when there was nothing to do."""
-        import pyarrow as pa
+    def _merge(self, table: Table, size: int, sealed: bool) -> int:
+        """Write one merged file; returns how many files it replaced, 0 when there was nothing to do.
 
-        parts, tables, rows = [], [schema(table).empty_table()], 0
+        Rows get a seal by it only where all of them had one: damage from before shall not look whole.
+        """
+        parts: dict[str, pa.Table] = {}
+        rows, types = 0, dict[str, Any]()
         for name in self.live(table):
-            part = self._open(table, name, lambda file: _read_small(file, size // 2))
-            if part is not None and part.num_rows:
-                parts.append(name)
-                tables.append(part)
+            file = self._open(table, name)
+            if file is None or file.sealed != sealed or file.fault or not 0 < file.count < size // 2:
+                continue
+            part = file.read()
+            if self._agrees(table, name, part, types):
+                parts[name] = part
                 rows += part.num_rows
-                if rows >= size or len(parts) >= MERGED_FILES:
-                    break
+            if rows >= size or len(parts) >= MERGED_FILES:
+                break
+        merged, unfit = self._settled(table, parts)
+        if unfit:  # what is wrong stays where it can be seen
+            parts = {name: part for name, part in parts.items() if name not in unfit}
+            merged, _ = self._settled(table, parts)
         if len(parts) < 2:
             return 0
-        merged = in_order(table, pa.concat_tables(tables, promote_options="permissive"))
-        self._replace(table, parts, merged)
+        self._replace(table, list(parts), in_order(table, merged), sealed)
         return len(parts)
+
+    def _settled(self, table: Table, parts: Mapping[str, pa.Table]) -> tuple[pa.Table, set[str]]:
+        """The rows of several files as one table, each once, and the files that cannot be merged; those are noted."""
+        from automixsearch.results.rows import join, settle
+
+        rows = join(table, parts.values())
+        reasons = {}
+        for row, fault in faults(table, rows).items():  # of files that were sealed when less was demanded
+            position = row
+            for name, part in parts.items():
+                if position < part.num_rows:
+                    reasons.setdefault(name, f"{label(rows, row)}: {fault}")
+                    break
+                position -= part.num_rows
+        twice = doubled(table, rows)
+        if twice.num_rows:
+            kept, unlike = settle(table, parts, twice)
+            rows = join(table, [rows.join(twice, list(KEYS[table]), join_type="left anti"), kept])
+            reasons |= unlike
+        self.corrupt |= {self._path(table, name): reason for name, reason in reasons.items()}
+        return rows, set(reasons)
 
     def drop(self, trial_ids: Collection[str]) -> None:
         """Take trials with all their rows out of the ledger. Needs the lock, and takes it if nobody has it.
@@ -421,16 +553,17 @@ class Store:
             self.repair()
             for table in TABLES:
                 for name in self.live(table):
-                    rows = self._open(table, name, _read)
-                    if rows is None:
+                    file = self._open(table, name)
+                    if file is None:
                         continue
+                    rows = file.everything()
                     ids = rows["trial_id"].to_pylist()
                     kept = rows.filter(pa.array([trial_id not in trial_ids for trial_id in ids], pa.bool_()))
                     if kept.num_rows < rows.num_rows:
-                        self._replace(table, [name], kept)
+                        self._replace(table, [name], kept, file.sealed)
             self._merged.clear()
 
-    def _replace(self, table: Table, parts: list[str], rows: pa.Table) -> None:
+    def _replace(self, table: Table, parts: list[str], rows: pa.Table, sealed: bool) -> None:
         """Let one merged file of `rows` take the place of the files `parts`, or nothing where there are none."""
         if not rows.num_rows:
             for part in parts:
@@ -438,13 +571,13 @@ class Store:
                 if part.startswith(_MERGED):
                     self.files.delete(self._marks(table, part))
             return
-        stem = hashlib.sha256("\n".join([*parts, str(rows.num_rows)]).encode()).hexdigest()[:16]
+        data = encode(rows.replace_schema_metadata(schema(table).metadata), sealed)
+        stem = uuid.uuid4().hex[:16]  # a name that no file has: whatever lies there is not what we write
         target, journal = f"{_MERGED}{stem}.parquet", f"{_JOURNAL}{stem}.json"
         plan = MergeDocument(merged=target, parts=parts)
         self.files.create(self._path(table, journal), encode_document(plan))
         self.files.create(self._marks(table, target), b"")
-        merged = rows.replace_schema_metadata(schema(table).metadata)
-        self.files.create(self._path(table, target), encode(merged))
+        self.files.create(self._path(table, target), data)
         self._finish(table, journal)
 
     def _finish(self, table: Table, journal: str) -> None:
@@ -546,30 +679,6 @@ class Store:
 
     def _where(self, path: str) -> str:
         return f"{self.results}/{path}"
-
-
-def _is(trial_id: str) -> Expression:
-    import pyarrow.compute as pc
-
-    return pc.field("trial_id") == trial_id
-
-
-def _read(file: ParquetFile) -> pa.Table:
-    return file.read()
-
-
-def _schema(file: ParquetFile) -> pa.Schema:
-    return file.schema_arrow
-
-
-def _read_schema(file: ParquetFile) -> pa.Schema:
-    """The schema of a file that can be read to its end."""
-    return file.read().schema
-
-
-def _read_small(file: ParquetFile, big: int) -> pa.Table:
-    """The rows of a file that is worth merging; no rows where it is big enough."""
-    return file.schema_arrow.empty_table() if file.metadata.num_rows >= big else file.read()
 
 
 def _stem(trial_id: str, epoch: int | None = None) -> str:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from automixsearch.archives import check_records
 from automixsearch.errors import DamagedError, StorageError, StudyError, unknown
 from automixsearch.results.documents import parse_config, stored_config
-from automixsearch.results.files import LocalFiles, open_files
+from automixsearch.results.files import open_files
 from automixsearch.results.schema import (
+    KEYS,
     TABLES,
     Table,
     TrialState,
@@ -83,8 +84,8 @@ class Study:
 
     @property
     def corrupt(self) -> list[str]:
-        """The files that were left out of the answers so far, each with the reason."""
-        return [f"{file}: {reason}" for file, reason in sorted(self.store.corrupt.items())]
+        """The files of which something was left out of the answers so far, each with the reason."""
+        return self.store.left_out
 
     def check_comparable(self) -> None:
         """Refuse to set scores beside each other that were measured on different data.
@@ -92,20 +93,22 @@ class Study:
         Raises:
             StudyError: `mixture` says what is mixed.
         """
-        if mixed := self.mixture():
-            raise StudyError(f"study {self.name}: {mixed}")
+        self._ask(self._compare)
 
     def mixture(self) -> str:
         """Which data sets, and validation splits of which sizes, the trials have, where there are several; else
         nothing."""
+        return self._ask(self._mixture)
 
-        def ask(con: DuckDBPyConnection) -> list[tuple[Any, ...]]:
-            known = con.table("trials").columns  # ledgers of other tools have what they have
-            data, images = (f'"{name}"' if name in known else "NULL" for name in ("data_fingerprint", "val_images"))
-            groups = f"SELECT {data}, {images}, count(*) FROM trials WHERE {images} IS NOT NULL GROUP BY ALL"
-            return con.execute(f"{groups} ORDER BY min(number)").fetchall()
+    def _compare(self, con: DuckDBPyConnection) -> None:
+        if mixed := self._mixture(con):
+            raise StudyError(f"study {self.name}: {mixed}")
 
-        groups = self._ask(ask)
+    def _mixture(self, con: DuckDBPyConnection) -> str:
+        known = con.table("trials").columns  # ledgers of older versions have what they have
+        data, images = (f'"{name}"' if name in known else "NULL" for name in ("data_fingerprint", "val_images"))
+        sql = f"SELECT {data}, {images}, count(*) FROM trials WHERE {images} IS NOT NULL GROUP BY ALL"
+        groups = con.execute(f"{sql} ORDER BY min(number)").fetchall()
         kinds = list(dict.fromkeys(data for data, _, _ in groups if data is not None))
         if len(kinds) < 2 and len({images for _, images, _ in groups}) < 2:
             return ""
@@ -128,12 +131,13 @@ class Study:
         """Every row of `trials` or `epochs` as Arrow has it, in order."""
         import pyarrow.compute as pc
 
-        where = None
-        if self.data is not None:
-            own = pc.field("data_fingerprint") == self.data
-            ids = self.store.read("trials", ["trial_id"], own)["trial_id"]
-            where = own if name == "trials" else pc.field("trial_id").isin(ids)
-        return in_order(name, self.store.read(name, where=where))
+        rows = self.store.read(name)
+        if self.data is not None and name == "epochs":
+            ids = self.table("trials")["trial_id"]
+            rows = rows.filter(pc.field("trial_id").isin(ids))
+        elif self.data is not None:
+            rows = rows.filter(pc.field("data_fingerprint") == self.data)
+        return in_order(name, rows)
 
     def best(self, n: int = 5, per: str | None = None, metric: str | None = None) -> DataFrame:
         """The n best trials, or the n best of each value of the column `per`; see `best_rows`."""
@@ -177,16 +181,19 @@ class Study:
         Raises:
             StudyError: no such metric or column, trials of several data sets, or the storage cannot be read.
         """
-        self.check_comparable()
         metric, per = metric or self.objective[0], per and column_named(per)
         sign = 1 if _direction(metric) == "max" else -1
         where = f"state = '{TrialState.COMPLETE}' AND \"{metric}\" IS NOT NULL"
-        group = "" if per is None else f'AND "{per}" IS NOT NULL GROUP BY "{per}"'
-        key, rank = "{'trial_id': trial_id, 'number': number}", f'({sign} * "{metric}", -number)'
-        top = f"arg_max({key}, {rank}, {min(n, 999_999)})"  # DuckDB takes less than a million
-        sql = f"SELECT unnest({top}, recursive := true) FROM trials WHERE {where} {group}"
+        if per is None:
+            sql = f'SELECT trial_id, number FROM trials WHERE {where} ORDER BY {-sign} * "{metric}", number LIMIT {n}'
+        else:
+            key, rank = "{'trial_id': trial_id, 'number': number}", f'({sign} * "{metric}", -number)'
+            top = f"arg_max({key}, {rank}, {min(n, 999_999)})"  # DuckDB takes less than a million
+            group = f'"{per}" IS NOT NULL GROUP BY "{per}"'
+            sql = f"SELECT unnest({top}, recursive := true) FROM trials WHERE {where} AND {group}"
 
         def ask(con: DuckDBPyConnection) -> list[Row]:
+            self._compare(con)
             if per is not None:
                 self._check_column(con, per)
             rows = _fetch(con, con.execute(sql).fetchall())
@@ -196,13 +203,13 @@ class Study:
 
     def pareto_rows(self) -> list[Row]:
         """The complete trials that no other beats in every objective, by the first objective, best first."""
-        self.check_comparable()
         signs = [-1 if _direction(name) == "max" else 1 for name in self.objective]
         wanted = ", ".join(f'"{name}"' for name in self.objective)
         where = " AND ".join(f'"{name}" IS NOT NULL' for name in self.objective)
         sql = f"SELECT trial_id, number, {wanted} FROM trials WHERE state = '{TrialState.COMPLETE}' AND {where}"
 
         def ask(con: DuckDBPyConnection) -> list[Row]:
+            self._compare(con)
             points = [
                 (tuple(sign * value for sign, value in zip(signs, values, strict=True)), number, trial_id)
                 for trial_id, number, *values in con.execute(sql).fetchall()
@@ -218,7 +225,9 @@ class Study:
             trial: an id such as `t00007`, or the number: 7, `7`, `t7`.
         """
         name = _trial_id(trial)
-        row, epochs = self.store.trial_row(name, copied=True), self.store.epoch_rows(name)
+        row, epochs = self.store.trial_row(name, copied=True), self.store.epoch_rows(name, copied=True)
+        if row is None and (said := self._damage_of(name)):
+            raise StudyError(f"study {self.name}, trial {name}: its row is damaged: {said}")
         if row is None and not epochs:
             raise StudyError(self._no_trial(trial))
         if row is None:
@@ -300,8 +309,7 @@ class Study:
     ) -> T:
         """Put a question to DuckDB, over the files themselves where that is possible, else through Arrow.
 
-        A failure may mean that a file is damaged; so ask again, first of the files that can be opened, at last of
-        those that can be read to their end.
+        Every row counts once, and only what can be believed does: see `Store.corrupt`.
         """
         import duckdb
 
@@ -314,13 +322,12 @@ class Study:
             duckdb.NotSupportedError,
         )
         failure: Exception | None = None
-        ways = [self._through_arrow, self._through_arrow_checked]
-        ways = ways if arrow else [self._through_files, *ways]
-        for effort in self.store.efforts(*tables, most=len(ways)):
+        for effort in self.store.efforts(*tables, most=2):
             with duckdb.connect(":memory:") as con:
                 try:
                     for table in tables:
-                        ways[effort](con, table)
+                        if effort or not self._in_place(con, table, arrow):
+                            con.register(table, self.store.read(table))
                     if self.data is not None:
                         con.execute("ALTER VIEW trials RENAME TO every_trial")
                         chosen = f"SELECT * FROM every_trial WHERE data_fingerprint = '{self.data}'"
@@ -332,24 +339,36 @@ class Study:
                     failure = error
         raise StudyError(f"study {self.name}: {failure}")
 
-    def _through_files(self, con: DuckDBPyConnection, table: Table) -> None:
-        plain = isinstance(self.store.files, LocalFiles) and not re.search(r"[*?\[{]", self.store.results)
-        names = self.store.live(table) if plain else []  # DuckDB takes paths for patterns
-        if not names:
-            return self._through_arrow(con, table)
-        paths = [self.store.files.arrow_path(f"{self.name}/{table}/{name}") for name in names]
-        con.read_parquet(paths, union_by_name=True, hive_partitioning=False).create_view(table)
-
-    def _through_arrow(self, con: DuckDBPyConnection, table: Table) -> None:
-        con.register(table, self.store.dataset(table))
-
-    def _through_arrow_checked(self, con: DuckDBPyConnection, table: Table) -> None:
-        con.register(table, self.store.dataset(table, deep=True))
+    def _in_place(self, con: DuckDBPyConnection, table: Table, arrow: bool) -> bool:
+        """Make a view of the files as they are; False where their rows must be looked at first."""
+        paths = self.store.intact(table)
+        if not paths:
+            return False
+        arrow = arrow or bool(re.search(r"[*?\[{]", self.store.results))  # DuckDB takes paths for patterns
+        if arrow:
+            con.register(table, self.store.dataset(table, paths))
+        else:
+            con.read_parquet(paths, union_by_name=True, hive_partitioning=False).create_view(table)
+            con.execute("SET parquet_metadata_cache = true")  # every query would decode the footers anew
+        keys = ", ".join(KEYS[table])
+        unlike = f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {table})"
+        if con.execute(f"SELECT count(*) = ({unlike}) FROM {table}").fetchone() == (True,):
+            return True
+        con.unregister(table) if arrow else con.execute(f"DROP VIEW {table}")
+        return False
 
     def _check_column(self, con: DuckDBPyConnection, name: str) -> None:
         known = con.table("trials").columns
         if name not in known:
             raise StudyError(f"study {self.name}: {unknown('column', name, known)}")
+
+    def _damage_of(self, trial_id: str) -> str:
+        """What is wrong with the file of a trial's row, or with a file that names the trial."""
+        own = f"{self.name}/trials/{trial_id}.parquet"
+        for file, reason in sorted(self.store.corrupt.items(), key=lambda pair: pair[0] != own):
+            if file == own or (file.startswith(f"{self.name}/trials/") and re.search(rf"\b{trial_id}\b", reason)):
+                return f"{file}: {reason}"
+        return ""
 
     def _no_trial(self, trial: str | int) -> str:
         ids = sorted(self.store.finished())
@@ -436,13 +455,17 @@ def open_study(study: str | Path, results: str | Path = "results", data: str | N
 
 
 def list_studies(results: str | Path = "results") -> list[Row]:
-    """The summary of every study under a directory or URI; of one that cannot be read, the `error`."""
+    """The summary of every study under a directory or URI; of one that cannot be read, the `error`. Where files are
+    damaged, `left_out` names them."""
     found = []
     for name in _names(str(results)):
+        study = Study(Store(results, name))
         try:
-            found.append(Study(Store(results, name)).summary())
+            found.append(study.summary())
         except StudyError as error:
             found.append({"study": name, "error": str(error)})
+        if study.corrupt:
+            found[-1]["left_out"] = study.corrupt
     return found
 
 

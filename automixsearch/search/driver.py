@@ -19,7 +19,7 @@ from automixsearch.identity import ELSEWHERE, PASSING, hash_json
 from automixsearch.mixers import MIXERS
 from automixsearch.policy import methods_of
 from automixsearch.recipe import Recipe
-from automixsearch.results.schema import TABLES
+from automixsearch.results.schema import TABLES, listed
 from automixsearch.schema_version import SCHEMA_VERSION
 from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES, cause_of, is_of_world
 from automixsearch.search.provenance import ENTRY, described, other_data
@@ -121,6 +121,8 @@ def run_search(
             if left:
                 watcher.note(f"failed trials that stay so: {left}, which failed {TRIES} times of one cause; --force")
         watcher.begin(space, store.trial_rows())
+        if store.left_out:
+            watcher.note(f"left out as damaged: {listed(store.left_out[:3], len(store.left_out))}")
         if _is_complete(store, space):
             loading.result()
             interrupted = False

@@ -163,7 +163,7 @@ class Halving(Proposer):
         for epoch, value in self._steps(row).items():
             self.view.report(task.number, epoch, value)
 
-    def _heard(self, mine: Any, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    def _heard(self, ids: list[str], rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
         return {row["trial_id"]: self._steps(row) for row in rows}
 
     def _steps(self, row: Mapping[str, Any]) -> dict[int, float]:

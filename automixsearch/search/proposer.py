@@ -88,6 +88,7 @@ class Proposer:
         held = self.journal.holds(ends)
         lost = set(range(held or 0)) - rows.keys() - tasks.keys()
         if lost:
+            self.store.drop(list(map(trial_id_of, lost)))  # rows that do not count would keep new ones out
             for trial in self.journal.trials():
                 if trial.number in lost:
                     try:
@@ -121,14 +122,11 @@ class Proposer:
 
     def _frozen(self, rows: Mapping[int, Mapping[str, Any]], numbers: set[int]) -> dict[int, FrozenTrial]:
         """Ended trials as Optuna knows trials."""
-        import pyarrow.compute as pc
-
         ids = [rows[number]["trial_id"] for number in numbers]
         if not ids:
             return {}
-        mine = pc.field("trial_id").isin(ids)
-        configs = self.store.read("trials", ["number", "config_id", "config"], where=mine).to_pylist()
-        epochs = self._heard(mine, [rows[number] for number in numbers])
+        configs = self.store.read("trials", ["number", "config_id", "config"], ids).to_pylist()
+        epochs = self._heard(ids, [rows[number] for number in numbers])
         return {
             row["number"]: frozen(
                 self.space,
@@ -143,10 +141,10 @@ class Proposer:
             for row in configs
         }
 
-    def _heard(self, mine: Any, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    def _heard(self, ids: list[str], rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
         """The values that Optuna hears while trials run, by epoch, of ended trials by their ids."""
         metric, found = self.space.objective[0], dict[str, dict[int, float]]()
-        for row in self.store.read("epochs", ["trial_id", "epoch", metric], where=mine).to_pylist():
+        for row in self.store.read("epochs", ["trial_id", "epoch", metric], ids).to_pylist():
             if row[metric] is not None:
                 found.setdefault(row["trial_id"], {})[row["epoch"]] = row[metric]
         return found

@@ -210,7 +210,7 @@ def test_short_schedules_that_rank_alike_have_a_high_correlation(tmp_path) -> No
 def test_the_anchors_of_a_search_that_halves_are_its_first_candidates(tmp_path) -> None:
     rows = []
     for i in range(10):
-        scores = (i, i) if i < 6 else (10.0, -i)  # those after the anchors were promoted, and disappoint
+        scores = (20 + i, 20 + i) if i < 6 else (30.0, 20 - i)  # those after the anchors were promoted, and disappoint
         for rung, (epochs, score) in enumerate(zip((2, 8), scores, strict=True)):
             knobs = {"method": "mixup", "epochs": epochs, "warmup_epochs": 0}
             place = {"rung": rung, "candidate": f"t{2 * i:05d}", "state": "complete" if rung else "pruned"}

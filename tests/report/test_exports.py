@@ -66,12 +66,12 @@ def test_states_intermediate_values_and_times_are_kept(search):
     assert made.best_trial.user_attrs["trial_id"] == search.best_rows(1)[0]["trial_id"]
 
 
-def test_a_score_that_is_no_number_makes_a_failed_trial(tmp_path):
+def test_a_complete_trial_without_a_score_is_a_failed_one(tmp_path):
     from ledgers import write_study
 
-    scores = [(float("nan"), "complete"), (50.0, "complete"), (None, "pruned")]
+    scores = [(None, "complete"), (50.0, "complete"), (None, "pruned")]
     rows = [{"knobs": {"method": "mixup"}, "score": score, "state": state} for score, state in scores]
-    epochs = [{"number": 2, "epoch": 1, "val_top1": float("nan")}]
+    epochs = [{"number": 2, "epoch": 1, "val_top1": None}]
     made = optuna_study(write_study(tmp_path, "s", rows, epochs=epochs))
     assert [trial.state.name for trial in made.trials] == ["FAIL", "COMPLETE", "PRUNED"]
     assert [trial.value for trial in made.trials] == [None, 50.0, None]

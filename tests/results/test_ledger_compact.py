@@ -151,25 +151,29 @@ def test_a_listing_taken_across_a_merge_misses_nothing(tmp_path: Path, monkeypat
     assert len(Store(tmp_path, "s").live("trials")) == 1
 
 
+@pytest.mark.parametrize("step", ["_open", "intact"])
 def test_reading_goes_on_however_often_files_are_merged_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    store, dataset, left, again = filled(tmp_path), Store.dataset, 5, False
+    store, real, left = filled(tmp_path), getattr(Store, step), 5
 
     def merge_first(self: Store, *arguments: Any, **options: Any) -> Any:
         nonlocal left
+        if self is store or not left:
+            return real(self, *arguments, **options)
         left -= 1
-        if left < 0 or self is store:
-            return dataset(self, *arguments, **options)
-        number = 10 + left + 5 * again
+        number = 10 + left
         store.write_trial({"trial_id": f"t{number:05d}", "number": number, "state": "complete"})
         store.compact()
         raise FileNotFoundError("a file that was merged")
 
-    monkeypatch.setattr(Store, "dataset", merge_first)
-    assert len(Store(tmp_path, "s").finished()) == 10
-    left, again = 5, True
-    assert Study(Store(tmp_path, "s")).query("SELECT count(*) AS n FROM trials")["n"].tolist() == [15]
+    monkeypatch.setattr(Store, step, merge_first)
+    reader = Store(tmp_path, "s")
+    if step == "_open":
+        assert len(reader.finished()) == 10
+    else:
+        assert Study(reader).query("SELECT count(*) AS n FROM trials")["n"].tolist() == [10]
+    assert left == 0
 
 
 def test_small_merged_files_are_merged_again_and_big_ones_left_alone(

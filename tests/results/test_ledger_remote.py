@@ -124,7 +124,7 @@ def test_questions_are_answered_over_a_uri(memory: str) -> None:
     store = Store(memory, "s")
     store.put("study.json", b'{"objective": ["val_loss"], "total_trials": 9}')
     for number in range(5):
-        store.write_trial(trial(number, val_loss=float(-number), method="mixup"))
+        store.write_trial(trial(number, val_loss=float(10 - number), method="mixup"))
         store.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1})
     study = open_study(f"{memory}/s")
     assert [row["number"] for row in study.best_rows(2)] == [4, 3]

@@ -99,7 +99,7 @@ def test_frames_have_the_types_that_pandas_reads(study: Study, tmp_path: Path) -
     ),
     n=st.integers(1, 6),
     per=st.sampled_from([None, "method", "state", "val_loss"]),
-    metric=st.sampled_from(["val_top1", "val_loss", "test_ece"]),
+    metric=st.sampled_from(["val_top1", "val_loss", "test_loss"]),
 )
 def test_best_agrees_with_pandas(scores: list[tuple[Any, str, Any]], n: int, per: str | None, metric: str) -> None:
     with tempfile.TemporaryDirectory() as results:
@@ -107,7 +107,7 @@ def test_best_agrees_with_pandas(scores: list[tuple[Any, str, Any]], n: int, per
         folder.mkdir(parents=True)
         rows = [
             trial(number, schema_version=1, study="s", state=state, method=method)
-            | dict.fromkeys(("val_top1", "val_loss", "test_ece"), score)
+            | dict.fromkeys(("val_top1", "val_loss", "test_loss"), score)
             for number, (score, state, method) in enumerate(scores)
         ]
         for position, part in enumerate((rows[::2], rows[1::2])):

@@ -181,7 +181,7 @@ def test_rungs_that_rank_as_the_full_schedule_does_are_trusted(tmp_path):
 
 def turned(task) -> float:
     """What is good after a short schedule is bad after the full one."""
-    return quality(task) if task.rung else -quality(task)
+    return quality(task) if task.rung else 100 - quality(task)
 
 
 def test_halving_stops_and_says_why_where_the_rungs_mislead(tmp_path):
@@ -203,7 +203,7 @@ COOLDOWN = {"scheduler": {"name": "asha", "rungs": "cooldown"}, "knobs": {**KNOB
 def cool(proposer: Halving, task, agrees: bool) -> None:
     """Let a trial cool down at its rung and go on to its end."""
     for epoch in (3, 12):
-        cooled = {"rung": 0, "val_top1.cooled": quality(task) * (1 if agrees else -1)} if epoch == 3 else {}
+        cooled = {"rung": 0, "val_top1.cooled": quality(task) if agrees else 100 - quality(task)} if epoch == 3 else {}
         row = {"study": "s", "trial_id": task.trial_id, "epoch": epoch, "val_top1": 99.0 - epoch, "epochs_total": 12}
         proposer.store.write_epoch(row | cooled | {"method": task.config.method})
     proposer.store.write_trial(task.row("complete", val_top1=quality(task), epochs_run=12))

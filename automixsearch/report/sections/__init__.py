@@ -25,6 +25,7 @@ from automixsearch.report.sections import (
 )
 from automixsearch.report.wording import ask
 from automixsearch.results.documents import parse_config
+from automixsearch.results.schema import listed
 from automixsearch.results.study import Study
 from automixsearch.show import duration
 
@@ -69,6 +70,8 @@ def make_report(study: Study) -> Report:
     ]
     verdicts = [verdict for section in sections for verdict in section.verdicts]
     question = design.get("question") or space.get("about") or f"Which policy is best by {study.objective[0]}?"
+    if study.corrupt:
+        verdicts.append(Verdict("note", f"Left out as damaged: {listed(study.corrupt[:3], len(study.corrupt))}."))
     return Report(
         study=study.name,
         question=str(question),
