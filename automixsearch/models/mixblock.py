@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -145,100 +141,10 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C')) v for q, k [B, n, C'] and v [B, n, 1], without ever storing the n x n weights."""
-    query = query * query.shape[-1] ** -0.5
-    if query.device.type == "cpu" and not torch.compiler.is_compiling():  # torch.compile sees into neither of the two
-        if fits_tiles(query, key):
-            from automixsearch.models.attention import TiledAttention  # Numba is loaded where it is needed only
-
-            return TiledAttention.apply(query, key, value)
-        return OneValueAttention.apply(query, key, value)
     # Fused attention takes equal widths only, so the value is widened to C' channels, of which one counts.
     wide = functional.pad(value, (0, query.shape[-1] - 1))
     query, key, wide = (part[:, None].contiguous() for part in (query, key, wide))
-    return functional.scaled_dot_product_attention(query, key, wide, scale=1.0)[:, 0, :, :1]
-
-
-SAFE = 60.0
-"""Scores up to this size need no maximum taken off before exp, in float32."""
-LOG2_E = math.log2(math.e)
-
-
-@torch.no_grad()
-def fits_tiles(query: Tensor, key: Tensor) -> bool:
-    """Whether `TiledAttention` takes this, and whether there is enough of it to be faster so."""
-    _, n, channels = query.shape
-    right = query.dtype == torch.float32 and n >= 256 and n % 8 == 0 and channels % 8 == 0
-    return right and bool(query.norm(dim=2).max() * key.norm(dim=2).max() <= SAFE)
-
-
-class OneValueAttention(torch.autograd.Function):
-    """softmax(q k^T) v on a CPU for values of one channel, in pieces that stay in the cache.
-
-    Fused attention spends half of its products on the channels of the value, of which there is one here, and on
-    d loss / d weights, which is an outer product here: d weights_ij = d_i (v_j - u_i).
-    """
-
-    PIECE = 2**18
-    """Weights that one thread holds at a time, in elements."""
-
-    @staticmethod
-    def pieces(query: Tensor) -> list[tuple[slice, slice]]:
-        """Which images and which of their queries are done at a time."""
-        batch, n, _ = query.shape
-        rows = min(n, max(16, OneValueAttention.PIECE // n // 16 * 16))  # multiples of 16 fill the vector units
-        images = torch.get_num_threads() * max(1, OneValueAttention.PIECE // (rows * n))
-        return [
-            (slice(image, image + images), slice(row, row + rows))
-            for image in range(0, batch, images)
-            for row in range(0, n, rows)
-        ]
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key, value = (
-            query * LOG2_E,
-            key.contiguous(),
-            value.transpose(1, 2).contiguous(),
-        )  # powers of two are faster than of e
-        total, out = (query.new_empty((len(query), 1, query.shape[1])) for _ in range(2))
-        shift = None
-        if query.norm(dim=2).max() * key.norm(dim=2).max() > SAFE * LOG2_E:
-            shift = torch.empty_like(total)
-        for images, rows in OneValueAttention.pieces(query):
-            place = images, slice(None), rows
-            weights = torch.bmm(
-                key[images], query[images, rows].transpose(1, 2)
-            )  # keys by queries: sums over keys are the fast ones
-            if shift is not None:
-                shift[place] = weights.amax(1, keepdim=True)
-                weights -= shift[place]
-            weights.exp2_()
-            total[place] = weights.sum(1, keepdim=True)
-            out[place] = torch.bmm(value[images], weights)
-        out /= total
-        out, total, shift = (None if part is None else part.transpose(1, 2) for part in (out, total, shift))
-        ctx.save_for_backward(query, key, value, out, total, shift)
-        assert out is not None
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, out, total, shift = ctx.saved_tensors
-        share = grads[0] / total
-        turned, seen = key.transpose(1, 2).contiguous(), query * (share / LOG2_E)
-        d_query, d_turned, d_value = torch.empty_like(query), torch.zeros_like(turned), torch.zeros_like(value)
-        for images, rows in OneValueAttention.pieces(query):
-            place = images, rows
-            weights = torch.bmm(query[place], turned[images])
-            if shift is not None:
-                weights -= shift[place]
-            weights.exp2_()
-            d_value[images] += torch.bmm(share[place].transpose(1, 2), weights)
-            weights *= value[images] - out[place]
-            d_query[place] = torch.bmm(weights, key[images])
-            d_turned[images].baddbmm_(seen[place].transpose(1, 2), weights)
-        return d_query * share, d_turned.transpose(1, 2), d_value.transpose(1, 2)
+    return functional.scaled_dot_product_attention(query, key, wide)[:, 0, :, :1]
 
 
 def rescaled(lam: Tensor, k: float) -> Tensor:

@@ -26,7 +26,6 @@ from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig
 from automixsearch.evaluation.classification import Scores, ScoreSums
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
-from automixsearch.native import keep_freed_memory
 from automixsearch.recipe import Recipe
 from automixsearch.spec import TrialConfig, derive_seed
 from automixsearch.training.batches import Batches, training_batches
@@ -123,8 +122,6 @@ class TrainingRun:
         self.config, self.recipe = config, config.recipe
         self.branches, self.tested = tuple(branches), tested
         self.world, self.device = world or World(), torch.device(device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         share = gpu_share if self.device.type == "cuda" else cpu_share(torch.get_num_threads())
         self.meter = EnergyMeter(self.device, share)
         self.epoch, self.wall_s = 0, 0.0

@@ -5,7 +5,7 @@
 
 The limit counts passes, a forward pass of the whole network as 1 and a vanilla step as 3: the teacher to the stage of
 the layer, the teacher on the images of the Mix Block and back to them (2), the student twice (6). The share of the peak
-compares the products of a step, as torch counts them (of attention in compiled code it knows nothing), with the fastest
+compares the products of a step, as torch counts them, with the fastest
 of some large matrix products of the step's type (bfloat16 on a GPU, else float32; a CPU's convolutions may use wider
 units than its matrix products do, and exceed them).
 """

@@ -27,6 +27,7 @@ import torch
 from automixsearch.algorithms.automix import AutoMixTraining
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.mixers import MIXERS
+from automixsearch.native import keep_freed_memory
 from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun
 
@@ -163,6 +164,8 @@ def options(about: str | None, rounds: int) -> argparse.ArgumentParser:
 def begin(threads: int) -> tuple[str, dict[str, tuple[tuple[int, int], str]]]:
     """The device, and the shapes that are timed there; on a CPU so many threads work."""
     torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        keep_freed_memory()  # as a search's processes do
     return ("cuda", GPU) if torch.cuda.is_available() else ("cpu", CPU)
 
 
