@@ -56,17 +56,25 @@ def last_signal() -> int:
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
-    """Let processes that are started inside ignore SIGHUP, which a terminal sends to all when it closes: they have to
-    live until their driver has ended."""
+def kept() -> Iterator[None]:
+    """Keep our handlers where a library inside, as Ray does, sets its own and ends the process by SystemExit.
+
+    Processes that are started inside ignore SIGHUP, which a terminal sends to all when it closes: they have to live
+    until their driver has ended.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
+    except SystemExit:
+        _last[:] = [signal.SIGTERM]
+        raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_terminal(file: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from automixsearch.results.store import Store
-from automixsearch.stopping import as_interrupt, last_signal
+from automixsearch.stopping import as_interrupt, kept, last_signal
 
 SPACE = {
     "name": "s",
@@ -115,6 +115,30 @@ def test_whoever_handles_sigint_hears_of_sigterm_and_nohup_stays(monkeypatch: py
     finally:
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def taken_by_a_library() -> None:
+    with kept():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_library_that_takes_signals_gives_them_back() -> None:
+    """Ray sets a handler that raises SystemExit, and its children get the SIGHUP of a terminal that closes."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with as_interrupt():
+            ours = signal.getsignal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                taken_by_a_library()
+            assert last_signal() == signal.SIGTERM
+            assert signal.getsignal(signal.SIGTERM) is ours
+            code = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
+            with kept():
+                assert subprocess.check_output([sys.executable, "-c", code], text=True) == "SIG_IGN\n"
+            assert signal.getsignal(signal.SIGHUP) not in (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_search_whose_terminal_closes_lets_go_of_its_study(folder: Path) -> None:

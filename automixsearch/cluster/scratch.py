@@ -25,6 +25,8 @@ SOCKET = "/session_2026-01-01_00-00-00_000000_12345678/sockets/plasma_store.1"
 LONGEST = 107
 """Bytes of a path that a socket can have."""
 SHORT = "/tmp"
+DYING_S = 5.0
+"""How long killed processes may take to be gone."""
 
 
 @contextmanager
@@ -44,6 +46,7 @@ def scratch() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        _end_left(folder)
         _remove(folder)
 
 
@@ -68,16 +71,24 @@ def sweep() -> None:
 
 
 def _end_left(folder: Path) -> None:
-    """Kill the processes that were started with an option that names the folder: Ray's, which outlived its driver."""
-    place = os.fsencode(folder)
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    """Kill the processes that were started with an option that names the folder: Ray's, which outlive its driver."""
+    until = time.monotonic() + DYING_S
+    while (left := _started_for(folder)) and time.monotonic() < until:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _started_for(folder: Path) -> list[int]:
+    found, place = [], os.fsencode(folder)
+    for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
             values = [word.partition(b"=")[2] for word in words if word.startswith(b"--")]
             if entry.stat().st_uid == os.getuid() and any(v == place or v.startswith(place + b"/") for v in values):
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
+    return found
 
 
 def _remove(folder: Path) -> None:

@@ -16,7 +16,7 @@ from automixsearch.cluster.switches import forget_own_cluster, is_authenticated,
 from automixsearch.errors import ResourceError, remedy
 from automixsearch.secrecy import redact
 from automixsearch.spec import Resources
-from automixsearch.stopping import deaf_children
+from automixsearch.stopping import kept
 
 LEAST_FREE = 10_000_000
 """Bytes without which Ray does not start."""
@@ -51,7 +51,8 @@ def connect(resources: Resources, address: str | None, log: Path, folder: Path) 
     quiet = {"log_to_driver": False, "logging_level": logging.INFO}
     if address is not None:
         try:
-            ray.init(address=address, **quiet)
+            with kept():
+                ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise _silent(address, error) from None
         log_to(log, "ray")
@@ -64,7 +65,7 @@ def connect(resources: Resources, address: str | None, log: Path, folder: Path) 
         )
     # Asking for `local` keeps us out of a cluster that RAY_ADDRESS or another user's session points at.
     try:
-        with deaf_children():
+        with kept():
             ray.init(
                 address="local",
                 num_cpus=local_cpus(),
