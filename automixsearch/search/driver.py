@@ -430,6 +430,8 @@ def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageS
             watcher.heard("start", task, {})
             try:
                 for metrics in run_trial(store, task, pick_device(), World(), Retention.of(space)):
+                    if "note" in metrics:
+                        watcher.note(metrics["note"])
                     proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))
                     watcher.heard("epoch", task, metrics)
             except Exception as error:  # where breakpoints are, once is enough

@@ -10,6 +10,9 @@ start slowly, of which a training worker, Ray Train's controller and the trial's
 does not survive by itself is started again with the same command: the driver, the nodes. A study that is complete
 before the last kill is given more trials. Every row that was ever seen must be in the ledger at the end, as it was.
 Only processes below our own are killed. With --minutes, no kill is begun later.
+
+With --contending, two drivers without Ray want one study instead, as on two machines whose locks do not count for each
+other: each is killed, suspended for longer than a takeover takes, or stopped at random, and starts again at once.
 """
 
 from __future__ import annotations
@@ -180,6 +183,100 @@ class Campaign:
         return (len(trials), len(epochs), twice, changed, left) == (self.total, expected, 0, 0, [])
 
 
+CONTENDER = """
+import sys
+from automixsearch import process
+from automixsearch.results import files, lease
+from automixsearch.search import driver
+files.fcntl.flock = lambda file, how: None
+process.boot_id = lease.boot_id = lambda: sys.argv[1]
+lease.BEAT_S, lease.TAKEOVER_S, driver.COMPACT_FROM = 0.5, 3.0, 12
+from automixsearch.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+"""A driver on a machine of its own, in a hurry."""
+
+
+class Contest(Campaign):
+    """Two drivers that want one study."""
+
+    def __init__(self, folder: Path, chance: random.Random, trials: int, words: list[str]) -> None:
+        self.drivers: dict[str, subprocess.Popen] = {}
+        self.asleep: dict[str, float] = {}
+        self.ends: Counter[str] = Counter()
+        super().__init__(folder, chance, trials, words, {"kill": 5, "suspend": 4, "stop": 1})
+
+    def _nodes(self) -> Nodes:
+        return None  # type: ignore[return-value]
+
+    def _start(self) -> subprocess.Popen:
+        for name in ("a", "b"):
+            if name not in self.drivers:
+                command = [sys.executable, "-c", CONTENDER, name, "search", str(self.folder / "tiny.yaml"), "--debug"]
+                command += ["--results", str(self.folder / "results"), "--trials", str(self.total), *self.words]
+                with open(self.folder / "log", "a") as log:
+                    self.drivers[name] = subprocess.Popen(
+                        command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+                    )
+        return self.drivers["a"]
+
+    def _turn(self) -> None:
+        """Look at the rows, wake who has slept, and start again whoever has ended."""
+        self._look()
+        for name, until in list(self.asleep.items()):
+            if time.monotonic() > until:
+                self.drivers[name].send_signal(signal.SIGCONT)
+                del self.asleep[name]
+        for name, process in list(self.drivers.items()):
+            if process.poll() is not None:
+                self.ends[str(process.returncode)] += 1
+                self.asleep.pop(name, None)
+                del self.drivers[name]
+        if self._is_done():
+            self.total += self.step
+        self._start()
+        time.sleep(0.05)
+
+    def run(self, kills: int, until: float) -> int:
+        """Kill so often, then let one of them end the study; its exit status."""
+        while sum(self.killed.values()) < kills and time.monotonic() < until:
+            pause = time.monotonic() + self.chance.uniform(0, 5)
+            while time.monotonic() < pause:
+                self._turn()
+            name = self.chance.choice([name for name in self.drivers if name not in self.asleep] or [""])
+            kind = self.chance.choices(list(self.kinds), list(self.kinds.values()))[0]
+            if not name:
+                continue
+            number = {"kill": signal.SIGKILL, "suspend": signal.SIGSTOP, "stop": signal.SIGTERM}[kind]
+            self.drivers[name].send_signal(number)
+            if kind == "suspend":
+                self.asleep[name] = time.monotonic() + self.chance.uniform(1, 12)
+            self.killed[kind] += 1
+        for name in list(self.asleep):
+            self.drivers[name].send_signal(signal.SIGCONT)
+        self.asleep.clear()
+        while self.drivers["b"].poll() is None or self.drivers["a"].poll() is None:
+            self._look()
+            time.sleep(0.05)
+        self.drivers.clear()
+        status = self._start().wait()
+        while status != 0:  # the other one has the study
+            self.drivers["b"].wait()
+            self.drivers.clear()
+            status = self._start().wait()
+        log = (self.folder / "log").read_text()
+        taken, refused = log.count("this driver, which was suspended"), log.count("; wait until it ends, stop it there")
+        print(f"ends by status {dict(self.ends)}; lost the study {taken} times, refused {refused} times")
+        return status
+
+    def end_driver(self) -> None:
+        """Kill both, if they live."""
+        for process in self.drivers.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
 def main() -> int:
     """Run the campaign; 0 when both ledgers are whole."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -189,11 +286,20 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--distributed", type=float, default=0.06, help="share of the kills in trials of two workers")
     parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--contending", action="store_true", help="two drivers that want one study, without Ray")
     args = parser.parse_args()
     chance, began, whole = random.Random(args.seed), time.monotonic(), True
     few = round(args.kills * args.distributed)
     plans = [(args.kills - few, args.trials, args.epochs, [], INLINE, 0.8)]
     plans += [(few, 2, 12, ["resources={workers: 2, cpus: 0.6}"], DISTRIBUTED, 1.0)]
+    if args.contending:
+        with tempfile.TemporaryDirectory() as place:
+            (Path(place) / "tiny.yaml").write_text(SPACE)
+            contest = Contest(Path(place), chance, args.trials, [f"epochs={args.epochs}"])
+            try:
+                return 0 if contest.report(contest.run(args.kills, began + 60 * args.minutes)) else 1
+            finally:
+                contest.end_driver()
     for kills, trials, epochs, words, kinds, share in plans:
         if not kills:
             continue
