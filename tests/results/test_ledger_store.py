@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_nothing_behind(store: Store, tmp_path: Path, monkeyp
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(StudyError, match=r"cannot be written: .*; check that the place exists"):
+    with pytest.raises(StudyError, match=r"cannot be written: .*; check the path"):
         Store(tmp_path / "results", "s").write_trial(trial(1))
 
 
