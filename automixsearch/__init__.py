@@ -12,14 +12,15 @@ __version__ = "0.1.0"
 __all__ = ["SearchSpace", "Study", "TrialConfig", "__version__", "open_study", "run_search", "train"]
 
 if TYPE_CHECKING:
+    from automixsearch.config.space import SearchSpace
+    from automixsearch.config.trial import TrialConfig
     from automixsearch.results.study import Study, open_study
     from automixsearch.search.driver import run_search
-    from automixsearch.spec import SearchSpace, TrialConfig
     from automixsearch.training.run import train
 
 _HOMES = {
-    "SearchSpace": "automixsearch.spec",
-    "TrialConfig": "automixsearch.spec",
+    "SearchSpace": "automixsearch.config.space",
+    "TrialConfig": "automixsearch.config.trial",
     "Study": "automixsearch.results.study",
     "open_study": "automixsearch.results.study",
     "run_search": "automixsearch.search.driver",

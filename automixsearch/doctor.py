@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from automixsearch import __version__
+from automixsearch.errors import DataError, StudyError
 
 FREE_GIB = 5
 
@@ -104,7 +105,6 @@ def _disk(results: str) -> Check:
 
 def _cache() -> Check:
     from automixsearch.data import cache
-    from automixsearch.errors import DataError
 
     place = cache.folder()
     if place is None:
@@ -121,7 +121,6 @@ def _cache() -> Check:
 
 
 def _write(results: str) -> Check:
-    from automixsearch.errors import StudyError
     from automixsearch.results.store import Store
 
     store = Store(results, f"doctor-{os.getpid()}")
@@ -141,7 +140,7 @@ def _write(results: str) -> Check:
 def _ray() -> Check:
     from automixsearch.cluster.scratch import scratch
     from automixsearch.cluster.session import connect, disconnect
-    from automixsearch.spec import Resources
+    from automixsearch.config.resources import Resources
 
     started = time.monotonic()
     with scratch() as folder:

@@ -13,9 +13,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
+from automixsearch.config.knobs import knobs_of
 from automixsearch.data.base import ImageSet, channel_statistics
+from automixsearch.data.files import find
 from automixsearch.errors import DataError, SpecError
-from automixsearch.knobs import knobs_of
 from automixsearch.mixers import MIXERS, Mixed, Mixer, PairDraw
 from automixsearch.mixers.static_saliency import static_saliency
 from automixsearch.models import build_model
@@ -24,7 +25,8 @@ from automixsearch.models.weights import load_weights
 if TYPE_CHECKING:
     from torch import nn
 
-    from automixsearch.spec import Data, TrialConfig
+    from automixsearch.config.data import Data
+    from automixsearch.config.trial import TrialConfig
     from automixsearch.training.run import EpochMetrics, TrainingRun
 
 COLOURS = ((43, 108, 176), (221, 107, 32), (47, 133, 90), (128, 90, 213), (183, 121, 31), (180, 60, 100))
@@ -357,8 +359,7 @@ def data_at(word: str) -> Data:
     Raises:
         DataError: the directory does not exist.
     """
-    from automixsearch.data.files import find
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
     if word == "digits":
         return Data()
@@ -428,8 +429,8 @@ def masks_config(method: str, data: Data, epochs: Sequence[int], knobs: Mapping[
     Raises:
         SpecError: a knob is wrong, no Mix Block makes the masks, or the training ends before the last epoch.
     """
-    from automixsearch.reading import build
-    from automixsearch.spec import TrialConfig
+    from automixsearch.config.files import build
+    from automixsearch.config.trial import TrialConfig
 
     own = {f"{method}.{name}": value for name, value in SHORT_OWN.items() if name in knobs_of(MIXERS[method])}
     chosen = {"method": method, "epochs": epochs[-1], **SHORT, **own, **knobs}

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from automixsearch.knobs import Knobbed, Scalar, knob
+from automixsearch.config.knobs import Knobbed, Scalar, knob
 from automixsearch.lazy import functional, torch
 
 if TYPE_CHECKING:

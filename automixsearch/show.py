@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from automixsearch.knobs import Knob
+    from automixsearch.config.knobs import Knob
 
-from automixsearch.policy import methods_of
+from automixsearch.config.catalogue import catalogue
+from automixsearch.config.knobs import knobs_of
+from automixsearch.config.policy import WEIGHT, methods_of
+from automixsearch.mixers import MIXERS
 from automixsearch.visible import visible
 
 
@@ -205,9 +208,6 @@ KNOB_COLUMNS = ("knob", "default", "legal", "searched with auto", "published", "
 def knobs(everything: bool) -> list[tuple[str, Knob, str]]:
     """The declared knobs of methods, losses and policies (with `everything`, of training too): their names in a space,
     and what is published of them."""
-    from automixsearch.policy import WEIGHT
-    from automixsearch.spec import catalogue
-
     named: list[tuple[str, Knob, str]] = []
     for name, entry in catalogue().items():
         if entry.policy and not any(row[0] == "METHOD.weight" for row in named):
@@ -234,8 +234,6 @@ def knob_content(everything: bool = False) -> list[dict[str, Any]]:
 
 def published_of(method: str | None, knob: str) -> str:
     """The values of a knob in published tables: one where all families agree, else by family or backbone."""
-    from automixsearch.mixers import MIXERS
-
     settings = MIXERS[method].published if method else {}
     values = {family: brief(setting[knob]) for family, setting in settings.items() if knob in setting}
     families = [key for key in settings if "/" not in key]
@@ -258,9 +256,6 @@ def knob_table(everything: bool = False) -> Table:
 
 def method_rows() -> list[tuple[str, ...]]:
     """Every mixing method: name, what it does, its knobs, where it comes from."""
-    from automixsearch.knobs import knobs_of
-    from automixsearch.mixers import MIXERS
-
     rows = []
     for name, mixer in MIXERS.items():
         doc = (sys.modules[mixer.__module__].__doc__ or "").strip().partition("\n")[0]

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.results.schema import config_row, encode, to_arrow
 from automixsearch.results.store import Store
 from automixsearch.results.study import Study, open_study
-from automixsearch.spec import Data, TrialConfig
 
 WHEN = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from automixsearch.cli import main
-from automixsearch.designs import enumerate_runs
-from automixsearch.reading import read_yaml
-from automixsearch.studyfile import parse_study_file
+from automixsearch.config.files import read_yaml
+from automixsearch.studies.design import enumerate_runs
+from automixsearch.studies.file import parse_study_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ledgers import write_study

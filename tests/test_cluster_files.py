@@ -24,7 +24,7 @@ import yaml
 
 from automixsearch.cli import parse
 from automixsearch.cluster.jobs import load_job
-from automixsearch.reading import load_space
+from automixsearch.config.files import load_space
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "jobs" / "cluster"

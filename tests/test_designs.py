@@ -8,12 +8,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from automixsearch.designs import enumerate_runs, space_of, winners
+from automixsearch.config.files import load_space, read_yaml
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
-from automixsearch.factorials import defining_relation, find_generators
-from automixsearch.reading import load_space, read_yaml
-from automixsearch.spec import TrialConfig
-from automixsearch.studyfile import StudyFile, load_study_file, parse_study_file
+from automixsearch.studies.design import enumerate_runs, space_of, winners
+from automixsearch.studies.factorial import defining_relation, find_generators
+from automixsearch.studies.file import StudyFile, load_study_file, parse_study_file
 
 BASE = """
 question: How much does alpha matter?

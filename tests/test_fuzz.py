@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from automixsearch.cluster.jobs import load_job
+from automixsearch.config.files import load_config, load_space, read_text
+from automixsearch.config.yaml import read_yaml
 from automixsearch.errors import SpecError
-from automixsearch.plain_yaml import read_yaml
-from automixsearch.reading import load_config, load_space, read_text
-from automixsearch.studyfile import load_study_file
+from automixsearch.studies.file import load_study_file
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(

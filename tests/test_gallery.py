@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from automixsearch.cli import main
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError
@@ -24,7 +26,6 @@ from automixsearch.gallery import (
 )
 from automixsearch.mixers import MIXERS
 from automixsearch.models import build_model
-from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun
 
 DRAWN = [name for name in MIXERS if name not in ("vanilla", "trivialmix", "automix")]

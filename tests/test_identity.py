@@ -8,16 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from automixsearch import identity, schema_version
 from automixsearch.analysis.selection import config_key
-from automixsearch.designs import enumerate_runs, space_of
+from automixsearch.config import identity
+from automixsearch.config import upgrade as schema_version
+from automixsearch.config.catalogue import catalogue
+from automixsearch.config.data import Data
+from automixsearch.config.files import load_config, load_space
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
+from automixsearch.config.upgrade import SCHEMA_VERSION, NewerVersion, upgrade
 from automixsearch.errors import SpecError, StudyError
-from automixsearch.reading import load_config, load_space
 from automixsearch.results.study import open_study
-from automixsearch.schema_version import SCHEMA_VERSION, NewerVersion, upgrade
 from automixsearch.search.driver import Watcher, run_search, run_study
-from automixsearch.spec import Data, SearchSpace, TrialConfig, catalogue
-from automixsearch.studyfile import load_study_file
+from automixsearch.studies.design import enumerate_runs, space_of
+from automixsearch.studies.file import load_study_file
 from automixsearch.training.run import train
 
 ROOT = Path(__file__).parents[1]

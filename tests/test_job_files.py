@@ -16,8 +16,8 @@ import yaml
 from automixsearch.cli import main
 from automixsearch.cluster import jobs
 from automixsearch.commands.report import EXAMPLE
+from automixsearch.config.files import load_space
 from automixsearch.errors import ResourceError, SpecError
-from automixsearch.reading import load_space
 from automixsearch.results.study import open_study
 from automixsearch.versions import PINNED
 
@@ -190,7 +190,7 @@ def test_a_space_is_no_job(tmp_path):
 
 
 def test_a_study_is_sent_as_it_is_by_a_job_or_by_its_own_name(folder):
-    from automixsearch.studyfile import load_study_file
+    from automixsearch.studies.file import load_study_file
 
     (folder / "parts.yaml").write_text(
         "question: What do they do?\nknobs: {method: automix}\ndesign: factorial\nreplicates: 2\n"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
-from automixsearch.designs import enumerate_runs
-from automixsearch.spec import Data, TrialConfig
-from automixsearch.studyfile import load_study_file
+from automixsearch.studies.design import enumerate_runs
+from automixsearch.studies.file import load_study_file
 from automixsearch.training.run import TrainingRun
 
 JOBS = Path(__file__).parents[1] / "jobs"

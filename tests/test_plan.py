@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from automixsearch import plan
 from automixsearch.analysis.contrasts import Arms
 from automixsearch.cli import main
+from automixsearch.config.data import Data
+from automixsearch.config.files import parse_space, read_yaml
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.errors import SpecError
-from automixsearch.reading import parse_space, read_yaml
 from automixsearch.results.files import open_files
 from automixsearch.search.promotion import Promotion
 from automixsearch.search.scheduler import PerMethodASHA
-from automixsearch.spec import Data, SearchSpace, TrialConfig
-from automixsearch.studyfile import load_study_file, parse_study_file
+from automixsearch.studies import plan
+from automixsearch.studies.file import load_study_file, parse_study_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ledgers import write_study

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from automixsearch.config.data import Data
+from automixsearch.config.files import load_space, space_folder
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError
-from automixsearch.reading import load_space, space_folder
-from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun
 
 RECIPES = sorted(file.stem for file in (space_folder() / "recipes").glob("*.yaml"))

@@ -10,8 +10,8 @@ import pickle
 import pytest
 
 from automixsearch.cluster.jobs import load_job
+from automixsearch.config.files import parse_space
 from automixsearch.errors import SpecError, StudyError, TrainingError, redact
-from automixsearch.reading import parse_space
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
 

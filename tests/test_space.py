@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from automixsearch.config.catalogue import complete
+from automixsearch.config.files import parse_space
+from automixsearch.config.points import check_point, published_points, suggest
 from automixsearch.errors import SpecError
-from automixsearch.reading import parse_space
 from automixsearch.search.samplers import active_part, sobol_point
-from automixsearch.space import check_point, published_points, suggest
-from automixsearch.spec import complete
 
 CONTENT = {
     "knobs": {

@@ -9,9 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from automixsearch.config.catalogue import CANONICAL, catalogue, column_of
+from automixsearch.config.files import load_config, load_space, parse_space, space_folder
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import AutoMixError, SpecError
-from automixsearch.reading import load_config, load_space, parse_space, space_folder
-from automixsearch.spec import CANONICAL, TrialConfig, catalogue, column_of, derive_seed
+from automixsearch.seeds import derive_seed
 
 GOOD = {
     "data": {"source": "digits"},

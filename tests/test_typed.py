@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
+from automixsearch.config.files import load_space, parse_space
+from automixsearch.config.yaml import read_yaml, write_yaml
 from automixsearch.errors import SpecError
-from automixsearch.plain_yaml import read_yaml, write_yaml
-from automixsearch.reading import load_space, parse_space
-from automixsearch.studyfile import load_study_file
+from automixsearch.studies.file import load_study_file
 
 SPACE = "knobs: {method: [vanilla, mixup]}\nbudget: {trials: 3, epochs: 5}\n"
 

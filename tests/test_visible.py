@@ -125,7 +125,7 @@ def test_the_live_view_shows_what_stored_text_holds(hostile):
 
     from rich.console import Console
 
-    from automixsearch.reading import parse_space
+    from automixsearch.config.files import parse_space
     from automixsearch.watch import Watch
 
     out = StringIO()

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from automixsearch.config.space import SearchSpace
 from automixsearch.show import energy
-from automixsearch.spec import SearchSpace
 from automixsearch.watch import Watch
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from automixsearch.knobs import Knobbed, knobs_of
+from automixsearch.config.knobs import Knobbed, knobs_of
 from automixsearch.lazy import torch
 from automixsearch.results.columns import Column
+from automixsearch.seeds import derive_seed
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from torch import device as Device
     from torch.nn import Module
 
+    from automixsearch.config.trial import TrialConfig
     from automixsearch.models.base import Backbone
-    from automixsearch.spec import TrialConfig
     from automixsearch.training.world import World
 else:
     Module = object
@@ -121,8 +122,6 @@ class Setup:
 
     def seed(self, stream: str) -> int:
         """An independent seed for first weights, or whatever else `stream` names."""
-        from automixsearch.spec import derive_seed
-
         return derive_seed(self.config.seed, stream)
 
 

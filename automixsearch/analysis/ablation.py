@@ -17,7 +17,9 @@ from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
 from automixsearch.analysis.selection import CENTRE, Frame, Sample, take_sample
 from automixsearch.analysis.verdict import Verdict, judge
+from automixsearch.config.catalogue import column_of
 from automixsearch.errors import StudyError
+from automixsearch.show import brief
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -372,9 +374,6 @@ def _path(fit: _Fit, levels: Levels, order: Sequence[str], stratum: str) -> list
 
 def _centre(frame: Frame, vary: Sequence[str]) -> str:
     """The centre by its values: `layer=l3 (centre)`."""
-    from automixsearch.show import brief
-    from automixsearch.spec import column_of
-
     row = frame[frame["arm"] == CENTRE].iloc[0]
     known = {name.rpartition(".")[2]: row.get(column_of(name) or "") for name in vary}
     return " ".join([*(f"{name}={brief(v)}" for name, v in known.items() if v is not None and v == v), "(centre)"])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.config.identity import config_identity, hash_json
 from automixsearch.errors import StudyError, unknown
-from automixsearch.identity import config_identity, hash_json
 from automixsearch.results.documents import parse_config
 from automixsearch.results.schema import metric_directions
 

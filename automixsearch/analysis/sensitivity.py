@@ -15,8 +15,9 @@ from automixsearch.analysis.compare import adjusted
 from automixsearch.analysis.contrasts import Arms
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
 from automixsearch.analysis.selection import CENTRE, Column, Frame, Sample, knob_columns, take_sample
+from automixsearch.config.catalogue import catalogue, column_of
+from automixsearch.config.knobs import Scalar
 from automixsearch.errors import StudyError, unknown
-from automixsearch.knobs import Scalar
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -231,14 +232,10 @@ def _take(study: Study, knob: str, method: str | None, metric: str | None) -> tu
 
 
 def _is(name: str, column: str) -> bool:
-    from automixsearch.spec import catalogue, column_of
-
     return name in catalogue() and column_of(name) == column
 
 
 def _column(study: Study, sample: Sample, frame: Frame, knob: str) -> str:
-    from automixsearch.spec import catalogue, column_of
-
     known = knob_columns(frame.columns)
     column = column_of(knob) if knob in catalogue() else knob
     for name in (column, f"knob.{knob}"):

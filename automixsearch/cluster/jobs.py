@@ -30,13 +30,17 @@ from automixsearch import __version__
 from automixsearch.cluster.scratch import scratch
 from automixsearch.cluster.session import reach
 from automixsearch.cluster.switches import set_switches
+from automixsearch.config.files import build, find_space, load_space, read_text
+from automixsearch.config.frozen import Frozen
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.yaml import read_value, read_yaml, write_yaml
 from automixsearch.errors import AutoMixError, ResourceError, SpecError, unknown
-from automixsearch.plain_yaml import read_value, read_yaml, write_yaml
-from automixsearch.reading import build, find_space, load_space, read_text
+from automixsearch.results.store import Store
+from automixsearch.search.failures import TRIES
 from automixsearch.secrecy import is_opaque, is_secret_name, redact, secret_in_file, secret_of_value
-from automixsearch.spec import Frozen, SearchSpace
 from automixsearch.stopping import last_signal
-from automixsearch.studyfile import StudyFile, load_study_file
+from automixsearch.studies.design import enumerate_runs, space_of
+from automixsearch.studies.file import StudyFile, load_study_file
 from automixsearch.versions import versions
 
 if TYPE_CHECKING:
@@ -149,8 +153,6 @@ class Prepared:
         """The space of all that is run, with the number of trials."""
         if isinstance(self.what, SearchSpace):
             return self.what
-        from automixsearch.designs import enumerate_runs, space_of
-
         return space_of(self.what, enumerate_runs(self.what))
 
     def command(self, here: bool) -> list[str]:
@@ -400,9 +402,6 @@ def run_local(job: Prepared) -> int:
 def nothing_to_do(job: Prepared) -> str:
     """Why going on with a job, or trying again what failed, would start nothing; empty where it would, or where the
     results cannot be read from here."""
-    from automixsearch.results.store import Store
-    from automixsearch.search.failures import TRIES
-
     try:
         store = Store(job.results, job.name)
         if not store.exists():

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 
+from automixsearch.config.resources import Resources
 from automixsearch.errors import ResourceError
-from automixsearch.spec import Resources
 
 TRIAL_SLOT = "automix_trial"
 """Custom resource of the clusters that we start: what the driver of a distributed trial holds, since Ray refuses

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from automixsearch.cluster.room import TRIAL_SLOT
 from automixsearch.cluster.switches import forget_own_cluster, is_authenticated, set_switches
+from automixsearch.config.resources import Resources
 from automixsearch.errors import ResourceError, remedy
 from automixsearch.secrecy import redact
-from automixsearch.spec import Resources
 from automixsearch.stopping import kept
 
 LEAST_FREE = 10_000_000

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from automixsearch.config.data import Data
     from automixsearch.data.cache import Entry
-    from automixsearch.spec import Data
 
 
 def data_command(args: argparse.Namespace) -> int:
-    from automixsearch.reading import build, read_override
+    from automixsearch.config.data import Data, Several
+    from automixsearch.config.files import build, read_override
     from automixsearch.show import make_table
-    from automixsearch.spec import Data, Several
 
     content: dict[str, Any] = {"source": args.source}
     for override in args.overrides:

@@ -31,11 +31,12 @@ def mixers_command(args: argparse.Namespace) -> int:
 
 
 def gallery_command(args: argparse.Namespace) -> int:
+    from automixsearch.config.data import Data
+    from automixsearch.config.files import build, load_config, parse_knobs
+    from automixsearch.config.trial import TrialConfig
     from automixsearch.data import load
     from automixsearch.errors import SpecError
     from automixsearch.mixers import MIXERS
-    from automixsearch.reading import build, load_config, parse_knobs
-    from automixsearch.spec import Data, TrialConfig
 
     epochs = _epochs(args.epochs)
     learned = [name for name, mixer in MIXERS.items() if "mask" in mixer.needs]

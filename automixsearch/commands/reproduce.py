@@ -137,7 +137,7 @@ def _dry_run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) 
 
 def _report(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes, interrupted: bool) -> int:
     """Print published beside measured; the exit status is that of a search."""
-    from automixsearch.identity import data_measured
+    from automixsearch.config.identity import data_measured
     from automixsearch.reproduce.outcome import columns, outcomes
     from automixsearch.reproduce.tables import gap_table, order_sentence, outcome_table, remarks
     from automixsearch.reproduce.verdict import Verdict

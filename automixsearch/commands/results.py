@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,21 @@ from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def next_steps(design: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What to ask a study of a design: command, options after the study's name, and what they tell."""
+    if not design:
+        return
+    if design.get("factors"):
+        yield "ablate report", "", "what each part is worth"
+    elif design["name"] == "sobol":
+        yield "robustness", "", "which method forgives a bad choice"
+    else:
+        knobs = list(dict.fromkeys(name.rpartition(".")[2] for name in design.get("vary", ())))
+        for knob in knobs[:1]:
+            yield "sensitivity", f" --knob {knob}", "how much it matters"
+    yield "report", "", "all of it, as a page"
 
 
 def best_command(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.results import best_content, gate_sentence, print_best
+from automixsearch.commands.results import best_content, gate_sentence, next_steps, print_best
 from automixsearch.commands.terminal import (
     add_json,
     add_running,
@@ -23,13 +23,13 @@ from automixsearch.commands.terminal import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from automixsearch.spec import SearchSpace
-    from automixsearch.studyfile import StudyFile
+    from automixsearch.config.space import SearchSpace
+    from automixsearch.studies.file import StudyFile
     from automixsearch.training.run import EpochMetrics
 
 
 def search_command(args: argparse.Namespace) -> int:
-    from automixsearch.reading import load_space
+    from automixsearch.config.files import load_space
 
     overrides = list(args.overrides)
     overrides += [f"budget.trials={args.trials}"] if args.trials is not None else []
@@ -62,9 +62,9 @@ def run_and_report(
     import automixsearch.analysis.baseline_gate
     import automixsearch.analysis.verdict
     import automixsearch.results.study  # noqa: F401
-    from automixsearch.designs import enumerate_runs
+    from automixsearch.config.space import SearchSpace
     from automixsearch.search.driver import run_search, run_study
-    from automixsearch.spec import SearchSpace
+    from automixsearch.studies.design import enumerate_runs
     from automixsearch.watch import Watch
 
     watch = Watch(console(stderr=True), lines=lines or debug)  # a live view would swallow a debugger's prompt
@@ -84,7 +84,6 @@ def run_and_report(
 
 def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     """Print how a search ended; see `main` for the exit status."""
-    from automixsearch.commands.studies import next_steps
     from automixsearch.results.study import open_study
     from automixsearch.show import failures, spent
 
@@ -128,7 +127,7 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
 def train_command(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from automixsearch.reading import load_config
+    from automixsearch.config.files import load_config
 
     config = load_config(args.config, args.overrides)
     import torch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,11 @@ from automixsearch.commands.terminal import (
 if TYPE_CHECKING:
     from automixsearch.analysis.ablation import Ablation
     from automixsearch.analysis.estimate import Estimate
+    from automixsearch.config.space import SearchSpace
     from automixsearch.data.base import ImageSet
-    from automixsearch.plan import Plan
     from automixsearch.results.study import Study
-    from automixsearch.spec import SearchSpace
-    from automixsearch.studyfile import StudyFile
+    from automixsearch.studies.file import StudyFile
+    from automixsearch.studies.plan import Plan
 
 
 def study_command(args: argparse.Namespace) -> int:
@@ -36,23 +35,8 @@ def study_command(args: argparse.Namespace) -> int:
     return run_as_told(_load(args), args)
 
 
-def next_steps(design: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What to ask a study of a design: command, options after the study's name, and what they tell."""
-    if not design:
-        return
-    if design.get("factors"):
-        yield "ablate report", "", "what each part is worth"
-    elif design["name"] == "sobol":
-        yield "robustness", "", "which method forgives a bad choice"
-    else:
-        knobs = list(dict.fromkeys(name.rpartition(".")[2] for name in design.get("vary", ())))
-        for knob in knobs[:1]:
-            yield "sensitivity", f" --knob {knob}", "how much it matters"
-    yield "report", "", "all of it, as a page"
-
-
 def _load(args: argparse.Namespace) -> StudyFile:
-    from automixsearch.studyfile import load_study_file
+    from automixsearch.studies.file import load_study_file
 
     name = [f"name={json.dumps(args.name)}"] if getattr(args, "name", None) else []
     return load_study_file(args.file, [*args.overrides, *name])
@@ -69,10 +53,10 @@ def plan_command(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> Plan:
     """Read the file, time its methods here or take times from a ledger, and put the plan together."""
-    from automixsearch import plan
-    from automixsearch.designs import enumerate_runs
+    from automixsearch.config.space import SearchSpace
     from automixsearch.results.study import open_study
-    from automixsearch.spec import SearchSpace
+    from automixsearch.studies import plan
+    from automixsearch.studies.design import enumerate_runs
 
     what = _read(args)
     if isinstance(what, SearchSpace):
@@ -115,9 +99,9 @@ def _read(args: argparse.Namespace) -> SearchSpace | StudyFile:
     """A study file, or a search space."""
     from pathlib import Path
 
-    from automixsearch.plain_yaml import read_yaml
-    from automixsearch.reading import load_space, read_text
-    from automixsearch.studyfile import load_study_file
+    from automixsearch.config.files import load_space, read_text
+    from automixsearch.config.yaml import read_yaml
+    from automixsearch.studies.file import load_study_file
 
     file = Path(args.file)
     content = read_yaml(read_text(file, "study file"), args.file) if file.is_file() else None
@@ -221,7 +205,7 @@ def ablate_report_command(args: argparse.Namespace) -> int:
 def _named(args: argparse.Namespace) -> Study:
     """The study of a file, or the one that is named itself."""
     from automixsearch.results.study import open_study
-    from automixsearch.studyfile import load_study_file
+    from automixsearch.studies.file import load_study_file
 
     of_file = args.file.endswith((".yaml", ".yml"))
     name = load_study_file(args.file, args.overrides).name if of_file else args.file

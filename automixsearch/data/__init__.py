@@ -20,7 +20,7 @@ from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 __all__ = ["ImageSet", "Part", "Split", "channel_statistics", "load", "split"]
 

@@ -16,7 +16,7 @@ from automixsearch.data.stream import surveyed
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 
 def decoded(data: Data, listing: Listing, sink: Sink) -> ImageSet:

@@ -44,7 +44,7 @@ from automixsearch.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from automixsearch.spec import Pipeline
+    from automixsearch.config.data import Pipeline
 
 VARIABLE, LIMIT = "AUTOMIXSEARCH_CACHE", "AUTOMIXSEARCH_CACHE_GB"
 SMALL = 64 * 2**20

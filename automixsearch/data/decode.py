@@ -22,7 +22,7 @@ from automixsearch.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
 
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 Encoded = bytes | str | Path | np.ndarray | None
 """The content of an image file or None, its path or place in a Parquet file, or pixels uint8 [H, W] or [H, W, 3]."""

@@ -16,7 +16,7 @@ from automixsearch.data.labels import kept
 from automixsearch.data.sink import Sink
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 
 def listed(data: Data) -> Watched:

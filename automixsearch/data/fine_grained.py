@@ -29,7 +29,7 @@ from automixsearch.data.files import Labelled, Listing, need, numbered, opened_f
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 _FOLDERS = {
     "cub200": ("CUB_200_2011",),

@@ -23,7 +23,7 @@ from automixsearch.data.files import Labelled, Left, Listing, find, folders, ima
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 HELD_OUT_NAMES = ("test", "val", "valid", "validation")
 

@@ -31,7 +31,7 @@ from automixsearch.data.folder import two_trees
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 NOTE = "test part: the official validation images"
 

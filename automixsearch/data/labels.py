@@ -15,7 +15,7 @@ from automixsearch.data.files import read_bytes
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 
 def kept(

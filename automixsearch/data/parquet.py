@@ -35,7 +35,7 @@ from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError, unknown
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 SPLITS = {
     "train": "train",

@@ -20,7 +20,7 @@ from automixsearch.data.files import Labelled, Listing, find, need, read_rows, w
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 
 load = decoded

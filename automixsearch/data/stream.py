@@ -28,7 +28,7 @@ from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
 
 @dataclass(frozen=True, eq=False)

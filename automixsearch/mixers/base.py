@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from automixsearch.knobs import Knobbed, Scalar, knob
+from automixsearch.config.knobs import Knobbed, Scalar, knob
 from automixsearch.lazy import torch
 
 if TYPE_CHECKING:

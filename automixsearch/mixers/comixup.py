@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from automixsearch.knobs import knob
+from automixsearch.config.knobs import knob
 from automixsearch.lazy import torch
 from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape, alpha_knob
 from automixsearch.mixers.puzzlemix import pixel_counts, pooled_saliency

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from automixsearch.knobs import knob, knobs_of
+from automixsearch.config.knobs import knob, knobs_of
 from automixsearch.lazy import torch
 from automixsearch.mixers.base import Draw, Mixed, Mixer, Shape
 

@@ -7,11 +7,11 @@ from importlib import import_module
 import torch
 from torch import nn
 
+from automixsearch.config.recipe import Recipe
 from automixsearch.models.base import Backbone
 from automixsearch.models.registry import BACKBONES, check_sides
 from automixsearch.models.weights import load_weights
-from automixsearch.recipe import Recipe
-from automixsearch.spec import derive_seed
+from automixsearch.seeds import derive_seed
 
 
 def build_model(recipe: Recipe, in_channels: int, num_classes: int, seed: int, side: int) -> Backbone:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from automixsearch import __version__
 from automixsearch.report.parts import Report, Section, Table
 from automixsearch.visible import visible
 
@@ -47,8 +48,6 @@ def to_html(report: Report) -> str:
     """The page: styles, script and data inside, nothing is fetched."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
-
-    from automixsearch import __version__
 
     how: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     templates = Environment(loader=FileSystemLoader(HERE), finalize=_shown, **how)

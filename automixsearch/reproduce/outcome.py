@@ -11,6 +11,8 @@ from automixsearch.analysis.estimate import Estimate
 from automixsearch.reproduce.registry import Cell, select
 from automixsearch.reproduce.settings import MARGIN, SHARE, Changes, missing, plan, study_name, trained
 from automixsearch.reproduce.verdict import Agreement, Judgement, Verdict, agreement, combined, judge, paired
+from automixsearch.results.store import Store
+from automixsearch.results.study import Study
 
 COMPARABLE = {"epochs", "width", "backbone", "stem", "train_size", "test_size", "train", "data.size", "data.source"}
 """What, where the user changes it, makes another measurement of a cell."""
@@ -191,9 +193,6 @@ def _read(
     cells: Iterable[Cell], scale: str, results: str | Path, changes: Changes, share: float, seeds: int | None
 ) -> Mapping[Cell, Runs]:
     """The runs of cells, from the studies they belong to."""
-    from automixsearch.results.store import Store
-    from automixsearch.results.study import Study
-
     by_study: dict[str, list[Cell]] = {}
     for cell in cells:
         by_study.setdefault(study_name(cell, scale, changes, share), []).append(cell)

@@ -6,11 +6,11 @@ from functools import cache
 
 import torch
 
+from automixsearch.config.recipe import Recipe
 from automixsearch.errors import SpecError
 from automixsearch.mixers.automix import STAGE
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.mixblock import MixBlock
-from automixsearch.recipe import Recipe
 from automixsearch.reproduce.registry import Cell
 from automixsearch.reproduce.settings import BACKBONES
 

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from automixsearch.config.catalogue import catalogue, is_active
+from automixsearch.config.files import RecipeFile, build, parse_knobs, read_text, space_folder
+from automixsearch.config.identity import data_measured, hash_json
+from automixsearch.config.knobs import Scalar, published_for
+from automixsearch.config.policy import methods_of
+from automixsearch.config.trial import TrialConfig
+from automixsearch.config.yaml import read_value, read_yaml
 from automixsearch.errors import SpecError, unknown
-from automixsearch.identity import data_measured, hash_json
-from automixsearch.knobs import Scalar, published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.models import registry
-from automixsearch.plain_yaml import read_value, read_yaml
-from automixsearch.policy import methods_of
-from automixsearch.reading import RecipeFile, build, parse_knobs, read_text, space_folder
 from automixsearch.reproduce.registry import Cell
-from automixsearch.spec import TrialConfig, catalogue, is_active
 
 SCALES = {
     "tiny": "the embedded digits, a narrow network of the same family, a few epochs",

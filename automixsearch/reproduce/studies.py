@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.designs import Design, Run
+from automixsearch.config.files import build
+from automixsearch.config.resources import Resources
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
-from automixsearch.reading import build
+from automixsearch.reproduce.outcome import outcomes
 from automixsearch.reproduce.registry import Cell, find_table, select
 from automixsearch.reproduce.settings import MARGIN, SHARE, Changes, Plan, plan, read_changes, study_name, trained
-from automixsearch.spec import Resources, SearchSpace, TrialConfig, derive_seed
+from automixsearch.results.store import Store
+from automixsearch.search.driver import run_search
+from automixsearch.seeds import derive_seed
+from automixsearch.studies.design import Design, Run
 
 if TYPE_CHECKING:
     from automixsearch.reproduce.outcome import Outcome
@@ -82,8 +88,6 @@ def reproduce(
         watcher: makes one for each study.
         debug: in this process, without Ray.
     """
-    from automixsearch.reproduce.outcome import outcomes
-
     cells = select(target) if isinstance(target, str) else tuple(target)
     changes = read_changes(overrides)
     for result in run(cells, scale, seeds, results, address, changes, share=share, watcher=watcher,
@@ -110,8 +114,6 @@ def run(
     found = studies(cells, scale, seeds, results, changes, share)
     if not any(column.done < column.wanted for column in found) and not retry_failed:
         return
-    from automixsearch.search.driver import run_search
-
     for column in found:
         if column.done < column.wanted or retry_failed:
             hears = watcher() if watcher is not None else None
@@ -154,8 +156,6 @@ def _column(
     share: float,
 ) -> Column:
     """The study of one column: the runs that it has, and after them those that it lacks."""
-    from automixsearch.results.store import Store
-
     whole = [cell for cell in find_table(cells[0].table).cells if cell.column == cells[0].column and trained(cell)]
     plans = {cell.row: plan(cell, scale, changes, share) for cell in whole}
     store = Store(results, name)

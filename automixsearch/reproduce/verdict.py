@@ -10,6 +10,7 @@ from math import isfinite, nan, sqrt
 from typing import Any
 
 from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.power import runs_needed
 from automixsearch.reproduce.settings import MARGIN
 
 RUNS = 3
@@ -113,8 +114,6 @@ def _interval(value: float, error: float, freedom: float, level: float) -> Estim
 
 
 def _runs_needed(effect: float, sd: float) -> int:
-    from automixsearch.analysis.power import runs_needed
-
     return runs_needed(effect, sd, paired=True, most=MOST_RUNS) if effect > 0 else MOST_RUNS
 
 

@@ -23,12 +23,12 @@ from pydantic import (
     model_validator,
 )
 
+from automixsearch.config.upgrade import SCHEMA_VERSION, NewerVersion, upgrade
 from automixsearch.errors import DamagedError, StudyError, brief_repr, unknown
 from automixsearch.results.names import PATTERN, ROW_FILE
-from automixsearch.schema_version import SCHEMA_VERSION, NewerVersion, upgrade
 
 if TYPE_CHECKING:
-    from automixsearch.spec import TrialConfig
+    from automixsearch.config.trial import TrialConfig
 
 LARGEST = 32_000_000
 """Bytes of a document: the list of a study's runs is the longest, about 350 for each run."""
@@ -154,7 +154,7 @@ def parse_config(text: str, where: str) -> dict[str, Any]:
 
 def stored_config(text: str, where: str) -> TrialConfig:
     """The same, checked in full. Raises: as `parse_config`."""
-    from automixsearch.spec import TrialConfig
+    from automixsearch.config.trial import TrialConfig
 
     try:
         return TrialConfig.model_validate(parse_config(text, where))

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.config.catalogue import catalogue
+from automixsearch.config.points import suggest, whole
+from automixsearch.config.space import SearchSpace
 from automixsearch.errors import StudyError
 from automixsearch.results.documents import parse_config
 from automixsearch.results.schema import TABLES, Table, metric_directions
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
 
-    from automixsearch.knobs import Scalar
+    from automixsearch.config.knobs import Scalar
     from automixsearch.results.study import Study
 
 KEPT = (
@@ -201,9 +204,7 @@ def _parameters(
     """Params and distributions of each row."""
     knobs = [_knobs(study, row) for row in rows]
     if "knobs" in (study.info.get("space") or {}) and "design" not in study.info:
-        from automixsearch.reading import build
-        from automixsearch.space import suggest, whole
-        from automixsearch.spec import SearchSpace
+        from automixsearch.config.files import build
 
         space = build(SearchSpace, study.info["space"], f"study {study.name}")
         for values in knobs:
@@ -230,8 +231,6 @@ def _knobs(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
 def _distribution(name: str, seen: set[Any]) -> BaseDistribution:
     """The range or the list of the values that occur."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    from automixsearch.spec import catalogue
 
     if any(isinstance(value, str | bool) for value in seen):
         return CategoricalDistribution(tuple(sorted(seen, key=str)))

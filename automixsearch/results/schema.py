@@ -16,16 +16,19 @@ from functools import cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
+from automixsearch.algorithms import ALGORITHMS
+from automixsearch.config.catalogue import CANONICAL, catalogue, column_of, joint_column_of
+from automixsearch.config.policy import methods_of
+from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import unknown
 from automixsearch.results.columns import Column, amount, percent, share
 from automixsearch.results.names import PATTERN
 from automixsearch.results.seal import seal
-from automixsearch.schema_version import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from automixsearch.spec import TrialConfig
+    from automixsearch.config.trial import TrialConfig
 
 ROW_GROUP = 10_000
 """Rows per row group of a merged file: small, so that fetching one trial out of a million decodes little."""
@@ -137,8 +140,6 @@ _EPOCH = (
 def columns(table: Table) -> tuple[Column, ...]:
     """The columns of a table in order."""
     if table == "epochs":
-        from automixsearch.algorithms import ALGORITHMS
-
         told = [column for algorithm in ALGORITHMS.values() for column in algorithm.columns]
         return _OWNER + _EPOCH + tuple({column.name: column for column in told}.values())
     return _OWNER + _SETUP + _knob_columns() + _OUTCOME + _ORIGIN + _COST
@@ -146,8 +147,6 @@ def columns(table: Table) -> tuple[Column, ...]:
 
 def _knob_columns() -> tuple[Column, ...]:
     """One column for all knobs of one short name: the canonical ones first, then `knob.<name>`."""
-    from automixsearch.spec import CANONICAL, catalogue, column_of, joint_column_of
-
     found: dict[str, Column] = {}
     for name, entry in catalogue().items():
         if entry.joint:
@@ -197,7 +196,7 @@ def render_columns(table: Table) -> str:
 @cache
 def metric_directions() -> dict[str, str]:
     """`max` or `min` for each metric that trials can be ordered by, test scores included."""
-    from automixsearch.spec import METRICS
+    from automixsearch.config.space import METRICS
 
     tests = {name.replace("val_", "test_"): way for name, way in METRICS.items() if name.startswith("val_")}
     return METRICS | tests
@@ -205,9 +204,6 @@ def metric_directions() -> dict[str, str]:
 
 def config_row(config: TrialConfig) -> dict[str, Any]:
     """The columns of `trials` that a config decides: knobs, JSON, hash, data, epochs and seeds."""
-    from automixsearch.policy import methods_of
-    from automixsearch.spec import catalogue, column_of, joint_column_of
-
     row: dict[str, Any] = {}
     joined = len(methods_of(config.method)) > 1
     for name, value in config.knobs.items():

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from pandas import DataFrame
 
-    from automixsearch.spec import TrialConfig
+    from automixsearch.config.trial import TrialConfig
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.designs import Design, Run, settled, winners
+from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError, StudyError
 from automixsearch.search.retention import Retention
 from automixsearch.search.task import Task, trial_id_of
-from automixsearch.spec import METRICS, SearchSpace, TrialConfig
+from automixsearch.studies.design import Design, Run, settled, winners
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store

@@ -14,30 +14,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from automixsearch import __version__
+from automixsearch.cluster.room import Room
+from automixsearch.cluster.scratch import scratch
+from automixsearch.cluster.session import check_dashboard, connect, disconnect, live_nodes, log_to
+from automixsearch.config.identity import ELSEWHERE, PASSING, hash_json
+from automixsearch.config.policy import methods_of
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
-from automixsearch.identity import ELSEWHERE, PASSING, hash_json
 from automixsearch.mixers import MIXERS
-from automixsearch.policy import methods_of
-from automixsearch.recipe import Recipe
 from automixsearch.results.schema import TABLES, listed
-from automixsearch.schema_version import SCHEMA_VERSION
-from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES, cause_of, is_of_world
+from automixsearch.results.store import Store
+from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES, Place, cause_of, is_of_world
 from automixsearch.search.provenance import ENTRY, described, other_data
 from automixsearch.search.retention import Retention
-from automixsearch.spec import SearchSpace
+from automixsearch.search.tidying import Tidying
 from automixsearch.stopping import as_interrupt
+from automixsearch.studies.design import enumerate_runs, space_of
+from automixsearch.versions import versions
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
     from automixsearch.cluster.room import Room
     from automixsearch.data.base import ImageSet
-    from automixsearch.designs import Design
     from automixsearch.results.store import Store
     from automixsearch.search.designed import Designed
     from automixsearch.search.proposer import Proposer
     from automixsearch.search.task import Task
-    from automixsearch.studyfile import StudyFile
+    from automixsearch.studies.design import Design
+    from automixsearch.studies.file import StudyFile
 
 COMPACT_FROM = 500
 """A study with more files than this is compacted, at the end and before it goes on: all its rows are read then."""
@@ -103,8 +110,6 @@ def run_search(
         StudyError: the study belongs to another space; StudyBusy: another driver holds it.
         DataError, ResourceError: the data or the cluster do not fit.
     """
-    from automixsearch.results.store import Store
-
     watcher = watcher or Watcher()
     store = Store(results, space.name, STORAGE_PATIENCE_S, note=watcher.note)
     with as_interrupt(), store.lock(), _leaving_nothing_behind(store):
@@ -153,8 +158,6 @@ def run_study(
         StudyError: the study belongs to a search or another design, or no run has a score and a confirmation should
             follow.
     """
-    from automixsearch.designs import enumerate_runs, space_of
-
     design = enumerate_runs(study)
     more = {"retry_failed": retry_failed, "force": force, "debug": debug}
     return run_search(space_of(study, design), results, address, watcher, design=design, **more)
@@ -261,8 +264,6 @@ def _claim(store: Store, space: SearchSpace, design: Design | None, data: dict[s
 
 def _environments(before: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The versions of Python and of the packages that decide results, of every driver that the study had."""
-    from automixsearch.versions import versions
-
     here = {"automixsearch": __version__, "python": platform.python_version(), "packages": versions()}
     here = {"hash": hash_json(here), **here}
     return before if any(known["hash"] == here["hash"] for known in before) else [*before, here]
@@ -322,7 +323,7 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
 
 def _doubts(space: SearchSpace, design: Design | None, images: ImageSet) -> list[str]:
     """What a user should know before hours are spent."""
-    from automixsearch.plan import config_of, method_settings, teacher_settings
+    from automixsearch.studies.plan import config_of, method_settings, teacher_settings
     from automixsearch.training.checks import stale_teachers
 
     settings = method_settings(space).values() if design is None else teacher_settings(design)
@@ -334,10 +335,6 @@ def _run(
     space: SearchSpace, store: Store, address: str | None, watcher: Watcher, loading: Any, design: Design | None
 ) -> bool:
     """Run the missing trials on Ray; return whether the user interrupted."""
-    from automixsearch.cluster.room import Room
-    from automixsearch.cluster.scratch import scratch
-    from automixsearch.cluster.session import check_dashboard, connect, disconnect, live_nodes
-
     with scratch() as folder:
         log = store.local_path("driver.log") or folder / "driver.log"
         try:
@@ -377,7 +374,6 @@ def _proposer(
         from automixsearch.search.designed import Designed
 
         return Designed(space, store, fingerprint, workers, design=design)
-    from automixsearch.cluster.session import log_to
     from automixsearch.search.halving import Halving
     from automixsearch.search.proposer import Proposer
 
@@ -412,7 +408,6 @@ def _set_failed_free(store: Store, space: SearchSpace, force: bool) -> tuple[int
 
 def _run_here(space: SearchSpace, store: Store, watcher: Watcher, images: ImageSet, design: Design | None) -> bool:
     """Run the missing trials in this process; return whether the user interrupted."""
-    from automixsearch.search.failures import Place
     from automixsearch.search.trial import limit_threads, run_trial
     from automixsearch.search.trial_rows import after, failed_row
     from automixsearch.training.run import pick_device
@@ -474,7 +469,6 @@ def _fit(
     from automixsearch.search.notes import Notes, take_notes
     from automixsearch.search.scheduler import PerMethodASHA
     from automixsearch.search.searcher import Errors, StudySearcher
-    from automixsearch.search.tidying import Tidying
 
     scheduler = None
     if space.branches and isinstance(proposer, Halving):

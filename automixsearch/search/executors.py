@@ -15,6 +15,7 @@ from ray import tune
 
 from automixsearch.errors import StudyError
 from automixsearch.native import keep_freed_memory
+from automixsearch.results.store import Store
 from automixsearch.search.failures import STORAGE_PATIENCE_S, Attempt, Place
 from automixsearch.search.notes import leave_note
 from automixsearch.search.retention import Retention
@@ -81,8 +82,6 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _open(config: dict[str, Any]) -> tuple[Store, Task]:
-    from automixsearch.results.store import Store
-
     def note(text: str) -> None:
         leave_note(store, config["trial_id"], text)
 

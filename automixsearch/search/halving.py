@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.config.dimensions import scaled
+from automixsearch.config.points import suggest, whole
+from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.results.documents import stored_config
 from automixsearch.results.exports import Recorder
 from automixsearch.search.promotion import Candidate, Move, Promotion
 from automixsearch.search.proposer import Proposer
 from automixsearch.search.samplers import active_part, sobol_point
 from automixsearch.search.task import Task, trial_id_of
-from automixsearch.space import scaled, suggest, whole
-from automixsearch.spec import METRICS, SearchSpace, TrialConfig
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from automixsearch.knobs import Scalar
+    from automixsearch.config.knobs import Scalar
     from automixsearch.results.store import Store
 
 log = logging.getLogger("ray.automixsearch")  # goes where Ray's messages go, into the log of the study

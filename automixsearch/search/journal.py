@@ -15,7 +15,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial
 
 if TYPE_CHECKING:
-    from automixsearch.spec import SearchSpace
+    from automixsearch.config.space import SearchSpace
 
 log = logging.getLogger(__name__)
 

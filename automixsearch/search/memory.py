@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from automixsearch.cluster.room import Need, Peak
-from automixsearch.space import suggest
-from automixsearch.spec import SearchSpace, TrialConfig
+from automixsearch.config.points import suggest
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
+from automixsearch.search.failures import cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch
 
-    from automixsearch.knobs import Scalar
+    from automixsearch.config.knobs import Scalar
 
 STEPS = 3
 CONTEXT = 600 * 2**20
@@ -104,8 +106,6 @@ def probe(
     trials meet, they will say. `note` is told of it, and of all peaks.
     """
     import ray
-
-    from automixsearch.search.failures import cause_of
 
     asked = []
     for method in space.methods:

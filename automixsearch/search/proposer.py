@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 import optuna
 from optuna.trial import FrozenTrial
 
+from automixsearch.config.points import Suggester, check_point, published_points, suggest, whole
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
 from automixsearch.results.documents import parse_config
 from automixsearch.results.exports import Recorder
@@ -20,11 +23,10 @@ from automixsearch.search.retention import Retention
 from automixsearch.search.samplers import active_part, make_sampler, sobol_point
 from automixsearch.search.task import Task, trial_id_of
 from automixsearch.search.view import BLOCK, View, best_of, ended, frozen, number_of, outcome
-from automixsearch.space import Suggester, check_point, published_points, suggest, whole
-from automixsearch.spec import SearchSpace, TrialConfig, derive_seed
+from automixsearch.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from automixsearch.knobs import Scalar
+    from automixsearch.config.knobs import Scalar
     from automixsearch.results.store import Store
 
 

@@ -14,15 +14,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.config.space import METRICS
 from automixsearch.results.names import is_name
 from automixsearch.results.store import weights_of
-from automixsearch.spec import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from automixsearch.config.space import SearchSpace
     from automixsearch.results.store import Store
-    from automixsearch.spec import SearchSpace
 
 _NAME = re.compile(r"(.+)-e(\d{6,})\.pt")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from automixsearch.spec import derive_seed, mixes
+from automixsearch.config.catalogue import mixes
+from automixsearch.seeds import derive_seed
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from automixsearch.knobs import Scalar
-    from automixsearch.spec import SearchSpace
+    from automixsearch.config.knobs import Scalar
+    from automixsearch.config.space import SearchSpace
 
 
 POPULATION = 50

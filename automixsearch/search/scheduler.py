@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from automixsearch.spec import METRICS, SearchSpace
+from automixsearch.config.space import METRICS, SearchSpace
 
 
 class PerMethodASHA(FIFOScheduler):

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 import automixsearch
+from automixsearch.config.trial import TrialConfig
+from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import DamagedError
 from automixsearch.results.documents import STRICT, Name, stored_config
 from automixsearch.results.names import is_name
 from automixsearch.results.schema import config_row
-from automixsearch.schema_version import SCHEMA_VERSION
 from automixsearch.search.failures import Attempt, Failure
 from automixsearch.search.retention import drop_checkpoints
-from automixsearch.spec import TrialConfig
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store

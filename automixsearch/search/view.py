@@ -15,13 +15,13 @@ import optuna
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
+from automixsearch.config.points import suggest
 from automixsearch.results.exports import Recorder
 from automixsearch.search.samplers import POPULATION
-from automixsearch.space import suggest
 
 if TYPE_CHECKING:
-    from automixsearch.knobs import Scalar
-    from automixsearch.spec import SearchSpace
+    from automixsearch.config.knobs import Scalar
+    from automixsearch.config.space import SearchSpace
 
 BLOCK, BEST = 200, 25
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from automixsearch.config.recipe import Recipe
 from automixsearch.mixers import image_ops
-from automixsearch.recipe import Recipe
 
 ATTEMPTS = 10
 """How often a box of random area and shape is drawn until it fits into its image."""

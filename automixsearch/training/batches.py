@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from automixsearch.algorithms.base import Batch, Images, Needs
+from automixsearch.config.recipe import Recipe
 from automixsearch.data.stream import Streamed
-from automixsearch.recipe import Recipe
-from automixsearch.spec import derive_seed
+from automixsearch.seeds import derive_seed
 from automixsearch.training.augment import VIEWS
 from automixsearch.training.world import World
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
 from automixsearch.mixers.automix import AutoMix, never_learned
-from automixsearch.spec import TrialConfig
 
 
 def check_batches(batch_size: int, images: int, workers: int) -> None:

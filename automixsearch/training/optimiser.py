@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from automixsearch.algorithms.base import Part
-from automixsearch.recipe import Recipe
+from automixsearch.config.recipe import Recipe
 
 
 def make_optimizer(recipe: Recipe, parts: Sequence[Part], fused: bool) -> torch.optim.Optimizer:

@@ -21,13 +21,15 @@ from torch import Generator, Tensor, nn
 from automixsearch.algorithms import ALGORITHMS
 from automixsearch.algorithms.base import Batch, Clock, Setup
 from automixsearch.archives import check_records
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.trial import TrialConfig
+from automixsearch.data import load
 from automixsearch.data.base import ImageSet, channel_statistics, split
 from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, SpecError, TrainingError
 from automixsearch.evaluation.classification import Scores, ScoreSums
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
-from automixsearch.recipe import Recipe
-from automixsearch.spec import TrialConfig, derive_seed
+from automixsearch.seeds import derive_seed
 from automixsearch.training.batches import Batches, training_batches
 from automixsearch.training.checks import check_batches
 from automixsearch.training.energy import EnergyMeter, cpu_share
@@ -472,8 +474,6 @@ def train(config: TrialConfig, image_set: ImageSet | None = None, device: torch.
         device: CUDA where there is one, else the CPU, where None.
     """
     if image_set is None:
-        from automixsearch.data import load
-
         image_set = load(config.data)
     run = TrainingRun(config, image_set, device or pick_device())
     for _ in run.epochs():

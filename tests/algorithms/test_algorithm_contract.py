@@ -23,14 +23,16 @@ from torch.nn import functional
 from automixsearch import spec
 from automixsearch.algorithms import ALGORITHMS, Algorithm
 from automixsearch.algorithms.base import Batch, Clock, Images, Needs, Part, Setup, Term
+from automixsearch.config.catalogue import BROUGHT, catalogue
+from automixsearch.config.data import Data
+from automixsearch.config.knobs import Knobbed, knob, knobs_of
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
-from automixsearch.knobs import Knobbed, knob, knobs_of
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.models import build_model
 from automixsearch.results.columns import Column
 from automixsearch.results.schema import columns, schema
-from automixsearch.spec import BROUGHT, Data, TrialConfig, catalogue
 from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from automixsearch.algorithms.base import Clock, Term
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.losses import mce
 from automixsearch.mixers.automix import AutoMix, gamma_at, never_learned, random_grid, teacher_momentum
 from automixsearch.models import count_parameters
-from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun
 
 

@@ -12,10 +12,10 @@ from automixsearch.analysis.compare import compare
 from automixsearch.analysis.importance import importance
 from automixsearch.analysis.robustness import scorecards
 from automixsearch.analysis.sensitivity import curve
-from automixsearch.designs import enumerate_runs
 from automixsearch.errors import StudyError
 from automixsearch.results.study import Study
-from automixsearch.studyfile import parse_study_file
+from automixsearch.studies.design import enumerate_runs
+from automixsearch.studies.file import parse_study_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ledgers import write_study

@@ -29,8 +29,8 @@ import json, sys, time
 import numpy as np, torch, PIL.Image
 import automixsearch.data.folder, automixsearch.data.stream
 from automixsearch.data import load
-from automixsearch.recipe import Recipe
-from automixsearch.spec import Data
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.data import Data
 from automixsearch.algorithms.base import Needs
 from automixsearch.training.batches import Batches, training_batches
 root, size, workers, pipeline = sys.argv[1:]

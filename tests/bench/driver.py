@@ -24,7 +24,7 @@ from automixsearch.cluster.switches import set_switches
 
 set_switches(None)  # before ray is imported, as the driver does
 
-from automixsearch.reading import parse_space  # noqa: E402
+from automixsearch.config.files import parse_space  # noqa: E402
 from automixsearch.search import driver, executors, proposer  # noqa: E402
 
 EPOCHS = 2

@@ -25,10 +25,11 @@ import numpy as np
 import torch
 
 from automixsearch.algorithms.automix import AutoMixTraining
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.mixers import MIXERS
 from automixsearch.native import keep_freed_memory
-from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun
 
 CLASSES = 10

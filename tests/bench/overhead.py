@@ -24,7 +24,7 @@ PLAIN = """
 import json, sys, time
 import torch
 from automixsearch.data import load
-from automixsearch.reading import load_config
+from automixsearch.config.files import load_config
 from automixsearch.training.run import train
 torch.set_num_threads(1)
 seconds = []

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from automixsearch.cluster.room import MARGIN, SLIVER, TRIAL_SLOT, Peak, Room, gpu_share
+from automixsearch.config.resources import Resources
 from automixsearch.errors import ResourceError
-from automixsearch.spec import Resources
 
 GIB = 2**30
 

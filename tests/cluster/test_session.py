@@ -15,15 +15,15 @@ import ray.util.state
 from automixsearch.cluster import session, switches
 from automixsearch.cluster.scratch import scratch
 from automixsearch.cluster.session import connect
+from automixsearch.config.resources import Resources
 from automixsearch.errors import ResourceError
 from automixsearch.search.executors import _name_the_cluster
-from automixsearch.spec import Resources
 
 STARTED = """
 import os, re, subprocess, sys
 from pathlib import Path
 from automixsearch.cluster.session import connect
-from automixsearch.spec import Resources
+from automixsearch.config.resources import Resources
 connect(Resources(workers=2), None, Path(sys.argv[1], "ray.log"), Path(sys.argv[2]))
 import ray
 address = ray.get_runtime_context().gcs_address

@@ -16,10 +16,10 @@ from PIL import Image
 
 import automixsearch.data as data_module
 from automixsearch.cli import main
+from automixsearch.config.data import Data
 from automixsearch.data import ImageSet, cache, decode, load
 from automixsearch.data.shards import Shards
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 N = 8
 
@@ -180,7 +180,7 @@ def test_what_a_dead_builder_left_is_replaced(tmp_path: Path, place: Path) -> No
 BUILD = """
 import sys, time
 from automixsearch.data import cache, decode, folder, load
-from automixsearch.spec import Data
+from automixsearch.config.data import Data
 cache.SMALL, cache.SHARD = 1000, 5 * 12 * 12 * 3
 real = decode._pixels
 def slow(*args):

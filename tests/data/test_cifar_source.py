@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from automixsearch.config.data import Data
 from automixsearch.data import load
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 NAMES = {CIFAR10: [f"class {i}" for i in range(10)], CIFAR100: [f"class {i:02}" for i in range(100)]}
 

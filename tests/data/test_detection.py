@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from automixsearch.cli import main
+from automixsearch.config.data import Data
+from automixsearch.config.files import parse_space
 from automixsearch.data import load
 from automixsearch.data.detection import Scene, scenes
 from automixsearch.errors import DataError, SpecError
-from automixsearch.reading import parse_space
-from automixsearch.spec import Data
 
 Box = tuple[str, list[float], bool]
 """Class, edges from 0, whether it is hard."""

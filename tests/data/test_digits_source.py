@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from automixsearch.config.data import Data
 from automixsearch.data import load, sink
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 
 def test_digits_keep_their_content_and_their_test_part() -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from automixsearch.config.data import Data
 from automixsearch.data import load, sink
 from automixsearch.data.decode import resize
 from automixsearch.data.sink import Sink, available_bytes
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 RANDOM = np.random.default_rng(0)
 

@@ -18,11 +18,13 @@ from torchvision.datasets import ImageFolder
 
 import automixsearch.data as data_module
 from automixsearch.cli import main
+from automixsearch.config.data import Data
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import ImageSet, load
 from automixsearch.data.base import stratified
 from automixsearch.data.files import Left, formats, suffixes, walk
 from automixsearch.errors import DataError
-from automixsearch.spec import Data, SearchSpace, TrialConfig
 
 SIDE = 8
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import automixsearch.data.folder as folder_source
+from automixsearch.config.data import Data
 from automixsearch.data import ImageSet, Part, channel_statistics, load
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 
 def part(labels: list[int], channels: int = 3, seed: int = 0) -> Part:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from automixsearch.config.data import Data
 from automixsearch.data import load
 from automixsearch.data.labels import kept
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 CLASSES = tuple("abcd")
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from automixsearch.config.data import Data
 from automixsearch.data import load
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 OFFICIAL = "test part: the official validation images"
 
@@ -366,10 +366,10 @@ def test_the_index_of_cars_may_lie_in_the_devkit(tmp_path: Path) -> None:
 def test_the_ledger_counts_the_images_that_were_left_out(tmp_path: Path) -> None:
     import torch
 
+    from automixsearch.config.trial import TrialConfig
     from automixsearch.results.store import Store
     from automixsearch.search.task import Task
     from automixsearch.search.trial import run_trial
-    from automixsearch.spec import TrialConfig
     from automixsearch.training.world import World
 
     made = places205(tmp_path)
@@ -389,7 +389,7 @@ def test_the_ledger_counts_the_images_that_were_left_out(tmp_path: Path) -> None
 def test_every_source_that_can_be_written_has_its_module() -> None:
     from typing import get_args
 
+    from automixsearch.config.data import Source
     from automixsearch.data import SOURCES
-    from automixsearch.spec import Source
 
     assert set(SOURCES) == set(get_args(Source))

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from automixsearch.config.data import Data
 from automixsearch.data import load
 from automixsearch.data.parquet import listed
 from automixsearch.errors import DataError
-from automixsearch.spec import Data
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 RANDOM = np.random.default_rng(0)

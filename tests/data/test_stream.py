@@ -23,12 +23,14 @@ from PIL import Image
 
 import automixsearch.data as data_module
 from automixsearch.algorithms.base import Needs
+from automixsearch.config.data import Data
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import ImageSet, cache, channel_statistics, load, sink
 from automixsearch.data.stream import Streamed
 from automixsearch.errors import DataError, SpecError
-from automixsearch.recipe import Recipe
 from automixsearch.search.memory import peak_rss
-from automixsearch.spec import Data, SearchSpace, TrialConfig
 from automixsearch.training.batches import Batches, training_batches
 from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
@@ -343,7 +345,7 @@ def test_the_pipeline_is_no_part_of_what_a_config_or_a_space_is() -> None:
 
 @pytest.mark.parametrize("source", ["digits", "cifar10"])
 def test_sources_without_image_files_cannot_be_streamed(source: str) -> None:
-    from automixsearch.reading import parse_space
+    from automixsearch.config.files import parse_space
 
     data = {"source": source, "pipeline": "stream"} | ({} if source == "digits" else {"path": "/x"})
     with pytest.raises(

@@ -13,8 +13,8 @@ from fake_device import RoundTrip, fake_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from automixsearch.config.knobs import knobs_of
 from automixsearch.errors import SpecError
-from automixsearch.knobs import knobs_of
 from automixsearch.mixers import MIXERS, PairDraw
 from automixsearch.mixers.automix import AutoMix
 from automixsearch.mixers.cutmix import CutMix

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
 from automixsearch.losses import smoothed, soft_labels
 from automixsearch.mixers import MIXERS
@@ -15,7 +17,6 @@ from automixsearch.mixers.mixup import MixUp, MixUpDraw
 from automixsearch.mixers.switch import Switch, SwitchDraw, switched
 from automixsearch.mixers.trivialmix import TrivialMix
 from automixsearch.mixers.vanilla import Vanilla
-from automixsearch.spec import Data, TrialConfig
 
 SHAPE = (24, 3, 16, 16)
 

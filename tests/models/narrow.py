@@ -66,8 +66,9 @@ def train(case: Case) -> None:
     import numpy as np
     import torch
 
+    from automixsearch.config.data import Data
+    from automixsearch.config.trial import TrialConfig
     from automixsearch.data.base import ImageSet, Part
-    from automixsearch.spec import Data, TrialConfig
     from automixsearch.training.run import TrainingRun
 
     torch.set_num_threads(case.threads)

@@ -12,16 +12,18 @@ from torch import nn
 from torch.nn.functional import conv2d
 from torchvision.ops import StochasticDepth
 
+from automixsearch.config.data import Data
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError, TrainingError
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import GlobalBatchNorm2d, make_global
 from automixsearch.models.registry import BACKBONES, check_sides, stage_names
 from automixsearch.models.resnet import Conv7x7
-from automixsearch.recipe import Recipe
 from automixsearch.results.store import Store
 from automixsearch.search.driver import _prepare
-from automixsearch.spec import Data, SearchSpace, TrialConfig
 from automixsearch.training.run import TrainingRun
 
 SIZES = {"wrn28_2": (32, 32, 16, 8), "wrn28_8": (32, 32, 16, 8), "deit_s": (2,) * 5, "swin_t": (16, 16, 8, 4, 2)}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from automixsearch.config.recipe import Recipe
 from automixsearch.mixers.automix import adjusted_mask, mask_loss
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.mixblock import MixBlock, attended, rescaled
-from automixsearch.recipe import Recipe
 
 MODES = ("l1", "sparsity", "l1_variance", "l2_variance")
 NAMES = {

@@ -8,10 +8,10 @@ from narrow import INSTRUCTIONS, Case, endings, grid
 from torch import nn
 from torch.nn.functional import conv2d
 
+from automixsearch.config.recipe import Recipe
 from automixsearch.models import build_model
 from automixsearch.models.conv1x1 import Conv1x1
 from automixsearch.models.registry import BACKBONES
-from automixsearch.recipe import Recipe
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

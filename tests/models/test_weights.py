@@ -12,11 +12,12 @@ import pytest
 import torch
 import torchvision.models as theirs
 
+from automixsearch.config.data import Data
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import DataError, SpecError
 from automixsearch.models import Backbone, build_model
 from automixsearch.models.weights import _read
-from automixsearch.recipe import Recipe
-from automixsearch.spec import Data, TrialConfig
 
 
 def vit(num_classes: int) -> theirs.VisionTransformer:

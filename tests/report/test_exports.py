@@ -125,7 +125,7 @@ def test_of_cool_downs_their_scores_are_intermediate_values(tmp_path):
 def test_a_search_keeps_the_ranges_of_its_space(tmp_path):
     from ledgers import write_study
 
-    from automixsearch.reading import load_space
+    from automixsearch.config.files import load_space
 
     space = load_space("quickstart", [])
     row = {

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from automixsearch.cli import main
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
 from automixsearch.reproduce.outcome import columns, outcomes
 from automixsearch.reproduce.registry import select
@@ -19,7 +20,6 @@ from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
 from automixsearch.search.driver import _claim
 from automixsearch.search.task import Task, trial_id_of
-from automixsearch.spec import TrialConfig
 
 TINY = ["width=4", "epochs=1"]
 ANYWHERE = read_changes(["data.path=."])

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
+from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import DamagedError, SpecError, StudyError
 from automixsearch.process import Process
 from automixsearch.results.documents import (
@@ -21,10 +24,8 @@ from automixsearch.results.documents import (
 from automixsearch.results.lease import Holder
 from automixsearch.results.store import Store
 from automixsearch.results.study import list_studies, open_study
-from automixsearch.schema_version import SCHEMA_VERSION
 from automixsearch.search.failures import Attempt, Failure, Place
 from automixsearch.search.task import Task
-from automixsearch.spec import Data, TrialConfig
 
 RUN = {"number": 0, "purpose": "study", "arm": "a", "replicate": 0, "seed": 1, "split_seed": 0, "stratum": "mixup"}
 STUDY = StudyDocument.model_validate(
@@ -354,7 +355,7 @@ def test_a_row_whose_config_is_damaged_is_named(tmp_path, text, capsys):
 
 
 def test_what_a_damaged_document_says_to_do_works(tmp_path):
-    from automixsearch.reading import parse_space
+    from automixsearch.config.files import parse_space
     from automixsearch.search.proposer import Proposer
 
     store = Store(tmp_path, "s")

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from automixsearch.cli import main
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import StudyError
 from automixsearch.report.sections import make_report
 from automixsearch.results.exports import write_csv
@@ -26,7 +28,6 @@ from automixsearch.results.schema import SCHEMA_VERSION, config_row, encode, sch
 from automixsearch.results.seal import SIZE, Damaged
 from automixsearch.results.store import Store
 from automixsearch.results.study import Study, list_studies, open_study
-from automixsearch.spec import Data, TrialConfig
 
 CONFIG = TrialConfig(data=Data(), knobs={"method": "mixup", "mixup.alpha": 0.5})
 WHEN = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -11,6 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from automixsearch.config.catalogue import CANONICAL, catalogue, column_of, joint_column_of
+from automixsearch.config.data import Data
+from automixsearch.config.space import METRICS
+from automixsearch.config.trial import TrialConfig
 from automixsearch.results.schema import (
     FEW,
     SCHEMA_VERSION,
@@ -28,7 +32,6 @@ from automixsearch.results.schema import (
     utc,
 )
 from automixsearch.show import policy_of
-from automixsearch.spec import CANONICAL, METRICS, Data, TrialConfig, catalogue, column_of, joint_column_of
 
 ROW = {"schema_version": SCHEMA_VERSION, "study": "s", "trial_id": "t00001", "number": 1, "state": "complete"}
 

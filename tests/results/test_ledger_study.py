@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from automixsearch.cli import main
 from automixsearch.commands.report import EXAMPLE
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import StudyError
 from automixsearch.results.schema import config_row, encode, schema, to_arrow
 from automixsearch.results.store import Store
 from automixsearch.results.study import Study, list_studies, open_study
-from automixsearch.spec import Data, TrialConfig
 
 CONFIG = TrialConfig(data=Data(), knobs={"method": "mixup", "mixup.alpha": 0.5})
 WHEN = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=UTC)

@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from automixsearch.designs import enumerate_runs, space_of
+from automixsearch.config.files import parse_space, read_yaml
 from automixsearch.errors import StudyError
-from automixsearch.reading import parse_space, read_yaml
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
 from automixsearch.search.driver import Watcher, run_search, run_study
 from automixsearch.search.task import Task
-from automixsearch.studyfile import StudyFile, parse_study_file
+from automixsearch.studies.design import enumerate_runs, space_of
+from automixsearch.studies.file import StudyFile, parse_study_file
 
 TINY = """
 question: Does it go on?

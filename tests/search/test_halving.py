@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from automixsearch import open_study
 from automixsearch.analysis.fidelity import fidelity
-from automixsearch.reading import parse_space
+from automixsearch.config.files import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search.halving import Halving
 from automixsearch.search.trial_rows import pruned_row

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from automixsearch.reading import parse_space
+from automixsearch.config.files import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search.failures import MEMORY, Attempt
 from automixsearch.search.memory import heaviest

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from automixsearch.reading import parse_space
+from automixsearch.config.files import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search.proposer import Proposer
 from automixsearch.search.trial_rows import pruned_row

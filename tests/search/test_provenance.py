@@ -10,12 +10,12 @@ from ledgers import write_study
 from PIL import Image
 
 from automixsearch.cli import main
+from automixsearch.config.space import SearchSpace
 from automixsearch.errors import StudyError
 from automixsearch.results.exports import optuna_study
 from automixsearch.results.store import Store
 from automixsearch.results.study import list_studies, open_study
 from automixsearch.search.driver import run_search
-from automixsearch.spec import SearchSpace
 
 
 def images(root: Path, count: int, seed: int = 0) -> Path:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from ray.tune.schedulers import TrialScheduler
 
-from automixsearch.reading import parse_space
+from automixsearch.config.files import parse_space
 from automixsearch.search.scheduler import PerMethodASHA
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP

@@ -10,8 +10,8 @@ from ray.exceptions import ActorDiedError, LocalRayletDiedError
 from ray.tune.search import Searcher
 
 from automixsearch.cluster.room import Room
+from automixsearch.config.files import parse_space
 from automixsearch.errors import ResourceError, StorageError
-from automixsearch.reading import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search import driver
 from automixsearch.search import searcher as module

@@ -18,9 +18,10 @@ import torch
 
 import automixsearch.search.trial as trial_module
 from automixsearch.cli import main
+from automixsearch.config.files import parse_space
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.errors import DataError, SpecError, StorageError
-from automixsearch.reading import parse_space
 from automixsearch.results.store import Store, weights_of
 from automixsearch.search.driver import run_search
 from automixsearch.search.executors import _start_inline
@@ -29,7 +30,6 @@ from automixsearch.search.proposer import Proposer
 from automixsearch.search.retention import Retention, checkpoints, drop_checkpoints
 from automixsearch.search.task import Task
 from automixsearch.search.trial import run_trial
-from automixsearch.spec import TrialConfig
 from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageEnhance, ImageOps
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from automixsearch.recipe import Recipe
+from automixsearch.config.recipe import Recipe
 from automixsearch.training import augment
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (30, 12, 16, 3), dtype=np.uint8))

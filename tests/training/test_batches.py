@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from automixsearch.algorithms.base import Needs
+from automixsearch.config.recipe import Recipe
 from automixsearch.data.shards import Files, Shards
-from automixsearch.recipe import Recipe
 from automixsearch.training.augment import augmented
 from automixsearch.training.batches import Batches, training_batches
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from automixsearch.recipe import Recipe
+from automixsearch.config.recipe import Recipe
 from automixsearch.training.optimiser import Part, learning_rate, make_optimizer, set_lr
 
 

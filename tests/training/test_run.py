@@ -16,6 +16,9 @@ import pytest
 import torch
 
 from automixsearch.algorithms.base import Clock
+from automixsearch.config.data import Data
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
 from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, SpecError, TrainingError
@@ -23,8 +26,6 @@ from automixsearch.evaluation.classification import Scores
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
 from automixsearch.mixers.manifoldmix import ManifoldMixDraw
-from automixsearch.recipe import Recipe
-from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun, learning_rate, train
 
 

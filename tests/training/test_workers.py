@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.errors import ResourceError
-from automixsearch.spec import Data, TrialConfig
 from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.analysis.selection import take_sample
 from automixsearch.report import charts
 from automixsearch.report.parts import Figure, Section, Table, Verdict
 from automixsearch.report.wording import ask, file_name, listed, p_text, short
@@ -22,7 +23,6 @@ NO_KNOB = "No knob takes several values within a method: vary one in a study of 
 
 def section(study: Study, design: str | None) -> Section:
     """Curves, and heat maps where a method varies exactly two; verdicts where the design was run for them."""
-    from automixsearch.analysis.selection import take_sample
     from automixsearch.analysis.sensitivity import curve, heat, isolation
 
     sample, refused = ask(lambda: take_sample(study))

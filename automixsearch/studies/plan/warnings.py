@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from automixsearch.designs import Design
-from automixsearch.knobs import published_for
+from automixsearch.config.knobs import published_for
+from automixsearch.config.points import backbone_of
+from automixsearch.config.space import SearchSpace
 from automixsearch.mixers import MIXERS
-from automixsearch.plan.noise import Noise, Resolved
-from automixsearch.space import backbone_of
-from automixsearch.spec import SearchSpace
+from automixsearch.studies.design import Design
+from automixsearch.studies.plan.noise import Noise, Resolved
 
 if TYPE_CHECKING:
-    from automixsearch.space import Dimension
-    from automixsearch.studyfile import StudyFile
+    from automixsearch.config.dimensions import Dimension
+    from automixsearch.studies.file import StudyFile
 
 
 FEW_IMAGES = 1000

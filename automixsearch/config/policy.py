@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from automixsearch.knobs import Knob, Knobbed, knob
+from automixsearch.config.knobs import Knob, Knobbed, knob
 
 WEIGHT = Knob(
     "weight", float, 1.0, "how often it is drawn, relative to the others", low=0, high=1000, search=(0.1, 1.0)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from automixsearch.config.knobs import Knobbed, knob
 from automixsearch.errors import SpecError
-from automixsearch.knobs import Knobbed, knob
 from automixsearch.models.registry import BACKBONES, check_sides
 
 

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.designs import enumerate_runs, space_of
-from automixsearch.plan.costs import Cost, costs_of, probe, rows_mb
-from automixsearch.plan.lengths import Length, expected_lengths
-from automixsearch.plan.noise import Noise, Resolved, images_of, least_noise, noise_of, resolve, train_images
-from automixsearch.plan.settings import config_of, method_settings, study_settings, teacher_settings
-from automixsearch.plan.warnings import few_images, range_warnings, search_warnings, study_warnings
-from automixsearch.spec import SearchSpace
+from automixsearch.analysis.power import detectable_at
+from automixsearch.config.space import SearchSpace
+from automixsearch.studies.design import enumerate_runs, space_of
+from automixsearch.studies.plan.costs import Cost, costs_of, probe, rows_mb
+from automixsearch.studies.plan.lengths import Length, expected_lengths
+from automixsearch.studies.plan.noise import Noise, Resolved, images_of, least_noise, noise_of, resolve, train_images
+from automixsearch.studies.plan.settings import config_of, method_settings, study_settings, teacher_settings
+from automixsearch.studies.plan.warnings import few_images, range_warnings, search_warnings, study_warnings
 
 __all__ = [
     "Cost",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from automixsearch.studyfile import StudyFile
+    from automixsearch.studies.file import StudyFile
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,6 @@ def plan_search(space: SearchSpace, costs: Sequence[Cost], noise: Noise | None, 
     full = sum(one.runs for one in lengths if one.epochs == max(other.epochs for other in lengths))
     resolved = ()
     if noise is not None:
-        from automixsearch.analysis.power import detectable_at
-
         pairs = round(full) - 1
         alone, after = (detectable_at(noise.sd * math.sqrt(2), 1e6, level=0.05 / n) for n in (1, max(pairs, 1)))
         resolved = (Resolved("the best trial against another", pairs, 1, alone, after),)

@@ -9,9 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.plan.lengths import Length, cooled
+from automixsearch.config.catalogue import column_of
+from automixsearch.config.data import Data
+from automixsearch.config.trial import TrialConfig
+from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.results.documents import parse_config
-from automixsearch.spec import Data, TrialConfig
+from automixsearch.results.schema import encode, to_arrow
+from automixsearch.search.task import Task
+from automixsearch.studies.plan.lengths import Length, cooled
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
@@ -37,10 +42,6 @@ class Cost:
 def rows_mb(config: TrialConfig, lengths: Sequence[Length]) -> float:
     """What the rows take before they are merged: a file for each trial and each epoch."""
     from datetime import UTC, datetime
-
-    from automixsearch.results.schema import encode, to_arrow
-    from automixsearch.schema_version import SCHEMA_VERSION
-    from automixsearch.search.task import Task
 
     now = datetime.now(UTC)
     task = Task("t00000", 0, "study", 0, "0" * 16, "study", 1, config)
@@ -113,8 +114,6 @@ def costs_of(
 
     The band holds 95 % of its runs. data: those of the plan; the ledger should be of the same.
     """
-    from automixsearch.spec import column_of
-
     frame: Any = study.trials()
     frame = frame[frame["state"].isin(["complete", "pruned"]) & (frame["epochs_run"] > 0)]
     frame = frame.assign(trained=frame["epochs_run"] + _cooled_epochs(study, frame))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from automixsearch.designs import Design, known_setting
-from automixsearch.spec import Data, SearchSpace, TrialConfig
+from automixsearch.config.data import Data
+from automixsearch.config.space import SearchSpace
+from automixsearch.config.trial import TrialConfig
+from automixsearch.studies.design import Design, known_setting
 
 TEACHER = ("ema", "ema_start", "ema_end", "ema_hold", "report")
 """Knobs of AutoMix that say how its teacher follows, and whether it is reported."""

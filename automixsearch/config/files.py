@@ -1,7 +1,6 @@
 """From files and command lines to search spaces and trial configs.
 
-YAML at the edge, the frozen models of `spec` inside; every refusal names the file, the key, the rule, what arrived and
-what to do.
+YAML at the edge, frozen models inside; every refusal names the file, the key, the rule, what arrived and what to do.
 """
 
 from __future__ import annotations
@@ -13,10 +12,14 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from automixsearch.config.catalogue import catalogue
+from automixsearch.config.frozen import Frozen
+from automixsearch.config.points import check_point
+from automixsearch.config.policy import methods_of
+from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.trial import TrialConfig
+from automixsearch.config.yaml import read_value, read_yaml
 from automixsearch.errors import SpecError, brief_repr, shortened, unknown
-from automixsearch.plain_yaml import read_value, read_yaml
-from automixsearch.policy import methods_of
-from automixsearch.spec import METRICS, Frozen, SearchSpace, TrialConfig, catalogue
 
 LARGEST = 200_000
 """Bytes of a file that people write."""
@@ -155,8 +158,6 @@ def parse_space(content: Mapping[str, Any], where: str) -> SearchSpace:
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
     if isinstance(space.priors, list):
-        from automixsearch.space import check_point
-
         for position, point in enumerate(space.priors):
             check_point(space, point, f"{where}: priors[{position}]")
     return space
@@ -196,8 +197,8 @@ def parse_knobs(overrides: Iterable[str]) -> dict[str, Any]:
 
 def space_folder() -> Path:
     """Where the search spaces lie that come with the package: in the wheel, or at the root of a checkout."""
-    inside = Path(__file__).parent / "search_spaces"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "search_spaces"
+    inside = Path(__file__).parents[1] / "search_spaces"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "search_spaces"
 
 
 def find_space(name: str) -> Path:

@@ -15,10 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.config.catalogue import catalogue
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from automixsearch.spec import SearchSpace
+    from automixsearch.config.space import SearchSpace
 
 ELSEWHERE = ("path", "download", "pipeline")
 """What of `data` may differ from machine to machine: where they lie and how they are read, not what they are."""
@@ -45,7 +47,7 @@ def config_identity(
         data: with the data.
         without: knobs that do not count.
     """
-    from automixsearch.spec import TrialConfig
+    from automixsearch.config.trial import TrialConfig
 
     content = _asked(TrialConfig, config)
     content["schema_version"] = 1  # of identities, which no other version changes
@@ -62,7 +64,7 @@ def config_identity(
 
 def data_identity(data: Mapping[str, Any]) -> dict[str, Any]:
     """What data are, wherever they lie; a list of labels goes by its file's name."""
-    from automixsearch.spec import Data
+    from automixsearch.config.data import Data
 
     content = {name: value for name, value in data.items() if name not in ELSEWHERE}
     if isinstance(content.get("labels"), str):
@@ -108,8 +110,6 @@ def _asked_of(model: BaseModel) -> dict[str, Any]:
 
 
 def _default(name: str) -> object:
-    from automixsearch.spec import catalogue
-
     entry = catalogue().get(name)
     return _Unknown if entry is None else entry.knob.default
 

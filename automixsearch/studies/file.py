@@ -1,6 +1,6 @@
 """Study files: a question, and the design by which it is answered, as data.
 
-What a file says is checked here; which runs follow from it, in which order and with which seeds: `designs`.
+What a file says is checked here; which runs follow from it, in which order and with which seeds: `design`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from automixsearch.config.catalogue import catalogue
+from automixsearch.config.data import Data
+from automixsearch.config.files import build, read_content
+from automixsearch.config.frozen import Frozen
+from automixsearch.config.policy import methods_of
+from automixsearch.config.resources import Resources
+from automixsearch.config.space import METRICS, Budget, Sampler, SearchSpace, Seeds
 from automixsearch.errors import SpecError, unknown
-from automixsearch.policy import methods_of
-from automixsearch.reading import build, read_content
-from automixsearch.spec import METRICS, Budget, Data, Frozen, Resources, Sampler, SearchSpace, Seeds, catalogue
+from automixsearch.studies.design import enumerate_runs
 
 CURVES = ("curve", "sobol", "grid")
 """Designs over ranges and lists of values, which stand in `vary`."""
@@ -306,8 +311,6 @@ def load_study_file(path: str | Path, overrides: Iterable[str] = ()) -> StudyFil
 def parse_study_file(content: Mapping[str, Any], where: str) -> StudyFile:
     """Build and check a study from plain data; `where` names it in errors."""
     study = build(StudyFile, content, where)
-    from automixsearch.designs import enumerate_runs
-
     try:
         enumerate_runs(study)
     except SpecError as error:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from automixsearch.plan.settings import config_of
-from automixsearch.spec import SearchSpace
+from automixsearch.config.space import SearchSpace
+from automixsearch.search.promotion import Promotion, rehearsed
+from automixsearch.studies.plan.settings import config_of
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,6 @@ def expected_lengths(space: SearchSpace, values: Mapping[str, Any]) -> tuple[tup
     unstopped = tuple(Length(method, count, rungs[-1]) for method, count in even.items())
     if len(rungs) == 1:
         return unstopped, unstopped
-    from automixsearch.search.promotion import Promotion, rehearsed
-
     found: dict[tuple[str, int], float] = {}
     rehearsals = REHEARSALS if trials <= MANY else 1
     for seed in range(rehearsals):

@@ -14,20 +14,22 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.config.catalogue import catalogue, complete
+from automixsearch.config.dimensions import Dimension
+from automixsearch.config.identity import hash_json
+from automixsearch.config.knobs import published_for
+from automixsearch.config.points import suggest
+from automixsearch.config.policy import methods_of
 from automixsearch.errors import SpecError
-from automixsearch.factorials import aliases, fraction
-from automixsearch.identity import hash_json
-from automixsearch.knobs import published_for
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
-from automixsearch.policy import methods_of
-from automixsearch.space import Dimension, suggest
-from automixsearch.spec import catalogue, complete, derive_seed
+from automixsearch.seeds import derive_seed
+from automixsearch.studies.factorial import aliases, fraction
 
 if TYPE_CHECKING:
-    from automixsearch.knobs import Scalar
-    from automixsearch.spec import SearchSpace
-    from automixsearch.studyfile import StudyFile
+    from automixsearch.config.knobs import Scalar
+    from automixsearch.config.space import SearchSpace
+    from automixsearch.studies.file import StudyFile
 
 Values = dict[str, "Scalar"]
 

@@ -7,14 +7,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.designs import Design
-from automixsearch.plan.costs import other_data
-from automixsearch.spec import Data
+from automixsearch.analysis.power import detectable_at, runs_needed
+from automixsearch.analysis.selection import take_sample
+from automixsearch.config.data import Data
+from automixsearch.errors import StudyError
+from automixsearch.studies.design import Design
+from automixsearch.studies.plan.costs import other_data
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
     from automixsearch.results.study import Study
-    from automixsearch.studyfile import StudyFile
+    from automixsearch.studies.file import StudyFile
 
 
 IMAGES = {"digits": 1438, "cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000, "imagenet": 1_281_167}
@@ -54,9 +57,6 @@ class Resolved:
 
 def noise_of(study: Study, metric: str) -> Noise | None:
     """The scatter of seeds in a ledger: pooled within configs that ran more than once; None where there are none."""
-    from automixsearch.analysis.selection import take_sample
-    from automixsearch.errors import StudyError
-
     try:
         frame = take_sample(study, metric, ("study", "replicate")).frame
     except StudyError:  # of a search: its configs ran once each
@@ -87,7 +87,6 @@ def least_noise(data: Data, metric: str, images: int | None, error: float | None
 def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
     """What each comparison of a study can resolve with such noise."""
     from automixsearch.analysis.contrasts import expected_freedom
-    from automixsearch.analysis.power import detectable_at
 
     replicates, strata = study.replicates, len(design.strata)
     arms = {
@@ -100,8 +99,6 @@ def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
         alone, after = (detectable_at(error, freedom, level=0.05 / n) for n in (1, max(count, 1)))
         needed = None
         if study.effect is not None and math.isfinite(after):
-            from automixsearch.analysis.power import runs_needed
-
             # The same comparison with other runs: its error falls with their root.
             scatter = error * math.sqrt(runs / 2)
             needed = runs_needed(study.effect, scatter, level=0.05 / max(count, 1))

@@ -1,0 +1,98 @@
+"""One training run as data: the config that decides its outcome."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from automixsearch.config.catalogue import algorithm_of, complete
+from automixsearch.config.data import Data
+from automixsearch.config.frozen import Frozen
+from automixsearch.config.identity import config_identity, hash_json
+from automixsearch.config.knobs import Scalar, knobs_of
+from automixsearch.config.policy import Policy, methods_of
+from automixsearch.config.recipe import Recipe
+from automixsearch.config.upgrade import SCHEMA_VERSION, upgrade
+from automixsearch.config.yaml import write_yaml
+from automixsearch.errors import SpecError
+from automixsearch.losses import LOSSES, Loss
+from automixsearch.mixers import MIXERS, Mixer
+from automixsearch.mixers.switch import switched
+
+
+class TrialConfig(Frozen):
+    """All that decides the outcome of one training run, every default written out.
+
+    `knobs` holds the active knobs by full name. `data_fingerprint` is the hash of the decoded data set, so a
+    config names its data by content; where they lie (`data.path`, a list in `data.labels`) does not enter `config_id`.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    data: Data
+    data_fingerprint: str | None = None
+    split_seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    knobs: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, content: object) -> object:
+        return upgrade(content) if isinstance(content, dict) else content
+
+    @field_validator("knobs")
+    @classmethod
+    def _complete(cls, values: dict[str, Any]) -> dict[str, Scalar]:
+        try:
+            return complete(values, "knobs")
+        except SpecError as error:
+            raise ValueError(str(error).removeprefix("knobs: ")) from None
+
+    @cached_property
+    def config_id(self) -> str:
+        """Hash of everything but the place of the data: 16 hexadecimal digits."""
+        return hash_json(config_identity(self.model_dump(mode="json")))
+
+    @property
+    def method(self) -> str:
+        return str(self.knobs["method"])
+
+    @property
+    def mixer(self) -> Mixer:
+        """The mixing method with its values, or what draws one of several."""
+        names, weights = methods_of(self.method), []
+        members = []
+        for name in names:
+            values = self._owned(name)
+            weights.append(float(values.pop("weight", 1.0)))
+            members.append(MIXERS[name](**values))
+        return switched(members, weights, self.policy.switch, self.policy.mix_prob)
+
+    @property
+    def algorithm(self) -> str:
+        """The way of training, by its name in `algorithms.ALGORITHMS`."""
+        return algorithm_of(self.knobs)
+
+    @property
+    def policy(self) -> Policy:
+        """When and how often is mixed."""
+        return Policy(**{name: self.knobs[name] for name in knobs_of(Policy) if name in self.knobs})
+
+    @property
+    def loss(self) -> Loss:
+        """The loss with its values."""
+        name = str(self.knobs["loss"])
+        return LOSSES[name](**self._owned(name))
+
+    @property
+    def recipe(self) -> Recipe:
+        """Everything about training that is neither mixing nor loss."""
+        return Recipe(**{name: self.knobs[name] for name in knobs_of(Recipe)})
+
+    def _owned(self, owner: str) -> dict[str, Any]:
+        prefix = owner + "."
+        return {name.removeprefix(prefix): v for name, v in self.knobs.items() if name.startswith(prefix)}
+
+    def to_yaml(self) -> str:
+        return write_yaml(self.model_dump())
