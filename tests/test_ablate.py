@@ -79,7 +79,7 @@ def test_a_grid_is_no_ablation(tmp_path, capsys):
     design = {"name": "grid", "vary": ["mixup.alpha"], "factors": {}, "runs": []}
     write_study(tmp_path, "alpha", [{"knobs": {"method": "mixup"}, "score": 70.0}], design)
     assert main(["ablate", "report", "alpha", "--results", str(tmp_path)]) == 2
-    assert "use automixsearch sensitivity alpha --knob alpha" in capsys.readouterr().err
+    assert f"use automixsearch sensitivity {tmp_path / 'alpha'} --knob alpha" in capsys.readouterr().err
 
 
 LAYERS = """

@@ -130,6 +130,6 @@ def test_a_merger_whose_driver_is_killed_ends_at_once(tmp_path):
     store = Store(tmp_path, "s")
     slow = "import time; from automixsearch.results.store import Store; Store.compact = lambda *_: time.sleep(60)"
     code = f"{slow}; import sys; from automixsearch.search.tidying import main; main(sys.argv[1:])"
-    process = subprocess.Popen([sys.executable, "-c", code, store.results, "s"], stdin=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code, store.results, "s", "token"], stdin=subprocess.PIPE)
     process.stdin.close()
     assert process.wait(timeout=30) == 1
