@@ -121,10 +121,10 @@ def test_sizes_that_do_not_fit_are_refused(photos, knobs, message):
 
 def test_grey_images_have_no_statistics_of_coloured_ones():
     from automixsearch.data import load
-    from automixsearch.errors import DataError
+    from automixsearch.errors import SpecError
 
     config = TrialConfig(data=Data(), knobs={"method": "vanilla", "normalisation": "imagenet", "width": 4})
-    with pytest.raises(DataError, match="has 3 channels and the images of digits have 1"):
+    with pytest.raises(SpecError, match="has 3 channels and the images of digits have 1"):
         TrainingRun(config, load(Data()), "cpu")
 
 

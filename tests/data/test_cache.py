@@ -240,7 +240,7 @@ def other(data: Data, resize: str) -> Data:
 def hold(data: Data) -> subprocess.Popen[str]:
     """A process that has a set open until its standard input is closed."""
     code = (
-        "import sys; from automixsearch.data import cache, load; from automixsearch.spec import Data\n"
+        "import sys; from automixsearch.data import cache, load; from automixsearch.config.data import Data\n"
         "cache.SMALL = 1000; data = load(Data.model_validate_json(sys.argv[1]))\n"
         "print(len(data.train), flush=True); sys.stdin.read()"
     )

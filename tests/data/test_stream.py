@@ -231,7 +231,7 @@ def test_a_full_disk_leads_to_streaming_and_leaves_nothing_half_written(
 
 def test_of_two_processes_one_looks_through_the_images(tmp_path: Path, place: Path) -> None:
     code = (
-        "import sys; from automixsearch.data import cache, decode, load; from automixsearch.spec import Data\n"
+        "import sys; from automixsearch.data import cache, decode, load; from automixsearch.config.data import Data\n"
         "cache.SMALL, real = 1000, decode._pixels\n"
         "decode._pixels = lambda *words: print('decoded') or real(*words)\n"
         "print(load(Data.model_validate_json(sys.argv[1])).fingerprint)"
@@ -304,7 +304,8 @@ def test_an_epoch_that_is_left_in_the_middle_disturbs_no_other(tmp_path: Path) -
 
 def test_the_processes_end_when_the_one_that_asks_them_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, time, numpy as np; from automixsearch.data import load; from automixsearch.spec import Data\n"
+        "import sys, time, numpy as np; from automixsearch.data import load;"
+        " from automixsearch.config.data import Data\n"
         "images = load(Data.model_validate_json(sys.argv[1])).train.images\n"
         "images.begin(np.arange(4), 2).result()\n"
         "print(*images.loaders.pids, flush=True); time.sleep(60)"
