@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import random
 import re
@@ -184,17 +185,20 @@ class Campaign:
 
 
 CONTENDER = """
-import sys
+import json, sys
 from automixsearch import process
 from automixsearch.results import files, lease
-from automixsearch.search import driver
-files.fcntl.flock = lambda file, how: None
-process.boot_id = lease.boot_id = lambda: sys.argv[1]
-lease.BEAT_S, lease.TAKEOVER_S, driver.COMPACT_FROM = 0.5, 3.0, 12
+from automixsearch.search import driver, trial
 from automixsearch.cli import main
-sys.exit(main(sys.argv[2:]))
+name, *words = json.loads(sys.stdin.readline())
+files.fcntl.flock = lambda file, how: None
+process.boot_id = lease.boot_id = lambda: name
+lease.BEAT_S, lease.TAKEOVER_S, driver.COMPACT_FROM = 0.5, 3.0, 12
+sys.exit(main(words))
 """
-"""A driver on a machine of its own, in a hurry."""
+"""A driver on a machine of its own, in a hurry: it has imported everything before it is told what to do."""
+WARM = 3
+"""Drivers that wait for their turn."""
 
 
 class Contest(Campaign):
@@ -202,6 +206,7 @@ class Contest(Campaign):
 
     def __init__(self, folder: Path, chance: random.Random, trials: int, words: list[str]) -> None:
         self.drivers: dict[str, subprocess.Popen] = {}
+        self.warm: list[subprocess.Popen] = []
         self.asleep: dict[str, float] = {}
         self.ends: Counter[str] = Counter()
         super().__init__(folder, chance, trials, words, {"kill": 5, "suspend": 4, "stop": 1})
@@ -210,14 +215,22 @@ class Contest(Campaign):
         return None  # type: ignore[return-value]
 
     def _start(self) -> subprocess.Popen:
+        while len(self.warm) < WARM:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            with open(self.folder / "log", "a") as log:
+                command = [sys.executable, "-c", CONTENDER]
+                pipe = subprocess.PIPE
+                started = subprocess.Popen(command, stdin=pipe, stdout=log, stderr=log, env=environment, text=True)
+                self.warm.append(started)
         for name in ("a", "b"):
             if name not in self.drivers:
-                command = [sys.executable, "-c", CONTENDER, name, "search", str(self.folder / "tiny.yaml"), "--debug"]
-                command += ["--results", str(self.folder / "results"), "--trials", str(self.total), *self.words]
-                with open(self.folder / "log", "a") as log:
-                    self.drivers[name] = subprocess.Popen(
-                        command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-                    )
+                words = [name, "search", str(self.folder / "tiny.yaml"), "--debug", "--trials", str(self.total)]
+                words += ["--results", str(self.folder / "results"), *self.words]
+                self.drivers[name] = process = self.warm.pop(0)
+                assert process.stdin is not None
+                if process.poll() is not None:
+                    raise SystemExit(f"{(self.folder / 'log').read_text()[-3000:]}\na driver ended by {process.poll()}")
+                print(json.dumps(words), file=process.stdin, flush=True)
         return self.drivers["a"]
 
     def _turn(self) -> None:
@@ -250,7 +263,7 @@ class Contest(Campaign):
             number = {"kill": signal.SIGKILL, "suspend": signal.SIGSTOP, "stop": signal.SIGTERM}[kind]
             self.drivers[name].send_signal(number)
             if kind == "suspend":
-                self.asleep[name] = time.monotonic() + self.chance.uniform(1, 12)
+                self.asleep[name] = time.monotonic() + self.chance.uniform(1, 15)
             self.killed[kind] += 1
         for name in list(self.asleep):
             self.drivers[name].send_signal(signal.SIGCONT)
@@ -270,8 +283,8 @@ class Contest(Campaign):
         return status
 
     def end_driver(self) -> None:
-        """Kill both, if they live."""
-        for process in self.drivers.values():
+        """Kill all that live."""
+        for process in [*self.drivers.values(), *self.warm]:
             if process.poll() is None:
                 process.kill()
             process.wait()
