@@ -20,9 +20,9 @@ from fake_device import can_go_backward, fake_device, without_values
 from torch import nn
 from torch.nn import functional
 
-from automixsearch import spec
 from automixsearch.algorithms import ALGORITHMS, Algorithm
 from automixsearch.algorithms.base import Batch, Clock, Images, Needs, Part, Setup, Term
+from automixsearch.config import catalogue as spec
 from automixsearch.config.catalogue import BROUGHT, catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.knobs import Knobbed, knob, knobs_of
