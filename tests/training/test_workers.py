@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from automixsearch.config.data import Data
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
-from automixsearch.errors import ResourceError
+from automixsearch.errors import SpecError
 from automixsearch.training.run import TrainingRun
 from automixsearch.training.world import World
 
@@ -70,5 +70,5 @@ def test_two_workers_take_the_steps_of_one(knobs):
 
 
 def test_a_batch_that_workers_cannot_share_equally_is_refused():
-    with pytest.raises(ResourceError, match="multiple of 3"):
+    with pytest.raises(SpecError, match="multiple of 3"):
         TrainingRun(config(), load(Data()), "cpu", World(0, 3))
