@@ -14,7 +14,6 @@ import ray
 from ray import tune
 
 from automixsearch.errors import StudyError
-from automixsearch.native import keep_freed_memory
 from automixsearch.results.store import Store
 from automixsearch.search.failures import STORAGE_PATIENCE_S, Attempt, Place
 from automixsearch.search.notes import leave_note
@@ -75,10 +74,7 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from automixsearch.training.world import World
 
     limit_threads(config["cpus"])
-    device = pick_device()
-    if device.type == "cpu":
-        keep_freed_memory()
-    return iter(run_trial(store, task, device, World(), Retention(**config["retention"])))
+    return iter(run_trial(store, task, pick_device(), World(), Retention(**config["retention"])))
 
 
 def _open(config: dict[str, Any]) -> tuple[Store, Task]:
@@ -151,8 +147,6 @@ def train_worker(config: dict[str, Any]) -> None:
 
     limit_threads(config["cpus"])
     device = get_device() if config["worker"].get("GPU") else "cpu"
-    if device == "cpu":
-        keep_freed_memory()
     import torch
 
     world = World(context.get_world_rank(), context.get_world_size())

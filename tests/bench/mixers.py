@@ -29,7 +29,6 @@ from automixsearch.config.data import Data
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.mixers import MIXERS
-from automixsearch.native import keep_freed_memory
 from automixsearch.training.run import TrainingRun
 
 CLASSES = 10
@@ -165,8 +164,6 @@ def options(about: str | None, rounds: int) -> argparse.ArgumentParser:
 def begin(threads: int) -> tuple[str, dict[str, tuple[tuple[int, int], str]]]:
     """The device, and the shapes that are timed there; on a CPU so many threads work."""
     torch.set_num_threads(threads)
-    if not torch.cuda.is_available():
-        keep_freed_memory()  # as a search's processes do
     return ("cuda", GPU) if torch.cuda.is_available() else ("cpu", CPU)
 
 
