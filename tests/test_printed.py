@@ -16,6 +16,7 @@ from automixsearch.cli import main
 from automixsearch.commands.terminal import PLAIN
 from automixsearch.results.schema import encode, to_arrow
 from automixsearch.results.study import open_study
+from automixsearch.search.driver import SearchResult
 from tests.ledgers import write_study
 
 EXAMPLE = str(Path(__file__).parents[1] / "automixsearch" / "example")
@@ -161,6 +162,29 @@ def test_going_on_with_a_job_that_has_nothing_to_do_starts_nothing(
     monkeypatch.setattr("automixsearch.cluster.jobs.run_local", lambda job: pytest.fail("it was started"))
     assert main([*command, "a.yaml", "--address", "local"]) == 0
     assert f"a in {tmp_path}/results: nothing to do: {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["submit"], ["resume"], ["retry", "--failed"]])
+def test_a_job_says_how_to_go_on_with_it_and_not_with_the_folder_that_was_sent(tmp_path, monkeypatch, capfd, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(JOB)
+    write_study("results", "a", [{"knobs": {"method": "vanilla"}, "state": "failed", "error_class": "ValueError"}])
+    read = [sys.executable, "-c", "import os; print(os.environ['AUTOMIXSEARCH_AGAIN'])"]
+    monkeypatch.setattr("automixsearch.cluster.jobs.Prepared.command", lambda job, here: read)
+    words = [*command, "a.yaml", "--address", "local"]
+    assert main(words) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == shlex.join(["automixsearch", *words])
+
+
+def test_a_search_in_a_job_prints_the_command_of_the_job(tmp_path, monkeypatch, capsys):
+    write_study(tmp_path, "a", [{"knobs": {"method": "vanilla"}, "score": 90.0}])
+    result = SearchResult("a", str(tmp_path / "a"), 1, 2, True)
+    monkeypatch.setenv("AUTOMIXSEARCH_AGAIN", "automixsearch submit a.yaml --address local")
+    monkeypatch.setattr("automixsearch.search.driver.run_search", lambda *_, **__: result)
+    space = tmp_path / "a.yaml"
+    space.write_text("name: a\nknobs: {method: vanilla}\n")
+    assert main(["search", str(space), "--results", str(tmp_path)]) == 130
+    assert capsys.readouterr().out.endswith("To go on: automixsearch submit a.yaml --address local\n")
 
 
 # Damaged rows --------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 LOCAL = "local"
+AGAIN = "AUTOMIXSEARCH_AGAIN"
+"""The variable in which the process of a job finds the command that goes on with it."""
 SENT = "automixsearch-job"
 """Folder of the package that holds the space or study."""
 NEVER = (".git", "__pycache__", ".gitignore", ".rayignore", SENT)
@@ -137,6 +139,8 @@ class Prepared:
     """Files that stay here because git does not track them."""
     retry_failed: bool = False
     force: bool = False
+    again: str = ""
+    """The command that goes on with the job, which its process prints: its own names a folder that vanishes."""
 
     @property
     def size(self) -> int:
@@ -168,7 +172,8 @@ class Prepared:
         """Ray's runtime environment, with the folder to send."""
         # Ray sends SIGTERM otherwise, and kills 3 seconds later: Tune saves nothing then.
         stop = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
-        made: dict[str, Any] = {"working_dir": str(folder), "env_vars": {**self.environment.env_vars, **stop}}
+        variables = {**self.environment.env_vars, **stop, AGAIN: self.again}
+        made: dict[str, Any] = {"working_dir": str(folder), "env_vars": variables}
         if self.environment.pip:
             pip = self.environment.pip
             made["pip"] = [f"{name}=={version}" for name, version in versions().items()] if pip == "pinned" else pip
@@ -389,7 +394,7 @@ def packed(job: Prepared) -> Iterator[Path]:
 def run_local(job: Prepared) -> int:
     """Run a job on this machine, as a cluster would: the same files, the same command; returns its exit status."""
     with packed(job) as folder:
-        environment = {**os.environ, **job.environment.env_vars}
+        environment = {**os.environ, **job.environment.env_vars, AGAIN: job.again}
         process = subprocess.Popen(job.command(here=True), cwd=folder, env=environment)
         while True:
             try:

@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.search import run_and_report
-from automixsearch.commands.terminal import add_force, add_json, console, declare, dump_json, program, quote, say
+from automixsearch.commands.terminal import (
+    add_force,
+    add_json,
+    command_again,
+    console,
+    declare,
+    dump_json,
+    program,
+    quote,
+    say,
+)
 from automixsearch.errors import AutoMixError
 from automixsearch.visible import without_colours
 
@@ -22,6 +33,7 @@ def submit_command(args: argparse.Namespace, again: bool = False, retry: bool = 
     local = args.debug or args.address == jobs.LOCAL
     force = retry and args.force
     job = jobs.prepare(args.job, args.overrides, jobs.LOCAL if local else args.address or "", retry, force)
+    job = replace(job, again=command_again(args.words))
     if job.untracked:
         some = ", ".join(map(str, job.untracked[:5])) + (", ..." if len(job.untracked) > 5 else "")
         remedy = "to send them git add them, or list what is sent in environment.files"

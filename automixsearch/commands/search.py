@@ -12,13 +12,13 @@ from automixsearch.commands.results import best_content, gate_sentence, next_ste
 from automixsearch.commands.terminal import (
     add_json,
     add_running,
+    command_again,
     console,
     declare,
     dump_json,
     is_gone,
     positive,
     program,
-    quote,
     say,
 )  # fmt: skip
 
@@ -62,6 +62,7 @@ def run_and_report(
     import automixsearch.analysis.baseline_gate
     import automixsearch.analysis.verdict
     import automixsearch.results.study  # noqa: F401
+    from automixsearch.cluster.jobs import AGAIN
     from automixsearch.config.space import SearchSpace
     from automixsearch.search.driver import run_search, run_study
     from automixsearch.studies.design import enumerate_runs
@@ -78,8 +79,7 @@ def run_and_report(
         watch.end()
     if is_gone():  # the working directory of a job that is stopped is removed while the job ends
         os.chdir(os.sep)
-    again = " ".join([program(), *map(quote, args.words)])
-    return report_search(result, again, as_json, watch)
+    return report_search(result, os.environ.get(AGAIN) or command_again(args.words), as_json, watch)
 
 
 def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:

@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -202,6 +202,11 @@ def program() -> str:
     if called.name != "automixsearch" or (found is not None and called.exists() and os.path.samefile(found, called)):
         return "automixsearch"
     return quote(str(called) if is_gone() else os.path.relpath(called))
+
+
+def command_again(words: Sequence[str]) -> str:
+    """The command line of this program, to be typed again."""
+    return " ".join([program(), *map(quote, words)])
 
 
 def is_gone() -> bool:
