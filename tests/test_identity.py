@@ -10,13 +10,12 @@ import pytest
 
 from automixsearch.analysis.selection import config_key
 from automixsearch.config import identity
-from automixsearch.config import upgrade as schema_version
 from automixsearch.config.catalogue import catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.files import load_config, load_space
 from automixsearch.config.space import SearchSpace
 from automixsearch.config.trial import TrialConfig
-from automixsearch.config.upgrade import SCHEMA_VERSION, NewerVersion, upgrade
+from automixsearch.config.upgrade import SCHEMA_VERSION, STEPS, NewerVersion, upgrade
 from automixsearch.errors import SpecError, StudyError
 from automixsearch.results.study import open_study
 from automixsearch.search.driver import Watcher, run_search, run_study
@@ -122,8 +121,8 @@ def test_the_default_of_what_came_after_version_1_stays_as_ids_know_it():
 
 
 def test_there_is_a_step_and_a_fixture_for_every_older_version():
-    assert sorted(schema_version.STEPS) == list(range(1, SCHEMA_VERSION))
-    assert all((Path(__file__).parent / f"version_{version}").is_dir() for version in schema_version.STEPS)
+    assert sorted(STEPS) == list(range(1, SCHEMA_VERSION))
+    assert all((Path(__file__).parent / f"version_{version}").is_dir() for version in STEPS)
 
 
 @pytest.mark.parametrize("file", ["search/study.json", "search/pending/t00007.json", "ablation/pending/t00001.json"])

@@ -203,14 +203,6 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-HOOKS: dict[str, Any] = {
-    "object_pairs_hook": _pairs,
-    "parse_constant": _no_number,
-    "parse_float": _real,
-    "parse_int": _whole,
-}
-
-
 def _kind(content: Any) -> str:
     words = {list: "list", str: "string", bool: "truth value", int: "number", float: "number"}
     return words.get(type(content), "null")

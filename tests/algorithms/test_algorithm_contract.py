@@ -22,8 +22,7 @@ from torch.nn import functional
 
 from automixsearch.algorithms import ALGORITHMS, Algorithm
 from automixsearch.algorithms.base import Batch, Clock, Images, Needs, Part, Setup, Term
-from automixsearch.config import catalogue as spec
-from automixsearch.config.catalogue import BROUGHT, catalogue
+from automixsearch.config.catalogue import BROUGHT, _active, catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.knobs import Knobbed, knob, knobs_of
 from automixsearch.config.trial import TrialConfig
@@ -117,7 +116,7 @@ def admit() -> None:
 
 
 def forget() -> None:
-    for derived in (catalogue, spec._active, columns, schema):
+    for derived in (catalogue, _active, columns, schema):
         derived.cache_clear()
 
 
