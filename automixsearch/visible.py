@@ -11,9 +11,10 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def visible(text: str, lines: bool = False) -> str:
-    r"""`text` with escapes (`\x1b`, `\u202e`) for whatever is not printed: control characters, marks that turn the
-    direction, line breaks. With `lines`, line breaks and tabs stay."""
+def visible(what: object, lines: bool = False) -> str:
+    r"""A text, or a path, with escapes (`\x1b`, `\u202e`) for whatever is not printed: control characters, marks that
+    turn the direction, line breaks. With `lines`, line breaks and tabs stay."""
+    text = str(what)
     if text.isprintable():
         return text
     kept = "\n\t" if lines else ""

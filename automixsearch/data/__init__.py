@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from automixsearch.data import cache
 from automixsearch.data.base import ImageSet, Part, Split, channel_statistics, split
-from automixsearch.data.files import lookalikes, shown, stamp
+from automixsearch.data.files import lookalikes, stamp
 from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
+from automixsearch.visible import visible
 
 if TYPE_CHECKING:
     from automixsearch.config.data import Data
@@ -80,7 +81,7 @@ def load(data: Data) -> ImageSet:
                 _latest = wanted, made.told((*listing.notes, *lookalikes(made.classes)))
         except OSError as error:
             raise DataError(
-                f"{shown(error.filename or data.path)}: cannot be read: {error.strerror or error}"
+                f"{visible(error.filename or data.path)}: cannot be read: {error.strerror or error}"
             ) from None
         return _latest[1]
 

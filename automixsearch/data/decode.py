@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from automixsearch.data.files import formats, opened_file, shown
+from automixsearch.data.files import formats, opened_file
 from automixsearch.data.rows import encoded_at, is_place
 from automixsearch.data.shards import Shards
 from automixsearch.data.sink import Sink, copy
 from automixsearch.errors import DataError
+from automixsearch.visible import visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
@@ -139,8 +140,8 @@ class Decoder:
         notes = (f"bad images left out: {self.skipped}, the first {self._first_bad}",) if self.skipped else ()
         if self._turned and self._data.orientation == "stored":
             notes += (
-                f"images whose EXIF orientation is not applied: {self._turned}, the first {shown(self._first_turned)}; "
-                "data.orientation=exif turns them",
+                f"images whose EXIF orientation is not applied: {self._turned}, the first "
+                f"{visible(self._first_turned)}; data.orientation=exif turns them",
             )
         return notes
 
@@ -154,7 +155,7 @@ class Decoder:
                 same = first.setdefault(int(self._digests[i]), i)
                 if same != i and not test[same]:
                     counts[part] += 1
-                    pairs.setdefault(part, f"{shown(where(i))} = {shown(where(same))}")
+                    pairs.setdefault(part, f"{visible(where(i))} = {visible(where(same))}")
         words = {"training": "training images are there before", "test": "test images are in the training part too"}
         return tuple(f"looks doubled: {n} {words[part]}, the first {pairs[part]}" for part, n in counts.items())
 
@@ -219,7 +220,7 @@ def opened(encoded: Encoded, data: Fit, where: str) -> Opened:
         else:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         rule, remedy = f"cannot be decoded: {reason}", "replace or remove it"
-    raise DataError(f"{shown(where)}: {rule}; {remedy}, or leave out such images with data.on_bad_image=skip")
+    raise DataError(f"{visible(where)}: {rule}; {remedy}, or leave out such images with data.on_bad_image=skip")
 
 
 def _pixels(encoded: Encoded, data: Fit) -> Opened:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from automixsearch.errors import DataError
+from automixsearch.visible import visible
 
 JUNK = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 """What systems leave in folders without being asked; left out as hidden files are."""
@@ -110,7 +111,7 @@ class Left:
     def notes(self) -> tuple[str, ...]:
         """One note, if anything was left out."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
-        return (f"not read: {kinds}; the first {shown(self.first)}",) if kinds else ()
+        return (f"not read: {kinds}; the first {visible(self.first)}",) if kinds else ()
 
 
 def walk(root: str | Path, left: Left) -> list[str]:
@@ -141,7 +142,7 @@ def walk(root: str | Path, left: Left) -> list[str]:
                         found.append((folder, entry.name))
         except OSError as error:
             raise DataError(
-                f"{shown(folder)}: the folder cannot be listed: {error.strerror}; mend or remove it"
+                f"{visible(folder)}: the folder cannot be listed: {error.strerror}; mend or remove it"
             ) from None
     return [f"{folder}/{name}" for folder, name in sorted(found)]
 
@@ -173,7 +174,7 @@ def folders(root: Path) -> list[Path]:
     try:
         return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
     except OSError as error:
-        raise DataError(f"{shown(root)}: the folder cannot be listed: {error.strerror}; mend or remove it") from None
+        raise DataError(f"{visible(root)}: the folder cannot be listed: {error.strerror}; mend or remove it") from None
 
 
 def lookalikes(names: Sequence[str]) -> tuple[str, ...]:
@@ -190,12 +191,6 @@ def lookalikes(names: Sequence[str]) -> tuple[str, ...]:
 def plain(name: str) -> str:
     """A name without case, outer blanks and Unicode form, by which names that look alike are known."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
-
-
-def shown(text: object) -> str:
-    """A path or name as it can be printed anywhere: bytes that are no text, and control characters, are escaped."""
-    printable = str(text).encode(errors="backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in printable)
 
 
 # Files ------------------------------------------------------------------------------------------------------

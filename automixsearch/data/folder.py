@@ -19,8 +19,9 @@ import numpy as np
 
 from automixsearch.data.base import HELD_OUT, hold_out
 from automixsearch.data.build import decoded
-from automixsearch.data.files import Labelled, Left, Listing, find, folders, images_in, is_hidden, plain, shown, walk
+from automixsearch.data.files import Labelled, Left, Listing, find, folders, images_in, is_hidden, plain, walk
 from automixsearch.errors import DataError
+from automixsearch.visible import visible
 
 if TYPE_CHECKING:
     from automixsearch.config.data import Data
@@ -109,9 +110,9 @@ def _outside(root: Path, left: Left, parts: Sequence[str]) -> None:
     for path in sorted(root.iterdir()):
         if path.name not in parts and not is_hidden(path.name):
             if path.is_dir() and (inside := walk(path, Left())):
-                left.add(f"in {shown(path.name)}/", inside[0], len(inside))
+                left.add(f"in {visible(path.name)}/", inside[0], len(inside))
             elif not path.is_dir():
-                left.add(f"in {shown(root.name)}/ itself", path)
+                left.add(f"in {visible(root.name)}/ itself", path)
 
 
 def _tree(root: Path, left: Left) -> dict[str, list[str]]:
@@ -122,7 +123,7 @@ def _tree(root: Path, left: Left) -> dict[str, list[str]]:
     for folder in inside:
         tree[folder.name] = images_in(folder, left)
         if not tree[folder.name]:
-            raise DataError(f"{shown(folder)}: class folder without images (.png, .jpg, ...); add some or remove it")
+            raise DataError(f"{visible(folder)}: class folder without images (.png, .jpg, ...); add some or remove it")
     return tree
 
 

@@ -28,11 +28,12 @@ import pyarrow.parquet as pq
 from automixsearch.data.base import HELD_OUT, ImageSet, Part, cut, hold_out
 from automixsearch.data.build import once_or_streamed
 from automixsearch.data.decode import Decoder
-from automixsearch.data.files import Left, find, opened_file, shown, walk
+from automixsearch.data.files import Left, find, opened_file, walk
 from automixsearch.data.labels import kept
 from automixsearch.data.rows import place_of, told
 from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError, unknown
+from automixsearch.visible import visible
 
 if TYPE_CHECKING:
     from automixsearch.config.data import Data
@@ -180,13 +181,13 @@ def _check_whole(root: Path, split: str, files: Sequence[Path]) -> None:
         if shard := _SHARD.search(path.stem):
             totals.setdefault(int(shard[2]), {})[int(shard[1])] = path
     if len(kinds) > 1:
-        names = ", ".join(shown(path.name) for path in kinds.values())
+        names = ", ".join(visible(path.name) for path in kinds.values())
         raise DataError(
             f"{root}: files of split {split} have several names, which may be different data sets ({names}); move away "
             f"what does not belong, or name them alike, e.g. {split}-0.parquet and {split}-1.parquet, to read all"
         )
     if len(totals) > 1:
-        names = ", ".join(shown(next(iter(shards.values())).name) for shards in totals.values())
+        names = ", ".join(visible(next(iter(shards.values())).name) for shards in totals.values())
         raise DataError(f"{root}: files of split {split} are of several exports ({names}); keep those of one")
     for total, shards in totals.items():
         first = 0 if 0 in shards or total not in shards else 1
