@@ -1,13 +1,21 @@
-"""Signals that end a command: SIGTERM and SIGHUP do what Ctrl-C does, so what is under way ends in order."""
+"""Signals that end a command: SIGTERM and SIGHUP do what Ctrl-C does, so what is under way ends in order.
+
+An interrupt reaches the main thread wherever it is, and code of others may swallow it there: what such code does for
+long is done `in_background`, and the main thread waits.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _last: list[int] = []
@@ -75,6 +83,20 @@ def kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def in_background(work: Callable[..., T], *arguments: Any, **named: Any) -> Future[T]:
+    """Let a thread work, for which an interrupted command need not wait; the wait for its result can be interrupted."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work(*arguments, **named))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
 
 
 def _is_terminal(file: int) -> bool:

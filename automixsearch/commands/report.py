@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.terminal import add_scored_study, console, declare, open_named, print_frame, program, say
 from automixsearch.errors import AutoMixError, StudyError
+from automixsearch.stopping import in_background
 
 if TYPE_CHECKING:
     from automixsearch.report.parts import Report
@@ -103,7 +104,8 @@ def dashboard_command(args: argparse.Namespace) -> int:
     storage, source = dashboard_storage(study)
     say(f"{study.name}: {source}")
     say(f"dashboard: http://127.0.0.1:{args.port}/ (for this machine only; Ctrl-C ends it)", flush=True)
-    optuna_dashboard.run_server(storage, host="127.0.0.1", port=args.port)
+    # Its server takes an interrupt that comes while it answers for a failed answer.
+    in_background(optuna_dashboard.run_server, storage, host="127.0.0.1", port=args.port).result()
     return 0
 
 

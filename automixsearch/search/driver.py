@@ -6,12 +6,10 @@ import contextlib
 import itertools
 import os
 import platform
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from automixsearch import __version__
 from automixsearch.cluster.room import Room
@@ -30,11 +28,9 @@ from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES, Place, caus
 from automixsearch.search.provenance import ENTRY, described, other_data
 from automixsearch.search.retention import Retention
 from automixsearch.search.tidying import Tidying
-from automixsearch.stopping import as_interrupt
+from automixsearch.stopping import as_interrupt, in_background
 from automixsearch.studies.design import enumerate_runs, space_of
 from automixsearch.versions import versions
-
-T = TypeVar("T")
 
 if TYPE_CHECKING:
     from automixsearch.cluster.room import Room
@@ -118,7 +114,7 @@ def run_search(
         space = _with_what_has_begun(store, space, watcher)
         _compact(store)
         # Reading the data and starting Ray take seconds each and wait for different things.
-        loading = _in_background(_prepare, space, store.shared(), design)
+        loading = in_background(_prepare, space, store.shared(), design)
         if retry_failed:
             loading.result()  # where the data are refused, the ledger stays as it is
             again, left = _set_failed_free(store, space, force)
@@ -161,20 +157,6 @@ def run_study(
     design = enumerate_runs(study)
     more = {"retry_failed": retry_failed, "force": force, "debug": debug}
     return run_search(space_of(study, design), results, address, watcher, design=design, **more)
-
-
-def _in_background(work: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Let a thread work, for which an interrupted search need not wait."""
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work(*arguments))
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return done
 
 
 @contextlib.contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -172,9 +176,24 @@ def test_the_dashboard_shows_a_study_without_a_journal_on_this_machine_alone(sob
         assert f"http://127.0.0.1:{port}/ (for this machine only" in lines[1]
         content = _get(f"http://127.0.0.1:{port}/api/studies")
         assert [found["study_name"] for found in json.loads(content)["study_summaries"]] == ["sobol"]
-    finally:
+        url = f"http://127.0.0.1:{port}/api/studies"
+        asking = [threading.Thread(target=_ask_till_the_end, args=(url,)) for _ in range(4)]
+        for one in asking:
+            one.start()
         server.terminate()
+        assert server.wait(timeout=30) == 128 + signal.SIGTERM, "an answer under way swallows no signal"
+        for one in asking:
+            one.join()
+    finally:
+        server.kill()
         server.communicate()
+
+
+def _ask_till_the_end(url: str) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while True:
+            with urllib.request.urlopen(url) as answer:
+                answer.read()
 
 
 def _get(url: str) -> bytes:
