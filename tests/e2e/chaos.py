@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, os.path.dirname(__file__))
-from conftest import SPACE, Nodes, command_line
+from conftest import SPACE, Nodes, command_line, own_token
 
 from automixsearch.results.store import Store
 
@@ -329,4 +329,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with own_token():
+        sys.exit(main())

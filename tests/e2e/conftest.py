@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,17 +194,29 @@ class Nodes:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
-    """A cluster of one node of 2 CPUs that wants a token, which all commands find where Ray looks for it."""
-    token = tmp_path_factory.mktemp("token") / "auth_token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    with pytest.MonkeyPatch.context() as patch:
+@contextmanager
+def own_token() -> Iterator[None]:
+    """Let clusters that are started inside want a token of theirs, which all commands find where Ray looks for it."""
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        token = Path(place) / "auth_token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
-        made = Nodes(memory=8 * 10**9, more=0)
-        yield made.cluster
-        made.end()
+        yield
+
+
+@pytest.fixture(scope="session")
+def token():
+    with own_token():
+        yield
+
+
+@pytest.fixture(scope="session")
+def cluster(token):
+    """A cluster of one node of 2 CPUs that wants a token."""
+    made = Nodes(memory=8 * 10**9, more=0)
+    yield made.cluster
+    made.end()
 
 
 SPACE = """

@@ -17,7 +17,7 @@ from test_search import check_ledger, search
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes(token):
     made = Nodes()
     yield made
     made.end()
@@ -79,7 +79,7 @@ def test_distributed_trials_that_ask_for_more_than_there_is_all_end_and_stopped_
 
 
 @pytest.mark.slow
-def test_a_node_that_cannot_run_trials_is_avoided_and_the_study_ends_complete(space, tmp_path):
+def test_a_node_that_cannot_run_trials_is_avoided_and_the_study_ends_complete(token, space, tmp_path):
     """On the second node torch cannot be imported, as where its CUDA libraries are missing."""
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')\n")
     nodes = Nodes(cpus=1, dashboard=False, more=0)
