@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from automixsearch.analysis.compare import adjusted, margin_of
+from automixsearch.analysis.compare import adjusted, margin_of, student
 from automixsearch.analysis.contrasts import LEAST_REPLICATES, Arms
 from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
 from automixsearch.analysis.selection import CENTRE, Frame, Sample, take_sample
+from automixsearch.analysis.units import TOLERANCE, image_error
 from automixsearch.analysis.verdict import Verdict, judge
 from automixsearch.config.catalogue import column_of
 from automixsearch.errors import StudyError
@@ -130,10 +131,19 @@ class _Fit:
     arms: Arms
     counts: dict[str, int]
     device_s: dict[str, float]
+    quantum: float
+    equal: bool
+    """Whether all scores are equal, which says nothing about their noise."""
 
-    def contrast(self, weights: Mapping[str, float]) -> tuple[float, float, float]:
-        """As `Arms.contrast`, of named arms."""
-        return self.arms.contrast(np.array([weights.get(name, 0.0) for name in self.names]))
+    def contrast(self, weights: Mapping[str, float], margin: float = 0.0) -> tuple[Estimate, float, float, float]:
+        """A weighted sum of named arms as `student` has it, and the smallest that is found with 80 % power."""
+        c = np.array([weights.get(name, 0.0) for name in self.names])
+        value, error, freedom = self.arms.contrast(c)
+        if freedom < 1 or self.equal:
+            note = "all scores are equal" if self.equal else "no run was repeated"
+            return Estimate(value, note=f"{note}: there is no error to compare with"), nan, nan, nan
+        least = image_error(value, self.quantum, self.arms.weight(c))
+        return *student(value, error, freedom, margin, least), detectable_at(max(error, least), freedom)
 
 
 def ablation(study: Study, metric: str | None = None, margin: float | None = None) -> Ablation:
@@ -159,13 +169,38 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
 
 
 def of_sample(sample: Sample, design: Mapping[str, Any], margin: float) -> Ablation:
-    """As `ablation`, of runs at hand and the `design` of their study.json."""
+    """As `ablation`, of runs at hand and the `design` of their study.json.
+
+    Where runs failed, a verdict stands only if it is the same with each failure at the worst score of the study.
+    """
+    plain = _of_frame(sample, design, margin)
+    if not len(sample.failed):
+        return plain
+    counted = _of_frame(sample.counted, design, margin)
+
+    def agreed(kind: str) -> tuple[Effect, ...]:
+        other = {(one.stratum, one.name): one.verdict for one in getattr(counted, kind)}
+        effects: tuple[Effect, ...] = getattr(plain, kind)
+        return tuple(
+            one if other.get((one.stratum, one.name)) is one.verdict else replace(one, verdict=Verdict.UNRESOLVED)
+            for one in effects
+        )
+
+    arms = sample.failed.groupby(["stratum", "arm"], sort=False).size()
+    several = sample.frame["stratum"].nunique() > 1
+    lost = ", ".join(f"{count} of {f'{stratum}: ' if several else ''}{arm}" for (stratum, arm), count in arms.items())
+    note = f"runs failed ({lost}); a verdict stands only where it is the same with each of them at the worst score seen"
+    kinds = {kind: agreed(kind) for kind in ("effects", "interactions", "shapley")}
+    return replace(plain, **kinds, notes=(*plain.notes, note))
+
+
+def _of_frame(sample: Sample, design: Mapping[str, Any], margin: float) -> Ablation:
     factors, name = list(design.get("factors") or {}), str(design.get("name"))
     strata = list(dict.fromkeys(sample.frame["stratum"]))
     effects, interactions, shapley, path, notes = [], [], [], [], []
     for stratum in strata:
         frame = sample.frame[sample.frame["stratum"] == stratum]
-        fit, note = _fit(frame, factors)
+        fit, note = _fit(frame, factors, sample.quantum)
         notes += [f"{stratum}: {text}" if len(strata) > 1 else text for text in (note, _unlike(fit)) if text]
         levels = {
             arm: frozenset(f for f in factors if part["levels"].iloc[0].get(f)) for arm, part in frame.groupby("arm")
@@ -219,23 +254,11 @@ class _Judge:
         self, name: str, weights: Mapping[str, float], against: str = "", aliases: tuple[str, ...] = ()
     ) -> Effect:
         fit = self.fit
-        value, error, freedom = fit.contrast(weights)
-        estimate, p, alike = _tests(value, error, freedom, self.margin)
+        estimate, p, alike, mde = fit.contrast(weights, self.margin)
         used = [arm for arm, weight in weights.items() if weight]
         runs = sum(fit.counts[arm] for arm in used)
         hours = sum(fit.device_s[arm] for arm in used) / 3600
-        mde = detectable_at(error, freedom)
         return Effect(name, self.stratum, estimate, p, p, alike, mde, runs, hours, Verdict.UNRESOLVED, against, aliases)
-
-
-def _tests(value: float, error: float, freedom: float, margin: float) -> tuple[Estimate, float, float]:
-    if freedom < 1:
-        return Estimate(value, note="no run was repeated: there is no error to compare with"), nan, nan
-    half = float(stats.t.ppf(0.975, freedom)) * error
-    if error == 0:
-        return Estimate(value, value, value), float(value == 0), float(abs(value) >= margin)
-    p = float(2 * stats.t.sf(abs(value) / error, freedom))
-    return Estimate(value, value - half, value + half), p, float(stats.t.cdf((abs(value) - margin) / error, freedom))
 
 
 def _family(effects: Sequence[Effect], sign: int) -> tuple[Effect, ...]:
@@ -246,7 +269,7 @@ def _family(effects: Sequence[Effect], sign: int) -> tuple[Effect, ...]:
     )
 
 
-def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
+def _fit(frame: Frame, factors: Sequence[str], quantum: float) -> tuple[_Fit, str]:
     """The arms, and what has to be said of their errors.
 
     Where nothing was repeated, the error is what interactions of three and more factors leave, in factorials.
@@ -255,17 +278,20 @@ def _fit(frame: Frame, factors: Sequence[str]) -> tuple[_Fit, str]:
     block = frame.groupby(["seed", "split_seed"], sort=False).ngroup().to_numpy()
     place = frame["arm"].map(names.index).to_numpy()
     arms = Arms.of(place, block, frame["score"].to_numpy(float), _higher_order(frame, factors))
-    note = ""
+    equal = len(frame) > 1 and float(np.ptp(frame["score"])) < TOLERANCE
+    note = "all scores are equal, which says nothing about their noise: no verdict" if equal else ""
     if not arms.repeated:
         note = (
             "no run was repeated: the error is taken from interactions of three and more factors"
             if arms.freedom
             else "no run was repeated, so nothing can be told from noise; use replicates: 2 or more"
         )
-    elif block.max() + 1 < LEAST_REPLICATES:
+    elif block.max() + 1 < LEAST_REPLICATES and not equal:
         note = f"with fewer than {LEAST_REPLICATES} replicates the arms are taken to scatter alike"
     counts, device = frame["arm"].value_counts().to_dict(), frame.groupby("arm")["device_s"].sum().to_dict()
-    return _Fit(names, arms, counts, device), note if len(names) > 1 else ""  # one arm is compared with nothing
+    return _Fit(names, arms, counts, device, quantum, equal), note if len(
+        names
+    ) > 1 else ""  # one arm is compared with nothing
 
 
 def _unlike(fit: _Fit) -> str:
@@ -380,7 +406,7 @@ def _centre(frame: Frame, vary: Sequence[str]) -> str:
 
 
 def _step(fit: _Fit, arm: str, before: str | None, stratum: str) -> Step:
-    score = _tests(*fit.contrast({arm: 1.0}), 0.0)[0]
+    score = fit.contrast({arm: 1.0})[0]
     if before in (None, arm):
         return Step(arm, stratum, score, Estimate(nan))
-    return Step(arm, stratum, score, _tests(*fit.contrast({arm: 1.0, before: -1.0}), 0.0)[0])
+    return Step(arm, stratum, score, fit.contrast({arm: 1.0, before: -1.0})[0])

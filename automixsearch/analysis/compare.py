@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from scipy import stats
 
 from automixsearch.analysis import intervals
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
-from automixsearch.analysis.power import detectable
+from automixsearch.analysis.failures import Failures, fail_unlike
+from automixsearch.analysis.power import detectable_at
 from automixsearch.analysis.robustness import Scorecard, scorecards
 from automixsearch.analysis.selection import Column, Frame, Sample, take_sample
+from automixsearch.analysis.units import TOLERANCE, block_of, image_error, mean_of, point_of
 from automixsearch.analysis.verdict import Verdict, judge
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.schema import column_named
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from automixsearch.results.study import Study
 
 MARGIN = 0.3
+UNKNOWN = Estimate(nan)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Comparison:
         beyond the margin (two one-sided tests), corrected likewise.
     mde: the smallest difference that this many runs find with 80 % power. n: pairs; of unpaired runs the smaller side.
     wins: the share of pairs in which a is better (of all pairs of runs, where they are unpaired).
+    failed: how many of a and of b. counted: the difference with each failure at the worst score of the study. There is
+        no verdict where it would be another one, or where one side fails more often than the other.
     """
 
     a: str
@@ -50,6 +55,8 @@ class Comparison:
     paired: bool
     wins: float
     verdict: Verdict
+    failed: tuple[Failures, Failures]
+    counted: Estimate = UNKNOWN
     note: str = ""
 
     @property
@@ -63,6 +70,11 @@ class Comparison:
                 return f"{self.a} is {self.verdict} than {self.b} by {size} ({span}, Holm {p_text(self.p_holm)})."
             case Verdict.EQUIVALENT:
                 return f"{self.a} and {self.b} are equivalent within {self.margin:g}{unit} ({span})."
+        if any(one.failed for one in self.failed):
+            fails = " and ".join(
+                f"{name} failed {one}" for name, one in zip((self.a, self.b), self.failed, strict=True)
+            )
+            span += f" without failures, {self.counted} with each at the worst score seen; {fails}"
         more = f"; these runs find {self.mde:.2f}{unit} with 80 % power" if isfinite(self.mde) else ""
         return f"Unresolved: {self.a} against {self.b} ({span}{more})."
 
@@ -73,6 +85,9 @@ class Comparison:
             {"a": self.a, "b": self.b, "metric": self.metric}
             | self.difference.row("difference")
             | {name: getattr(self, name) for name in names}
+            | {"failed_a": self.failed[0].failed, "ended_a": self.failed[0].units}
+            | {"failed_b": self.failed[1].failed, "ended_b": self.failed[1].units}
+            | self.counted.row("difference_counted")
             | {"verdict": str(self.verdict), "note": self.note}
         ]
 
@@ -107,9 +122,29 @@ def compare(
         if name not in names:
             raise StudyError(f"study {study.name}: {unknown(by, name, names)}")
     margin = margin_of(study, margin)
-    parts = {name: part for name, part in frame.groupby(frame[by].astype(str), sort=False)}
     pairs = list(family) if family is not None else list(combinations(names, 2))
-    return holm([_compare(sample, a, b, parts[a], parts[b], margin) for a, b in pairs], sample.sign)
+    plain = _comparisons(sample, by, pairs, margin)
+    if not len(sample.failed):
+        return plain
+    return [
+        _agreed(one, other) for one, other in zip(plain, _comparisons(sample.counted, by, pairs, margin), strict=True)
+    ]
+
+
+def _comparisons(sample: Sample, by: str, pairs: Sequence[tuple[str, str]], margin: float) -> list[Comparison]:
+    parts = dict(iter(sample.frame.groupby(sample.frame[by].astype(str), sort=False)))
+    failed = dict(iter(sample.failed.groupby(sample.failed[by].astype(str), sort=False)))
+    none = sample.failed.iloc[:0]
+    counts = {name: Failures.of(part, failed.get(name, none), sample.drawn) for name, part in parts.items()}
+    compared = [_compare(sample, a, b, parts[a], parts[b], margin) for a, b in pairs]
+    return holm([replace(one, failed=(counts[one.a], counts[one.b])) for one in compared], sample.sign)
+
+
+def _agreed(plain: Comparison, counted: Comparison) -> Comparison:
+    """A comparison whose verdict stands only if it does not depend on what failures count."""
+    agree = plain.verdict is counted.verdict and not fail_unlike(plain.failed)
+    verdict = plain.verdict if agree else Verdict.UNRESOLVED
+    return replace(plain, verdict=verdict, counted=counted.difference)
 
 
 def margin_of(study: Study, margin: float | None) -> float:
@@ -118,77 +153,90 @@ def margin_of(study: Study, margin: float | None) -> float:
     return margin if margin is not None else declared if declared is not None else MARGIN
 
 
-def pairs_of(a: Frame, b: Frame) -> tuple[Column, Column]:
-    """The scores of a and b that share seed and split, means where there are several, in one order."""
-    keys = ["seed", "split_seed"]
-    left, right = a.groupby(keys)["score"].mean(), b.groupby(keys)["score"].mean()
-    both = left.index.intersection(right.index)
-    return left.loc[both], right.loc[both]
-
-
 LEAST_PAIRS = 3
 """Shared seeds and splits, each with several runs, that make pairs; from fewer an interval says next to nothing."""
 
 
-def _shared(a: Frame, b: Frame) -> float:
-    """The share of the runs of a whose seed and split b has too."""
-    keys = ["seed", "split_seed"]
-    return float(a.set_index(keys).index.isin(b.set_index(keys).index).mean())
-
-
 def _compare(sample: Sample, a: str, b: str, left: Frame, right: Frame, margin: float) -> Comparison:
-    x, y = (part.to_numpy(float) for part in pairs_of(left, right))
-    shared = min(_shared(left, right), _shared(right, left))
-    paired = len(x) >= (2 if 2 * len(x) > min(len(left), len(right)) else LEAST_PAIRS) and shared > 0.5
-    if paired:
-        found = paired_difference(x - y, margin)
-        wins = float((np.sign(sample.sign * (x - y)) / 2 + 0.5).mean())
-        n, note = len(x), ""
-        mde = detectable(float(np.std(x - y, ddof=1)), n)
-        alone = round((1 - _shared(left, right)) * len(left)) + round((1 - _shared(right, left)) * len(right))
-        if alone:
-            note = f"{alone} runs without a partner are left out"
+    """The comparison without a verdict: p-values are not corrected yet."""
+    drawn = sample.drawn and max(left["config_key"].nunique(), right["config_key"].nunique()) > 1
+    sides = _sides(left, right, drawn)
+    both = sides[0].merge(sides[1], on=["point", "block"], suffixes=("_a", "_b"))
+    units = ["point"] if drawn else ["block"]
+    shared, least = len(both[units].drop_duplicates()), min(len(side[units].drop_duplicates()) for side in sides)
+    several = 2 * shared <= min(len(left), len(right)) and not drawn
+    if shared >= (LEAST_PAIRS if several else 2) and 2 * shared > least:
+        gaps = (both["score_a"] - both["score_b"]).to_numpy(float)
+        mean = mean_of(gaps, both["point"].to_numpy(), both["block"].to_numpy(), drawn)
+        weights = float((1 / both["runs_a"] + 1 / both["runs_b"]).sum()) / len(both) ** 2
+        value, error, freedom, n = mean.value, mean.error, mean.freedom, mean.n
+        wins = float((np.sign(sample.sign * mean.units) / 2 + 0.5).mean())
+        alone = sum(int(side["runs"].sum()) for side in sides) - int((both["runs_a"] + both["runs_b"]).sum())
+        note = f"{alone} runs without a partner are left out" if alone else ""
     else:
-        x, y = left["score"].to_numpy(float), right["score"].to_numpy(float)
-        found = unpaired_difference(x, y, margin)
-        below, upto = (np.searchsorted(np.sort(sample.sign * y), sample.sign * x, side) for side in ("left", "right"))
-        wins = float((below + upto).mean()) / (2 * len(y))
-        n, note = min(len(x), len(y)), "unpaired: too few shared seeds and splits"
-        sd = sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2) if n > 1 else nan
-        mde = detectable(sd, len(x), len(y))
-    difference, p, p_equivalent = found
-    return Comparison(a, b, sample.metric, difference, p, p, p_equivalent, margin, mde, n, paired, wins,
-                      Verdict.UNRESOLVED, note)  # fmt: skip
+        x, y = (
+            mean_of(side["score"].to_numpy(), side["point"].to_numpy(), side["block"].to_numpy(), drawn)
+            for side in sides
+        )
+        value, n = x.value - y.value, min(x.n, y.n)
+        error, freedom = welch((x.error, x.freedom), (y.error, y.freedom))
+        weights = sum(float((1 / side["runs"]).sum()) / len(side) ** 2 for side in sides)
+        below, upto = (np.searchsorted(np.sort(sample.sign * y.units), sample.sign * x.units, at)
+                       for at in ("left", "right"))  # fmt: skip
+        wins, note = float((below + upto).mean()) / (2 * y.n), "unpaired: too few shared seeds and splits"
+    spread = max(float(np.ptp(part["score"])) if len(part) else 0.0 for part in (left, right))
+    if spread < TOLERANCE and abs(value) < TOLERANCE:
+        note, error = "all scores are equal, which says nothing about their noise", nan
+    estimate, p, p_equivalent = student(value, error, freedom, margin, image_error(value, sample.quantum, weights))
+    mde = detectable_at(error, freedom) if error > 0 and freedom >= 1 else nan
+    paired = not note.startswith("unpaired")
+    return Comparison(a, b, sample.metric, estimate, p, p, p_equivalent, margin, mde, n, paired, wins,
+                      Verdict.UNRESOLVED, (Failures(0, n), Failures(0, n)), note=note)  # fmt: skip
 
 
-def paired_difference(d: np.ndarray, margin: float) -> tuple[Estimate, float, float]:
-    """The mean of differences with Student's interval, its p-value, and that of equivalence within `margin`.
+def _sides(left: Frame, right: Frame, drawn: bool) -> tuple[Frame, Frame]:
+    """The mean scores of both sides by point and block, and the runs behind each; by block alone where configs were
+    chosen."""
+    import pandas as pd
+
+    whole = pd.concat([left, right], ignore_index=True)
+    whole = whole.assign(block=block_of(whole), point=point_of(whole) if drawn else 0)
+    one, two = (
+        part.groupby(["point", "block"], sort=False)["score"].agg(score="mean", runs="size").reset_index()
+        for part in (whole.iloc[: len(left)], whole.iloc[len(left) :])
+    )
+    return one, two
+
+
+def welch(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    """The standard error of a difference and its degrees of freedom, from those of its independent sides.
+
+    Source: Welch, Biometrika 34 (1947).
+    """
+    total = a[0] ** 2 + b[0] ** 2
+    spent = sum(error**4 / freedom if freedom else nan for error, freedom in (a, b))
+    return sqrt(total), total**2 / spent if spent > 0 else a[1] + b[1]
+
+
+def student(
+    value: float, error: float, freedom: float, margin: float, least: float = 0.0
+) -> tuple[Estimate, float, float]:
+    """A difference with Student's interval, its p-value, and that of equivalence within `margin`.
+
+    Args:
+        error: standard error; NaN or 0 where it is not known, and nothing is tested.
+        least: what the error is at least, for scores that are counts of images.
 
     Source of the last: two one-sided tests; Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987).
     """
-    n = len(d)
-    if n < 2:
-        return Estimate(float(d.mean()) if n else nan, note="one pair has no interval"), nan, nan
-    return _tests(float(d.mean()), float(np.std(d, ddof=1)) / sqrt(n), n - 1, margin)
-
-
-def unpaired_difference(x: np.ndarray, y: np.ndarray, margin: float) -> tuple[Estimate, float, float]:
-    """As `paired_difference`, for two independent samples of unequal variance (Welch)."""
-    if min(len(x), len(y)) < 2:
-        return Estimate(float(x.mean() - y.mean()), note="one run has no interval"), nan, nan
-    a, b = np.var(x, ddof=1) / len(x), np.var(y, ddof=1) / len(y)
-    freedom = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1)) if a + b > 0 else len(x) + len(y) - 2
-    return _tests(float(x.mean() - y.mean()), sqrt(a + b), float(freedom), margin)
-
-
-def _tests(value: float, error: float, freedom: float, margin: float) -> tuple[Estimate, float, float]:
+    if not (isfinite(error) and freedom >= 1):
+        return Estimate(value, note="one unit, or units that are all equal, have no interval"), nan, nan
+    error = max(error, least)
+    if error <= TOLERANCE * max(1.0, abs(value)):
+        return Estimate(value, note="all differences are equal: their noise is unknown"), nan, nan
     half = float(stats.t.ppf(0.975, freedom)) * error
-    if error == 0:
-        p, p_equivalent = float(value == 0), float(abs(value) >= margin)
-    else:
-        p = float(2 * stats.t.sf(abs(value) / error, freedom))
-        p_equivalent = float(stats.t.cdf((abs(value) - margin) / error, freedom))
-    return Estimate(value, value - half, value + half), p, p_equivalent
+    p = float(2 * stats.t.sf(abs(value) / error, freedom))
+    return Estimate(value, value - half, value + half), p, float(stats.t.cdf((abs(value) - margin) / error, freedom))
 
 
 def holm(found: Sequence[Comparison], sign: int) -> list[Comparison]:
@@ -196,8 +244,6 @@ def holm(found: Sequence[Comparison], sign: int) -> list[Comparison]:
 
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
-    from dataclasses import replace
-
     tested = adjusted([one.p for one in found])
     alike = adjusted([one.p_equivalent for one in found])
     return [

@@ -82,6 +82,10 @@ class Arms:
         total, squares = float(parts.sum()), float((parts**2 / self.freedoms).sum())
         return value, sqrt(total), min(total**2 / squares, self.freedom) if squares > 0 else self.freedom
 
+    def weight(self, c: np.ndarray) -> float:
+        """The sum of the squares of the weights that runs have in a contrast."""
+        return float(((c @ self.weights) ** 2).sum())
+
 
 def expected_freedom(replicates: int, arms: int, used: float) -> float:
     """The degrees of freedom that a contrast of `used` of the arms will have, where all scatter alike.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
+from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.config.identity import config_identity, hash_json
@@ -36,6 +36,9 @@ class Sample:
         where there is no design), the ledger's knob columns, and the config as JSON.
     sign: +1 where larger scores are better, -1 where smaller ones are.
     left_out: trials of these purposes that have no score, by state.
+    failed: those of them that failed, as `frame` has them, with the worst score that any trial has.
+    drawn: whether the configs are draws from a prior; else they were chosen one by one.
+    quantum: what one image is worth, in the unit of the score; 0 for a metric that counts no images.
     """
 
     study: str
@@ -43,6 +46,9 @@ class Sample:
     metric: str
     sign: int
     left_out: Mapping[str, int]
+    failed: Frame
+    drawn: bool
+    quantum: float
 
     @property
     def methods(self) -> list[str]:
@@ -60,6 +66,15 @@ class Sample:
         if self.unit:
             return 0.0, 100.0
         return (0.0, 1.0) if self.metric.endswith("ece") else (0.0, inf)
+
+    @property
+    def counted(self) -> Sample:
+        """The same with each failed run at the worst score that any trial has."""
+        import pandas as pd
+
+        return (
+            replace(self, frame=pd.concat([self.frame, self.failed], ignore_index=True)) if len(self.failed) else self
+        )
 
     def of(self, method: str) -> Frame:
         """The rows of one method.
@@ -110,8 +125,6 @@ def take_sample(
         StudyError: no such metric, no such trials, trials that a sampler chose by their predecessors' scores, or
             trials of several schedules.
     """
-    import pandas as pd
-
     metric = metric or study.objective[0]
     known = metric_directions()
     if metric not in known:
@@ -141,20 +154,44 @@ def take_sample(
         )
     complete = (rows["state"] == "complete") & rows[metric].notna()
     left_out = rows["state"][~complete].replace({"complete": f"without {metric}"}).value_counts().to_dict()
-    rows = rows[complete].reset_index(drop=True)
+    failed = rows[rows["state"] == "failed"]
+    rows = rows[complete]
     if rows.empty:
         raise StudyError(f"study {study.name}: no complete trial of purpose {' or '.join(purposes)} has a {metric}")
     if epochs is not None:
         if epochs not in set(rows["epochs_total"]):
             raise StudyError(f"study {study.name}: {unknown('schedule', epochs, set(rows['epochs_total']))} epochs")
-        rows = rows[rows["epochs_total"] == epochs].reset_index(drop=True)
+        rows, failed = (part[part["epochs_total"] == epochs] for part in (rows, failed))
     elif rows["epochs_total"].nunique() > 1 and not any_epochs:
         schedules = ", ".join(str(int(length)) for length in sorted(rows["epochs_total"].unique()))
         raise StudyError(
             f"study {study.name}: its trials were trained for {schedules} epochs, and scores of several schedules "
             "cannot be compared; choose one with epochs, or see automixsearch fidelity"
         )
-    runs = {run["number"]: run for run in (study.info.get("design") or {}).get("runs", ())}
+    design = study.info.get("design") or {}
+    runs = {run["number"]: run for run in design.get("runs", ())}
+    sign = 1 if known[metric] == "max" else -1
+    frame, failed = _frame(rows, metric, runs), _frame(failed, metric, runs)
+    counts = metric.startswith(("val_top", "test_top"))
+    images = rows["test_images" if metric.startswith("test_") else "val_images"].max() if counts else nan
+    return Sample(
+        study=study.name,
+        frame=frame,
+        metric=metric,
+        sign=sign,
+        left_out={str(state): int(n) for state, n in left_out.items()},
+        failed=failed.assign(score=sign * (sign * frame["score"]).min()),
+        drawn=design.get("name") not in (*BY_HAND, "curve"),
+        quantum=100 / float(images) if images > 0 else 0.0,
+    )
+
+
+def _frame(rows: Frame, metric: str, runs: Mapping[int, Mapping[str, Any]]) -> Frame:
+    """The columns of `Sample.frame`, of rows of the ledger and the runs of the design by their numbers."""
+    import pandas as pd
+
+    rows = rows.reset_index(drop=True)
+    planned = [runs.get(number, {}) for number in rows["number"]]
     frame = pd.DataFrame(
         {
             "trial_id": rows["trial_id"],
@@ -167,17 +204,13 @@ def take_sample(
             "split_seed": rows["split_seed"],
             "epochs_total": rows["epochs_total"],
             "device_s": rows["device_s"].astype(float),
-            "arm": [runs.get(number, {}).get("arm") for number in rows["number"]],
-            "levels": [runs.get(number, {}).get("levels") or {} for number in rows["number"]],
-            "stratum": [
-                runs.get(n, {}).get("stratum") or m for n, m in zip(rows["number"], rows["method"], strict=True)
-            ],
+            "arm": pd.Series([run.get("arm") for run in planned], dtype=object),
+            "levels": [run.get("levels") or {} for run in planned],
+            "stratum": [run.get("stratum") or method for run, method in zip(planned, rows["method"], strict=True)],
         }
     )
     knobs = [name for name in knob_columns(rows.columns) if name != "method"]
-    frame = pd.concat([frame, rows[knobs], rows[["config"]]], axis=1)
-    sign = 1 if known[metric] == "max" else -1
-    return Sample(study.name, frame, metric, sign, {str(state): int(n) for state, n in left_out.items()})
+    return pd.concat([frame, rows[knobs], rows[["config"]]], axis=1)
 
 
 def config_key(config: str | None, otherwise: object = None, without: Collection[str] = (), data: bool = True) -> str:

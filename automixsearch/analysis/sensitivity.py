@@ -14,10 +14,13 @@ from automixsearch.analysis import intervals
 from automixsearch.analysis.compare import adjusted
 from automixsearch.analysis.contrasts import Arms
 from automixsearch.analysis.estimate import Estimate, p_text, unit_of
+from automixsearch.analysis.failures import Failures, fail_unlike
 from automixsearch.analysis.selection import CENTRE, Column, Frame, Sample, knob_columns, take_sample
+from automixsearch.analysis.units import TOLERANCE, by_config, image_error
 from automixsearch.config.catalogue import catalogue, column_of
 from automixsearch.config.knobs import Scalar
 from automixsearch.errors import StudyError, unknown
+from automixsearch.show import brief
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -30,13 +33,15 @@ MOST_LEVELS = 12
 MOST_BLOCKS = 300
 """Of more seeds and splits than this, the noise of each matters little."""
 NONE = Estimate(nan)
+NO_FAILURES = Failures(0, 0)
 
 
 @dataclass(frozen=True)
 class Point:
     """One value of a knob (of a bin: its middle), or a bin from `start` to `end`; `n` runs.
 
-    gap: in a design of curves, its mean minus that of the centre, within seeds and splits.
+    gap: in a design of curves, its mean minus that of the centre, within seeds and splits. failed: how many of its
+    configs (in a design of curves, runs) failed; `n` are the others.
     """
 
     value: Scalar
@@ -45,6 +50,14 @@ class Point:
     start: float = nan
     end: float = nan
     gap: Estimate = NONE
+    failed: Failures = NO_FAILURES
+
+    @property
+    def at(self) -> str:
+        """The value, or the ends of the bin, in words."""
+        if self.start == self.start:
+            return f"{brief(self.start)} to {brief(self.end)}"
+        return brief(self.value)
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,17 @@ class Curve:
     effect: Estimate
     p: float
     p_holm: float
+    counted_p: float = nan
+
+    @property
+    def failures(self) -> str:
+        """Why failures forbid a verdict; empty where they do not."""
+        worst = max(self.points, key=lambda point: point.failed.failed / max(point.failed.units, 1))
+        if fail_unlike([point.failed for point in self.points]):
+            return f"at {worst.at} {worst.failed} failed, more than elsewhere"
+        if isfinite(self.counted_p) and (self.counted_p < 0.05) != (self.p < 0.05):
+            return f"it turns on how the failures count, of which {worst.failed} are at {worst.at}"
+        return ""
 
     @property
     def sentence(self) -> str:
@@ -75,6 +99,8 @@ class Curve:
             return f"Unresolved: {knob} of {self.method} was not run twice at its values{at}."
         holm = "Holm " if self.p_holm != self.p else ""
         found = f"{self.effect}{unit} between its best and its worst value, {holm}{p_text(self.p_holm)}"
+        if self.failures:
+            return f"Unresolved: whether {knob} of {self.method} matters{at}: {self.failures} ({found})."
         if self.p_holm < 0.05:
             return f"{knob} of {self.method} matters{at}: {found}."
         return f"Unresolved: whether {knob} of {self.method} matters{at} ({found})."
@@ -142,19 +168,30 @@ def curve(study: Study, knob: str, method: str | None = None, metric: str | None
         StudyError: as `take_sample`; no such knob, or it has one value only.
     """
     sample, frame, column, method = _take(study, knob, method, metric)
-    kind = "mean"
-    if (study.info.get("design") or {}).get("name") == "curve":
-        full = [level for levels in frame["levels"] for level in levels if _is(level, column)]
-        on = [all(_is(name, column) for name in levels) for levels in frame["levels"]]
-        frame, kind = frame[on] if full else frame, "curve"
-    groups = _groups(study, frame, column)
-    centre = next((i for i, (_, _, part) in enumerate(groups) if CENTRE in set(part["arm"])), None)
-    effect, p, gaps = _within([part for _, _, part in groups], centre if kind == "curve" else None)
+    curves = (study.info.get("design") or {}).get("name") == "curve"
+    plain = _curve(study, sample, frame, column, method, curves)
+    failed = sample.failed[sample.failed["method"] == method]
+    if failed.empty:
+        return plain
+    whole = by_config(sample.counted.of(method), sample.drawn)
+    return replace(plain, counted_p=_curve(study, sample, whole, column, method, curves).p)
+
+
+def _curve(study: Study, sample: Sample, frame: Frame, column: str, method: str, curves: bool) -> Curve:
+    """The curve of the rows of one method; curves: only those in which all other knobs are at the centre."""
+    kind = "curve" if curves else "mean"
+    if curves and any(_is(level, column) for levels in frame["levels"].tolist() for level in levels):
+        frame = frame[[all(_is(name, column) for name in levels) for levels in frame["levels"]]]
+    groups = _groups(sample, frame, column)
+    centre = next((i for i, group in enumerate(groups) if CENTRE in set(group.runs["arm"])), None)
+    effect, p, gaps = NONE, nan, [NONE] * len(groups)
+    if not sample.drawn:
+        effect, p, gaps = _within([group.runs for group in groups], centre if curves else None, sample.quantum)
     if not isfinite(p):
-        effect, p = _one_way([part["score"].to_numpy() for _, _, part in groups])
+        effect, p = _one_way([group.scores for group in groups], sample.quantum)
     points = tuple(
-        Point(value, intervals.t_interval(part["score"].to_numpy()).within(sample.legal), len(part), *ends, gap)
-        for (value, ends, part), gap in zip(groups, gaps, strict=True)
+        replace(group.point(intervals.t_interval(group.scores).within(sample.legal)), gap=gap)
+        for group, gap in zip(groups, gaps, strict=True)
     )
     return Curve(column, method, sample.metric, kind, points, effect, p, p)
 
@@ -173,15 +210,13 @@ def isolation(study: Study, knob: str, method: str | None = None, metric: str | 
     Source: isolation plots of the Deep Learning Tuning Playbook; for the best of n, `intervals.weights_of_best`.
     """
     sample, frame, column, method = _take(study, knob, method, metric)
-    groups = _groups(study, frame, column)
-    n = min(len(part) for _, _, part in groups)
+    groups = _groups(sample, frame, column)
+    n = min(len(group.runs) for group in groups)
     points = []
-    for value, ends, part in groups:
-        y = sample.sign * part["score"].to_numpy()
-        found = intervals.best_interval(y, max(1, n // 2))
-        found = (found if sample.sign > 0 else found.flipped()).within(sample.legal)
-        points.append(Point(value, found, len(part), *ends))
-    p = _permuted_range([sample.sign * part["score"].to_numpy() for _, _, part in groups], max(1, n // 2))
+    for group in groups:
+        best = intervals.best_interval(sample.sign * group.scores, max(1, n // 2))
+        points.append(group.point((best if sample.sign > 0 else best.flipped()).within(sample.legal)))
+    p = _permuted_range([sample.sign * group.scores for group in groups], max(1, n // 2))
     means = [point.estimate.value for point in points]
     return Curve(column, method, sample.metric, "best", tuple(points), Estimate(max(means) - min(means)), p, p)
 
@@ -192,11 +227,11 @@ def heat(study: Study, knob_a: str, knob_b: str, method: str | None = None, metr
     b = _column(study, sample, frame, knob_b)
     if a == b:
         raise StudyError(f"study {study.name}: a heat map needs two knobs, not {a} twice")
-    left, right = _groups(study, frame, a), _groups(study, frame, b)
-    parts = [[x.loc[x.index.intersection(y.index), "score"].to_numpy() for _, _, y in right] for _, _, x in left]
+    left, right = _groups(sample, frame, a), _groups(sample, frame, b)
+    parts = [[x.runs.loc[x.runs.index.intersection(y.runs.index), "score"].to_numpy() for y in right] for x in left]
     cells = tuple(tuple(intervals.t_interval(part).within(sample.legal) for part in row) for row in parts)
     interaction, p = _interaction(frame[a], frame[b], frame["score"].to_numpy())
-    return Heat(a, b, method, sample.metric, tuple(v for v, _, _ in left), tuple(v for v, _, _ in right), cells,
+    return Heat(a, b, method, sample.metric, tuple(x.value for x in left), tuple(y.value for y in right), cells,
                 tuple(tuple(len(part) for part in row) for row in parts), interaction, p)  # fmt: skip
 
 
@@ -227,7 +262,7 @@ def _take(study: Study, knob: str, method: str | None, metric: str | None) -> tu
                 f"study {study.name}: a knob is looked at within one method; choose one: {', '.join(sample.methods)}"
             )
         method = sample.methods[0]
-    frame = sample.of(method)
+    frame = by_config(sample.of(method), sample.drawn)
     return sample, frame, _column(study, sample, frame, knob), method
 
 
@@ -248,39 +283,74 @@ def _column(study: Study, sample: Sample, frame: Frame, knob: str) -> str:
     raise StudyError(f"study {study.name}: {unknown('knob', knob, [name.removeprefix('knob.') for name in known])}")
 
 
-def _groups(study: Study, frame: Frame, column: str) -> list[tuple[Scalar, tuple[float, float], Frame]]:
-    """The runs of each value, or of each bin of a range: value, ends of the bin, runs."""
+@dataclass(frozen=True)
+class _Group:
+    """The configs (or runs) at one value of a knob, or in a bin of its range from `start` to `end`."""
+
+    value: Scalar
+    start: float
+    end: float
+    runs: Frame
+    failed: Failures
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.runs["score"].to_numpy(float)
+
+    def point(self, estimate: Estimate) -> Point:
+        return Point(self.value, estimate, len(self.runs), self.start, self.end, failed=self.failed)
+
+
+def _groups(sample: Sample, frame: Frame, column: str) -> list[_Group]:
+    """The rows by value, or by bins of a range that hold equally many runs, failed ones included."""
     import pandas as pd
 
-    values = frame[column].dropna()
-    if values.nunique() <= MOST_LEVELS or not pd.api.types.is_numeric_dtype(values):
-        groups = frame.loc[values.index].groupby(values, sort=True)
-        return [(_plain(value), (nan, nan), part) for value, part in groups]
-    found = []
-    for _, part in frame.loc[values.index].groupby(pd.qcut(values, BINS, duplicates="drop"), observed=True):
-        inside = part[column]
-        found.append((float(inside.median()), (float(inside.min()), float(inside.max())), part))
-    return found
+    method = frame["method"].iloc[0]
+    failed: Frame = sample.failed[sample.failed["method"] == method]
+    values: Column = pd.concat([frame[column], failed[column]]) if len(failed) else frame[column]
+    ranged = values.nunique() > MOST_LEVELS and pd.api.types.is_numeric_dtype(values)
+    edges = np.unique(values.dropna().quantile(np.linspace(0, 1, BINS + 1))) if ranged else ()
+
+    def label(part: Frame) -> Column:
+        return pd.cut(part[column], edges, labels=False, include_lowest=True) if ranged else part[column]
+
+    groups = []
+    for key, runs in frame.groupby(label(frame), sort=True):
+        inside = runs[column]
+        value, low, high = (inside.median(), inside.min(), inside.max()) if ranged else (_plain(key), nan, nan)
+        complete = runs[~runs["trial_id"].isin(failed["trial_id"])]
+        groups.append(_Group(value, low, high, runs, Failures.of(complete, failed[label(failed) == key], sample.drawn)))
+    return groups
 
 
 def _plain(value: Any) -> Scalar:
     return value.item() if hasattr(value, "item") else value
 
 
-def _one_way(groups: list[np.ndarray]) -> tuple[Estimate, float]:
-    """Highest minus lowest mean, and that all groups have one mean, where each has two runs or more.
+def _one_way(groups: list[np.ndarray], quantum: float) -> tuple[Estimate, float]:
+    """Highest minus lowest mean, and that all groups have one mean, where each has two values or more.
+
+    Groups whose values are all equal are taken to scatter as the others do.
 
     Source: Welch's test for several groups; the interval by Games and Howell, J. Educational Statistics 1 (1976).
     """
     means = [float(group.mean()) for group in groups]
     top, low = int(np.argmax(means)), int(np.argmin(means))
     gap = means[top] - means[low]
-    if len(groups) < 2 or any(len(group) < 2 or np.ptp(group) == 0 for group in groups):
+    if len(groups) < 2 or any(len(group) < 2 for group in groups):
         return Estimate(gap, note="a value was run once only"), nan
-    a, b = (float(np.var(groups[i], ddof=1)) / len(groups[i]) for i in (top, low))
+    variances = np.array([float(np.var(group, ddof=1)) for group in groups])
+    if not (variances > TOLERANCE).any():
+        return Estimate(gap, note="all runs of a value are equal, which says nothing about their noise"), nan
+    unlike = bool((variances > TOLERANCE).all())
+    if not unlike:
+        frees = np.array([len(group) - 1 for group in groups])
+        variances = np.full(len(groups), float(frees @ variances) / float(frees.sum()))
+    a, b = (variances[i] / len(groups[i]) for i in (top, low))
     freedom = (a + b) ** 2 / (a**2 / (len(groups[top]) - 1) + b**2 / (len(groups[low]) - 1))
-    p = float(stats.f_oneway(*groups, equal_var=False).pvalue)
-    return _widest(gap, sqrt((a + b) / 2), len(groups), freedom), p
+    p = float(stats.f_oneway(*groups, equal_var=not unlike).pvalue)
+    error = max(sqrt(a + b), image_error(gap, quantum, 1 / len(groups[top]) + 1 / len(groups[low])))
+    return _widest(gap, error / sqrt(2), len(groups), freedom), p
 
 
 def _widest(gap: float, error: float, groups: int, freedom: float) -> Estimate:
@@ -302,7 +372,7 @@ def _permuted_range(groups: Sequence[np.ndarray], n: int) -> float:
     return float((span >= span[0] - 1e-12).mean())
 
 
-def _within(parts: list[Frame], centre: int | None) -> tuple[Estimate, float, list[Estimate]]:
+def _within(parts: list[Frame], centre: int | None, quantum: float) -> tuple[Estimate, float, list[Estimate]]:
     """Highest minus lowest value within seeds and splits, the p-value of the F test that all have one mean, and the
     difference of each from the centre; NaN where the values share too few of these to tell.
 
@@ -326,12 +396,14 @@ def _within(parts: list[Frame], centre: int | None) -> tuple[Estimate, float, li
     # All arms and blocks hang together where nothing more is spent than on them.
     if not arms.repeated or arms.freedom > len(y) - blocks.max() - 1 - many or left <= 1e-12 * max(1.0, float(y @ y)):
         return NONE, nan, gaps
-    p = float(stats.f.sf((alone @ alone - left) / many / (left / arms.freedom), many, arms.freedom))
+    rest = max(left / arms.freedom, quantum**2 / 2)
+    p = float(stats.f.sf((alone @ alone - left) / many / rest, many, arms.freedom))
 
     def difference(value: int, other: int) -> tuple[float, float, float]:
         c = np.zeros(len(parts))
         c[value], c[other] = 1, -1
-        return arms.contrast(c)
+        gap, error, freedom = arms.contrast(c)
+        return gap, max(error, image_error(gap, quantum, arms.weight(c))), freedom
 
     if centre is not None:
         for value in range(len(parts)):

@@ -31,7 +31,7 @@ from scipy import stats
 from automixsearch.analysis import baseline_gate as gate
 from automixsearch.analysis import importance, intervals
 from automixsearch.analysis.ablation import Ablation, of_sample
-from automixsearch.analysis.compare import adjusted, difference_p, paired_difference
+from automixsearch.analysis.compare import adjusted, difference_p, student
 from automixsearch.analysis.contrasts import expected_freedom
 from automixsearch.analysis.cross_task import price, price_interval
 from automixsearch.analysis.estimate import Estimate
@@ -39,6 +39,7 @@ from automixsearch.analysis.fidelity import rank_correlation
 from automixsearch.analysis.power import detectable, detectable_at
 from automixsearch.analysis.robustness import scorecards
 from automixsearch.analysis.selection import Sample
+from automixsearch.analysis.units import mean_of
 from automixsearch.analysis.verdict import judge
 
 Array = np.ndarray
@@ -368,7 +369,8 @@ def ablated(design: str, noise: str, g: np.random.Generator, worth: Callable[[fr
          "split_seed": 0, "score": scores[seed, i], "device_s": 1.0}
         for seed in range(seeds) for i, own in enumerate(sets)
     ]  # fmt: skip
-    return of_sample(Sample("s", pd.DataFrame(rows), "val_top1", 1, {}), about, 0.3)
+    frame = pd.DataFrame(rows)
+    return of_sample(Sample("s", frame, "val_top1", 1, {}, frame.iloc[:0], False, 0.0), about, 0.3)
 
 
 def ablation_misses(design: str, noise: str, g: np.random.Generator) -> dict[str, list[bool]]:
@@ -500,9 +502,10 @@ def verdicts(effect: float, n: int, methods: int, repeats: int, margin: float = 
     for _ in range(repeats):
         scores = g.standard_normal(n) + SIGMA * g.standard_normal((methods, n))
         scores[0] += effect
-        tests = [paired_difference(scores[i] - scores[j], margin) for i, j in names]
-        p, alike = adjusted([one[1] for one in tests]), adjusted([one[2] for one in tests])
-        judged = [judge(test[0].value, *ps) for test, *ps in zip(tests, p, alike, strict=True)]
+        means = [mean_of(scores[i] - scores[j], np.arange(n), np.arange(n), True) for i, j in names]
+        tested = [student(mean.value, mean.error, mean.freedom, margin) for mean in means]
+        p, alike = adjusted([one[1] for one in tested]), adjusted([one[2] for one in tested])
+        judged = [judge(test[0].value, *ps) for test, *ps in zip(tested, p, alike, strict=True)]
         counts[judged[0]] = counts.get(judged[0], 0) + 1 / repeats
         wrong = any(v in ("better", "worse") for v, (i, _) in zip(judged, names, strict=True) if i > 0 or not effect)
         counts["any"] = counts.get("any", 0) + wrong / repeats
