@@ -15,6 +15,7 @@ import numpy as np
 from automixsearch.analysis import intervals
 from automixsearch.analysis.cross_task import price, price_interval
 from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.failures import Failures
 from automixsearch.analysis.seed_noise import scores_of
 from automixsearch.analysis.selection import Frame, Sample, check_drawn, config_key, take_sample
 from automixsearch.errors import StudyError
@@ -30,7 +31,8 @@ class Scorecard:
     """One method under the prior, each figure with its 95 % interval.
 
     configs, runs: configs drawn from the prior, and runs of all purposes that the card rests on.
-    mean: of a config drawn blindly.
+    mean: of a config drawn blindly, of those that lived. failed: the share of configs of which a run failed, 0 to 1.
+        mean_counted: the mean with each of these at the worst score of the study.
     cvar: mean of the worst fifth, freed of seed noise.
     s_hp: standard deviation over configs, freed of seed noise: what a hyperparameter is worth.
     noise: standard deviation of one config over seeds. icc: share of S_hp^2 in the variance of single runs.
@@ -44,7 +46,9 @@ class Scorecard:
     metric: str
     configs: int
     runs: int
+    failed: Estimate
     mean: Estimate
+    mean_counted: Estimate
     cvar: Estimate
     s_hp: Estimate
     noise: Estimate
@@ -62,7 +66,7 @@ class Scorecard:
     def rows(self) -> list[dict[str, Any]]:
         """One row, each estimate as three columns."""
         row: dict[str, Any] = {name: getattr(self, name) for name in ("method", "metric", "configs", "runs")}
-        for name in ("mean", "cvar", "s_hp", "noise", "icc", "top", "share", "gain"):
+        for name in ("failed", "mean", "mean_counted", "cvar", "s_hp", "noise", "icc", "top", "share", "gain"):
             row |= getattr(self, name).row(name)
         row["delta"] = self.delta
         for name in ("best_of", "worth", "median_best", "band"):
@@ -140,12 +144,24 @@ def _card(
     def score(one: Estimate) -> Estimate:
         return fixed(one.widened(found.level))
 
+    lost = base.failed[base.failed["method"] == method]
+    failed = Failures.of(own, lost, drawn=True)
+    mean, counted = score(intervals.mean_interval(y, rng, resamples)), Estimate(nan)
+    if failed.failed:
+        notes.append(f"{method}: {failed} configs failed; all figures but the mean that counts them are of the others")
+        worst = base.counted.of(method)
+        counted = score(
+            intervals.mean_interval(scores_of(worst, replicates, confirmed, base.sign).values, rng, resamples)
+        )
+
     return Scorecard(
         method=method,
         metric=base.metric,
         configs=len(y),
         runs=len(own) + len(replicates) + len(confirmed),
-        mean=score(intervals.mean_interval(y, rng, resamples)),
+        failed=failed.share,
+        mean=mean,
+        mean_counted=counted,
         cvar=score(intervals.tail_interval(clean)),
         s_hp=intervals.spread(y, rest, found.runs, found.lost),
         noise=_root(noise),

@@ -67,7 +67,8 @@ class Curve:
     kind: `curve` (all else at the centre), `mean` (averaged over all other knobs), or `best` (the best over all other
     knobs: an isolation plot). effect: highest minus lowest point; its interval holds for whichever two these are.
     p: that all values do the same (F test, within seeds and splits where the values share them), NaN where it cannot be
-    tested. p_holm: corrected for the curves that are asked for together (`together`), else p.
+    tested. p_holm: corrected for the curves that are asked for together (`together`), else p. counted_p: p with each
+    failure at the worst score of the study. lost: values of which every run failed.
     """
 
     knob: str
@@ -79,12 +80,14 @@ class Curve:
     p: float
     p_holm: float
     counted_p: float = nan
+    lost: tuple[Point, ...] = ()
 
     @property
     def failures(self) -> str:
         """Why failures forbid a verdict; empty where they do not."""
-        worst = max(self.points, key=lambda point: point.failed.failed / max(point.failed.units, 1))
-        if fail_unlike([point.failed for point in self.points]):
+        points = (*self.points, *self.lost)
+        worst = max(points, key=lambda point: point.failed.failed / max(point.failed.units, 1))
+        if fail_unlike([point.failed for point in points]):
             return f"at {worst.at} {worst.failed} failed, more than elsewhere"
         if isfinite(self.counted_p) and (self.counted_p < 0.05) != (self.p < 0.05):
             return f"it turns on how the failures count, of which {worst.failed} are at {worst.at}"
@@ -113,7 +116,8 @@ class Curve:
         head |= self.effect.row("effect") | {"p": self.p, "p_holm": self.p_holm}
         return [
             head | {"value": point.value, "start": point.start, "end": point.end, "n": point.n}
-            | point.estimate.row("score") | point.gap.row("gap") for point in self.points
+            | point.estimate.row("score") | point.gap.row("gap")
+            | {"failed": point.failed.failed, "ended": point.failed.units} for point in (*self.points, *self.lost)
         ]  # fmt: skip
 
 
@@ -182,7 +186,8 @@ def _curve(study: Study, sample: Sample, frame: Frame, column: str, method: str,
     kind = "curve" if curves else "mean"
     if curves and any(_is(level, column) for levels in frame["levels"].tolist() for level in levels):
         frame = frame[[all(_is(name, column) for name in levels) for levels in frame["levels"]]]
-    groups = _groups(sample, frame, column)
+    places = _groups(sample, frame, column)
+    groups = [place for place in places if len(place.runs)]
     centre = next((i for i, group in enumerate(groups) if CENTRE in set(group.runs["arm"])), None)
     effect, p, gaps = NONE, nan, [NONE] * len(groups)
     if not sample.drawn:
@@ -193,7 +198,8 @@ def _curve(study: Study, sample: Sample, frame: Frame, column: str, method: str,
         replace(group.point(intervals.t_interval(group.scores).within(sample.legal)), gap=gap)
         for group, gap in zip(groups, gaps, strict=True)
     )
-    return Curve(column, method, sample.metric, kind, points, effect, p, p)
+    lost = tuple(place.point(NONE) for place in places if not len(place.runs))
+    return Curve(column, method, sample.metric, kind, points, effect, p, p, lost=lost)
 
 
 def together(curves: Sequence[Curve]) -> list[Curve]:
@@ -210,7 +216,8 @@ def isolation(study: Study, knob: str, method: str | None = None, metric: str | 
     Source: isolation plots of the Deep Learning Tuning Playbook; for the best of n, `intervals.weights_of_best`.
     """
     sample, frame, column, method = _take(study, knob, method, metric)
-    groups = _groups(sample, frame, column)
+    places = _groups(sample, frame, column)
+    groups = [place for place in places if len(place.runs)]
     n = min(len(group.runs) for group in groups)
     points = []
     for group in groups:
@@ -218,7 +225,9 @@ def isolation(study: Study, knob: str, method: str | None = None, metric: str | 
         points.append(group.point((best if sample.sign > 0 else best.flipped()).within(sample.legal)))
     p = _permuted_range([sample.sign * group.scores for group in groups], max(1, n // 2))
     means = [point.estimate.value for point in points]
-    return Curve(column, method, sample.metric, "best", tuple(points), Estimate(max(means) - min(means)), p, p)
+    effect = Estimate(max(means) - min(means))
+    lost = tuple(place.point(NONE) for place in places if not len(place.runs))
+    return Curve(column, method, sample.metric, "best", tuple(points), effect, p, p, lost=lost)
 
 
 def heat(study: Study, knob_a: str, knob_b: str, method: str | None = None, metric: str | None = None) -> Heat:
@@ -227,7 +236,7 @@ def heat(study: Study, knob_a: str, knob_b: str, method: str | None = None, metr
     b = _column(study, sample, frame, knob_b)
     if a == b:
         raise StudyError(f"study {study.name}: a heat map needs two knobs, not {a} twice")
-    left, right = _groups(sample, frame, a), _groups(sample, frame, b)
+    left, right = ([group for group in _groups(sample, frame, knob) if len(group.runs)] for knob in (a, b))
     parts = [[x.runs.loc[x.runs.index.intersection(y.runs.index), "score"].to_numpy() for y in right] for x in left]
     cells = tuple(tuple(intervals.t_interval(part).within(sample.legal) for part in row) for row in parts)
     interaction, p = _interaction(frame[a], frame[b], frame["score"].to_numpy())
@@ -314,12 +323,13 @@ def _groups(sample: Sample, frame: Frame, column: str) -> list[_Group]:
     def label(part: Frame) -> Column:
         return pd.cut(part[column], edges, labels=False, include_lowest=True) if ranged else part[column]
 
-    groups = []
-    for key, runs in frame.groupby(label(frame), sort=True):
-        inside = runs[column]
+    labels, lost, groups = label(frame), label(failed), []
+    for key in sorted({*labels.dropna(), *lost.dropna()}):
+        runs = frame[labels == key]
+        inside = runs[column] if len(runs) else failed[lost == key][column]
         value, low, high = (inside.median(), inside.min(), inside.max()) if ranged else (_plain(key), nan, nan)
         complete = runs[~runs["trial_id"].isin(failed["trial_id"])]
-        groups.append(_Group(value, low, high, runs, Failures.of(complete, failed[label(failed) == key], sample.drawn)))
+        groups.append(_Group(value, low, high, runs, Failures.of(complete, failed[lost == key], sample.drawn)))
     return groups
 
 

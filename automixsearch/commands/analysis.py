@@ -66,9 +66,12 @@ def robustness_command(args: argparse.Namespace) -> int:
         return _json(said, scorecards=cards, comparisons=comparisons, sensitivity=sensitivity, cross_task=prices)
     _say(_few(said))
     metric = cards[0].metric
-    names = ("method", "configs", "mean", "worst fifth", "S_hp", "seed sd", "share of configs")
+    fails = any(c.failed.value for c in cards)
+    counted = ("failed", "mean with failures") if fails else ()
+    names = ("method", "configs", *counted, "mean", "worst fifth", "S_hp", "seed sd", "share of configs")
     _table(f"Robustness of {study.name} by {metric}, under its prior (95 % intervals)", names,
-           ((c.method, c.configs, c.mean, c.cvar, c.s_hp, c.noise, c.icc) for c in cards))  # fmt: skip
+           ((c.method, c.configs, *(getattr(c, name) for name in ("failed", "mean_counted") if fails),
+             c.mean, c.cvar, c.s_hp, c.noise, c.icc) for c in cards))  # fmt: skip
     names = ("method", *(f"best of {n}" for n in BEST_OF[1:]), f"worth (best of {BEST_OF[-2]})", "best", "within delta")
     _table("Tuning: what a search of n configs shows, and what its winner is worth on a fresh seed", names,
            ((c.method, *(c.best_of.get(n, "-") for n in BEST_OF[1:]), c.worth.get(BEST_OF[-2], "-"), c.top,
@@ -97,12 +100,19 @@ def compare_command(args: argparse.Namespace) -> int:
     if args.json:
         return _json([one.sentence for one in found], comparisons=found)
     _say(_few([one.sentence for one in found]))
-    names = ("a", "b", "a - b", "Holm", "equivalent", "n", "a wins", "finds (80 %)", "verdict")
+    fails = any(one.failed for c in found for one in c.failed)
+    counted = ("failed", "a - b with failures") if fails else ()
+    names = ("a", "b", "a - b", *counted, "Holm", "equivalent", "n", "a wins", "finds (80 %)", "verdict")
     _table(f"{study.name} by {found[0].metric}: differences, margin {found[0].margin:g}", names,
-           ((c.a, c.b, c.difference, p_text(c.p_holm), p_text(c.p_equivalent), c.n, f"{c.wins:.0%}", c.mde, c.verdict)
+           ((c.a, c.b, c.difference, *((_failures(c), c.counted) if fails else ()), p_text(c.p_holm),
+             p_text(c.p_equivalent), c.n, f"{c.wins:.0%}", c.mde, c.verdict)
             for c in found))  # fmt: skip
     _say(dict.fromkeys(f"{one.note}." for one in found if one.note))
     return 0
+
+
+def _failures(comparison: Any) -> str:
+    return ", ".join(f"{one.failed}/{one.units}" for one in comparison.failed)
 
 
 def sensitivity_command(args: argparse.Namespace) -> int:
@@ -136,10 +146,12 @@ def sensitivity_command(args: argparse.Namespace) -> int:
         kind = {"curve": "all else at the centre", "mean": "averaged over all else"}[one.kind]
         best = ("with all else at its best",) if also else ()
         gaps = ("against the centre",) if any(point.gap.known for point in one.points) else ()
-        names = (one.knob.removeprefix("knob."), "runs", f"mean {one.metric}", *gaps, *best)
+        fails = ("failed",) if any(point.failed.failed for point in (*one.points, *one.lost)) else ()
+        names = (one.knob.removeprefix("knob."), "runs", *fails, f"mean {one.metric}", *gaps, *best)
         _table(f"{one.method}: {kind}", names,
-               ((_value(point), point.n, point.estimate, *((point.gap,) if gaps else ()),
-                 *((also[i].estimate,) if also else ())) for i, point in enumerate(one.points)))  # fmt: skip
+               ((point.at, point.n, *((point.failed,) if fails else ()), point.estimate,
+                 *((point.gap,) if gaps else ()), *((also[i].estimate if i < len(also) else "-",) if also else ()))
+                for i, point in enumerate((*one.points, *one.lost))))  # fmt: skip
     left = take_sample(study, args.metric).left_out
     _say(f"{count} trials are left out: {state}." for state, count in left.items())
     return 0
@@ -243,9 +255,3 @@ def _brief(value: Any) -> str:
     from automixsearch.show import brief
 
     return brief(value)
-
-
-def _value(point: Any) -> str:
-    if point.start == point.start:
-        return f"{_brief(point.start)} to {_brief(point.end)}"
-    return _brief(point.value)
