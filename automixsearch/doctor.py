@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from automixsearch import __version__
-from automixsearch.errors import DataError, StudyError
+from automixsearch.errors import StudyError
 
 FREE_GIB = 5
 
@@ -109,13 +109,10 @@ def _cache() -> Check:
     place = cache.folder()
     if place is None:
         return Check("cache", f"off ({cache.VARIABLE}=off): every process decodes its images into its own memory")
-    try:
-        limit, found = cache.limit(place), cache.entries(place)
-    except DataError as error:
-        return Check("cache", str(error), False, f"unset {cache.LIMIT}")
+    found = cache.entries(place)
     there = next(path for path in (place, *place.parents) if path.exists())
     size = sum(entry.size for entry in found) / 1e9
-    text = f"{len(found)} sets of images, {size:,.1f} of {limit / 1e9:,.1f} GB, at {place}"
+    text = f"{len(found)} sets of images, {size:,.1f} GB, at {place}"
     remedy = f"set {cache.VARIABLE} to a directory that you can write to"
     return Check("cache", text, os.access(there, os.W_OK), remedy, needed=False)
 

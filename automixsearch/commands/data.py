@@ -95,33 +95,29 @@ def cache_command(args: argparse.Namespace) -> int:
         return 0
     gone, found = cache.clear(place) if args.clear else ([], cache.entries(place))
     taken = sum(entry.size for entry in found)
-    limit = cache.limit(place)
+    room = int(cache.SHARE * cache.free(place))
     if args.json:
-        content: dict[str, Any] = {"place": str(place), "bytes": taken, "limit_bytes": limit}
+        content: dict[str, Any] = {"place": str(place), "bytes": taken, "room_bytes": room}
         content |= {"sets": [_row(entry) for entry in found], "removed": [_row(entry) for entry in gone]}
         print(dump_json(content))
         return 0
     if found:
-        table = make_table("", ("set", "MB", "last opened (UTC)", "in use"))
+        table = make_table("", ("set", "MB", "last opened (UTC)"))
         for entry in found:
-            table.add_row(entry.name, f"{entry.size / 1e6:,.0f}", f"{_when(entry):%Y-%m-%d %H:%M}", _yes(entry.busy))
+            table.add_row(entry.name, f"{entry.size / 1e6:,.0f}", f"{_when(entry):%Y-%m-%d %H:%M}")
         console().print(table)
     if args.clear:
         say(f"removed {len(gone)} sets, {sum(entry.size for entry in gone) / 1e9:,.1f} GB")
-    say(f"{taken / 1e9:,.1f} GB of {limit / 1e9:,.1f} GB at {place}")
+    say(f"{taken / 1e9:,.1f} GB at {place}, and room for a set of {room / 1e9:,.1f} GB")
     return 0
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    return {"set": entry.name, "bytes": entry.size, "last_opened": _when(entry), "in_use": entry.busy}
+    return {"set": entry.name, "bytes": entry.size, "last_opened": _when(entry)}
 
 
 def _when(entry: Entry) -> datetime:
     return datetime.fromtimestamp(entry.used_at, UTC)
-
-
-def _yes(busy: bool) -> str:
-    return "yes" if busy else ""
 
 
 def add(commands: Any) -> None:
@@ -131,5 +127,5 @@ def add(commands: Any) -> None:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR data.size=64")
     add_json(sub, "it")
     sub = declare(commands, cache_command, "Show the decoded images that the trials of this machine share.")
-    sub.add_argument("--clear", action="store_true", help="remove what nobody has open")
+    sub.add_argument("--clear", action="store_true", help="remove all sets but those that are being built")
     add_json(sub, "it")

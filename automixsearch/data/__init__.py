@@ -46,7 +46,7 @@ SOURCES = {
 }
 """Where each source lives; imported at first use, because each needs another library."""
 
-FORMAT = 3
+FORMAT = 4
 """Of the cache, and of how images are decoded: higher when either changes."""
 
 _lock = threading.Lock()

@@ -18,7 +18,6 @@ import numpy as np
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
-    from automixsearch.data.shards import Shards
     from automixsearch.data.stream import Streamed
 
 
@@ -26,10 +25,11 @@ if TYPE_CHECKING:
 class Part:
     """Images with their labels; shared between trials, so never edited in place.
 
-    images: uint8 [N, H, W, C], a C-contiguous array, or in mapped files, or decoded when asked for. labels: int64 [N].
+    images: uint8 [N, H, W, C], a C-contiguous array, in memory or in a mapped file, or decoded when asked for. labels:
+    int64 [N].
     """
 
-    images: np.ndarray | Shards | Streamed
+    images: np.ndarray | Streamed
     labels: np.ndarray
 
     def __post_init__(self) -> None:
@@ -75,6 +75,11 @@ class ImageSet:
         if train != test:
             raise DataError(f"{self.name}: training images are {train} (H, W, C), test images {test}; must agree")
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, decoded."""
+        return sum(math.prod(part.images.shape) for part in (self.train, self.test))
+
     def told(self, notes: tuple[str, ...]) -> ImageSet:
         """The same set with more notes before its own."""
         made = replace(self, notes=(*notes, *self.notes))
@@ -103,7 +108,7 @@ def header(shape: tuple[int, ...], classes: Sequence[str]) -> bytes:
     return json.dumps([*shape, len(classes)]).encode()
 
 
-def channel_statistics(images: np.ndarray | Shards | Streamed, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray | Streamed, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over `images[indices]`, in units of 0 to 1.
 
     Exact: integer sums over the values of each channel. A standard deviation below one grey level (as of a
@@ -207,7 +212,7 @@ def hold_out(labels: np.ndarray, classes: Sequence[str], where: str) -> tuple[np
     return stratified(labels, classes, 0.2, 0, where)
 
 
-def cut(images: np.ndarray | Shards, labels: np.ndarray, n: int) -> tuple[Part, Part]:
+def cut(images: np.ndarray, labels: np.ndarray, n: int) -> tuple[Part, Part]:
     """(train, test): the first n images and the others."""
     return Part(images[:n], labels[:n]), Part(images[n:], labels[n:])
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from automixsearch.data.files import formats, opened_file
 from automixsearch.data.rows import encoded_at, is_place
-from automixsearch.data.shards import Shards
-from automixsearch.data.sink import Sink, copy
+from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 from automixsearch.visible import visible
 
@@ -59,7 +58,7 @@ class Decoder:
 
     def __init__(self, total: int, data: Data, sink: Sink) -> None:
         self._data, self._sink = data, sink
-        self._images: np.ndarray | Shards | None = None
+        self._images: np.ndarray | None = None
         self._first, self._first_bad, self._first_turned, self._done = "", "", "", 0
         self._fitted: tuple[int, int] | None = None
         self.gray = True
@@ -92,7 +91,7 @@ class Decoder:
             yield images[~self.bad[first : self._done]]
 
     def _decode(
-        self, encoded: Sequence[Encoded], where: Callable[[int], str], images: np.ndarray | Shards | None, first: int
+        self, encoded: Sequence[Encoded], where: Callable[[int], str], images: np.ndarray | None, first: int
     ) -> None:
         """Decode the next images into `images`, from the place `first` on."""
 
@@ -114,7 +113,7 @@ class Decoder:
                 self._first_bad = self._first_bad or str(error).partition("; ")[0]
         self._done += len(encoded)
 
-    def result(self) -> np.ndarray | Shards:
+    def result(self) -> np.ndarray:
         """The images that are not `bad`, in order: uint8 [N, H, W, C]."""
         if self._images is None:
             return np.empty((0, 0, 0, 3), np.uint8)
@@ -126,7 +125,7 @@ class Decoder:
         if not self.gray:
             return images
         single = self._sink.empty((*images.shape[:3], 1), self._first)
-        copy(images, single)
+        single[...] = images[..., :1]
         return single
 
     @property
@@ -173,7 +172,7 @@ class Decoder:
         return self._fitted
 
     def _into(
-        self, images: np.ndarray | Shards | None, place: int, number: int, encoded: Encoded, where: str
+        self, images: np.ndarray | None, place: int, number: int, encoded: Encoded, where: str
     ) -> tuple[bool, bool, DataError | None]:
         """Whether the image, the number-th of all and now in its place, was grayscale, and whether EXIF turns it; or
         why it was skipped."""
@@ -276,7 +275,7 @@ def _turn(image: Image) -> Transpose | None:
         return None
 
 
-def resize(images: np.ndarray, data: Data, sink: Sink) -> np.ndarray | Shards:
+def resize(images: np.ndarray, data: Data, sink: Sink) -> np.ndarray:
     """Resize decoded images [N, H, W, C] as `Decoder` does; `data.size` None leaves them alone."""
     if data.size is None:
         return images

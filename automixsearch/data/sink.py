@@ -13,7 +13,6 @@ from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
-    from automixsearch.data.shards import Shards
 
 
 class NoRoom(DataError):
@@ -23,7 +22,7 @@ class NoRoom(DataError):
 class Sink:
     """Memory; the cache has a sink of its own."""
 
-    def empty(self, shape: tuple[int, ...], where: str) -> np.ndarray | Shards:
+    def empty(self, shape: tuple[int, ...], where: str) -> np.ndarray:
         """An uninitialised uint8 array [N, H, W, C].
 
         Raises:
@@ -35,13 +34,6 @@ class Sink:
     def streamed(self) -> ImageSet | None:
         """The set as a stream, if someone has looked through its images before."""
         return None
-
-
-def copy(source: np.ndarray | Shards, target: np.ndarray | Shards) -> None:
-    """Copy images one by one, so that little of a mapped file has to be in memory at once; channels that the target
-    lacks are left out."""
-    for place in range(len(source)):
-        target[place] = source[place][..., : target.shape[3]]
 
 
 def check_memory(shape: tuple[int, ...], where: str) -> None:

@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from automixsearch.data.stream import Streamed
 from automixsearch.seeds import derive_seed
 from automixsearch.training.augment import VIEWS
 from automixsearch.training.world import World
-
-if TYPE_CHECKING:
-    from automixsearch.data.shards import Shards
 
 AHEAD = 2
 """Batches that are read before they are needed."""
@@ -43,7 +39,7 @@ class Batches:
 
     def __init__(
         self,
-        images: np.ndarray | Shards | Streamed,
+        images: np.ndarray | Streamed,
         labels: np.ndarray,
         mean: np.ndarray,
         std: np.ndarray,
@@ -55,8 +51,9 @@ class Batches:
         self.shape = images.shape[1:]
         self.indices = torch.from_numpy(indices)
         self.world = world or World()
-        self.images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-        self.fetched = device.type != "cpu" or not isinstance(images, np.ndarray)
+        mapped = isinstance(images, np.memmap | Streamed)
+        self.images = images if mapped else torch.from_numpy(images)
+        self.fetched = device.type != "cpu" or mapped
         if device.type == "cuda" and not isinstance(images, Streamed):
             room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
             if len(indices) * math.prod(self.shape) <= room:

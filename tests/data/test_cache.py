@@ -1,5 +1,6 @@
 """Large sets lie in the cache: built once, shared, and the same as without it."""
 
+import fcntl
 import json
 import os
 import re
@@ -18,7 +19,6 @@ import automixsearch.data as data_module
 from automixsearch.cli import main
 from automixsearch.config.data import Data
 from automixsearch.data import ImageSet, cache, decode, load
-from automixsearch.data.shards import Shards
 from automixsearch.errors import DataError
 
 N = 8
@@ -26,10 +26,9 @@ N = 8
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own, for every set of more than 1,000 bytes, in shards of five images of most sets."""
+    """A cache of its own, for every set of more than 1,000 bytes."""
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "SMALL", 1000)
-    monkeypatch.setattr(cache, "SHARD", 5 * 12 * 12 * 3)
     forget()
     return tmp_path / "cache"
 
@@ -64,7 +63,7 @@ def uncached(data: Data, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
 
 
 def mapped(images: Any) -> bool:
-    return isinstance(images, Shards) and all(isinstance(file, np.memmap) for file in images.files)
+    return isinstance(images, np.memmap)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -171,7 +170,7 @@ def test_what_a_dead_builder_left_is_replaced(tmp_path: Path, place: Path) -> No
     expected = load(data).fingerprint
     (name,) = entries(place)
     (place / name).rename(place / f"{name}.part")
-    (place / f"{name}.part" / "images-0000.npy").write_bytes(b"half")
+    (place / f"{name}.part" / "images.npy").write_bytes(b"half")
     forget()
     assert load(data).fingerprint == expected
     assert entries(place) == [name]
@@ -181,7 +180,7 @@ BUILD = """
 import sys, time
 from automixsearch.data import cache, decode, folder, load
 from automixsearch.config.data import Data
-cache.SMALL, cache.SHARD = 1000, 5 * 12 * 12 * 3
+cache.SMALL = 1000
 real = decode._pixels
 def slow(*args):
     print("decoded", flush=True)
@@ -214,7 +213,7 @@ def test_a_process_that_is_killed_leaves_the_building_to_the_next(
     data = tree(tmp_path / "set").model_copy(update={"on_bad_image": "skip"})
     plain = uncached(data, monkeypatch)
     process = start(tmp_path / "set")
-    while not any(place.glob("*.part/images-*.npy")):
+    while not any(place.glob("*.part/images.npy")):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
@@ -222,8 +221,7 @@ def test_a_process_that_is_killed_leaves_the_building_to_the_next(
     made = load(data)
     assert ImageSet("x", made.train, made.test, made.classes).fingerprint == made.fingerprint == plain.fingerprint
     (name,) = entries(place)
-    kinds = {path.name.partition("-")[0] for path in (place / name).iterdir()}
-    assert kinds == {"images", "labels.npy", "set.json"}
+    assert {path.name for path in (place / name).iterdir()} == {"images.npy", "labels.npy", "set.json"}
 
 
 # Room ---------------------------------------------------------------------------------------------------------
@@ -252,67 +250,6 @@ def hold(data: Data) -> subprocess.Popen[str]:
     return process
 
 
-def test_what_was_opened_longest_ago_goes_when_another_set_needs_room(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(cache.LIMIT, str(2.5 * SET / 1e9))
-    first = tree(tmp_path / "set")
-    second, third = other(first, "crop"), other(first, "squash")
-    names = []
-    for number, one in enumerate((first, second)):
-        load(one)
-        names += set(entries(place)) - set(names)
-        os.utime(place / names[-1], (number, number))
-    load(first)  # opened again, and so younger than the second
-    load(third)
-    assert len(entries(place)) == 2
-    assert names[0] in entries(place)
-    assert names[1] not in entries(place)
-    assert sum(entry.size for entry in cache.entries(place)) <= 2.5 * SET
-    assert len({load(one).fingerprint for one in (first, second, third)}) == 1, "a set that went is built again"
-
-
-def test_a_set_that_another_process_has_open_stays_and_goes_afterwards(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(cache.LIMIT, str(1.5 * SET / 1e9))
-    held = tree(tmp_path / "set")
-    wanted = other(held, "crop").model_copy(update={"pipeline": "cache"})
-    process = hold(held)
-    (name,) = entries(place)
-    os.utime(place / name, (0, 0))
-    with pytest.raises(DataError, match="allow it more with AUTOMIXSEARCH_CACHE_GB"):
-        load(wanted)
-    assert entries(place) == [name]
-    process.communicate()
-    assert len(load(wanted).train) == 2 * N
-    assert len(entries(place)) == 1
-    assert name not in entries(place)
-
-
-def test_no_set_goes_where_that_would_not_make_room(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(cache.LIMIT, str(1.5 * SET / 1e9))
-    load(tree(tmp_path / "set"))
-    forget()
-    big = tree(tmp_path / "big", side=24).model_copy(update={"pipeline": "cache"})
-    with pytest.raises(DataError, match=r"the cache .* has room for"):
-        load(big)
-    assert len(entries(place)) == 1
-
-
-def test_the_limit_is_half_of_the_disk_unless_it_is_set(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("usage", (), {"free": 1000}))
-    assert cache.limit(place) == 500
-    monkeypatch.setenv(cache.LIMIT, "12.5")
-    assert cache.limit(place) == 12_500_000_000
-    for wrong in ("much", "-1", "nan", "inf"):
-        monkeypatch.setenv(cache.LIMIT, wrong)
-        with pytest.raises(DataError, match=rf"AUTOMIXSEARCH_CACHE_GB = '{wrong}' must be a number of GB, 0 or more"):
-            cache.limit(place)
-
-
 def test_a_disk_that_is_full_when_the_last_files_are_written_leaves_no_half_and_the_set_in_use(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,45 +270,40 @@ def test_a_disk_that_is_full_when_the_last_files_are_written_leaves_no_half_and_
     assert len(entries(place)) == 1
 
 
-def test_the_cache_is_shown_and_cleared_but_for_what_is_in_use(
+def test_the_cache_is_shown_and_cleared_but_for_what_is_being_built(
     tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tree(tmp_path / "set")
-    load(data)
-    forget()
-    process = hold(other(data, "crop"))
+    made = load(data)
+    expected = made.train.images[:].copy()
     (place / "folder-000000000000000000000000.part").mkdir()  # of a builder that was killed
+    building = f"folder-{'1' * 24}"
+    (place / f"{building}.part").mkdir()
     (place / "mine").mkdir()
-    assert main(["cache", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert sorted(one["in_use"] for one in shown["sets"]) == [False, False, True]
-    assert shown["place"] == str(place)
-    assert 2 * SET < shown["bytes"] < shown["limit_bytes"]
-    assert main(["cache"]) == 0
-    assert re.search(r"folder-\w{24} .* yes *\n", capsys.readouterr().out)
-    assert main(["cache", "--clear"]) == 0
-    assert "removed 2 sets" in capsys.readouterr().out
-    assert [entry.busy for entry in cache.entries(place)] == [True]
-    process.communicate()
+    with (place / f"{building}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["cache", "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert len(shown["sets"]) == 3
+        assert shown["place"] == str(place)
+        assert SET < shown["bytes"] < shown["room_bytes"]
+        assert main(["cache"]) == 0
+        assert re.search(r"folder-[0-9a-f]{24} ", capsys.readouterr().out)
+        assert main(["cache", "--clear"]) == 0
+        assert "removed 2 sets" in capsys.readouterr().out
+        assert entries(place) == [f"{building}.part", "mine"]
+    np.testing.assert_array_equal(made.train.images, expected)  # whoever has a set open keeps it
     assert main(["cache", "--clear"]) == 0
     assert entries(place) == ["mine"], "what is not the cache's is left alone"
 
 
-def test_the_doctor_says_where_the_cache_lies_and_how_large_it_may_be(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_says_where_the_cache_lies(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from automixsearch.doctor import _cache
 
-    def said() -> tuple[bool, str]:
-        check = _cache()
-        return check.ok, check.found
-
-    monkeypatch.setenv(cache.LIMIT, "12")
-    assert said() == (True, f"0 sets of images, 0.0 of 12.0 GB, at {place}")
-    monkeypatch.setenv(cache.LIMIT, "all")
-    assert said() == (False, "AUTOMIXSEARCH_CACHE_GB = 'all' must be a number of GB, 0 or more; correct or unset it")
+    check = _cache()
+    assert (check.ok, check.found) == (True, f"0 sets of images, 0.0 GB, at {place}")
     monkeypatch.setenv(cache.VARIABLE, "off")
-    assert said()[1].startswith("off (AUTOMIXSEARCH_CACHE=off)")
+    assert _cache().found.startswith("off (AUTOMIXSEARCH_CACHE=off)")
 
 
 # Refusals -----------------------------------------------------------------------------------------------------
@@ -381,11 +313,12 @@ def test_a_disk_without_room_is_refused_before_decoding(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tree(tmp_path / "set").model_copy(update={"pipeline": "cache"})
-    usage = type("usage", (), {"free": 4 * N * 12 * 12 * 3 - 1})
+    usage = type("usage", (), {"free": 2 * SET - 1})
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
     message = (
-        rf"train/a/0\.png: 32 images of 12x12 .* the cache {place} has room for 0\.0 GB, of .* GB in all; "
-        "set AUTOMIXSEARCH_CACHE to .*, or let images be decoded for every epoch with data.pipeline=auto"
+        rf"train/a/0\.png: 32 images of 12x12 .* more than half of what is free on the disk of the cache {place} .*; "
+        "set AUTOMIXSEARCH_CACHE to .*, clear it with automixsearch cache --clear, .*, or let "
+        "images be decoded for every epoch with data.pipeline=auto"
     )
     with pytest.raises(DataError, match=message):
         load(data)
@@ -397,7 +330,7 @@ def test_a_disk_that_fills_up_meanwhile_is_refused_as_well(tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache.os, "posix_fallocate", full)
-    with pytest.raises(DataError, match=r"GB in all; set AUTOMIXSEARCH_CACHE to a directory on another disk"):
+    with pytest.raises(DataError, match=r"GB\); set AUTOMIXSEARCH_CACHE to a directory on another disk"):
         load(tree(tmp_path / "set").model_copy(update={"pipeline": "cache"}))
 
 
@@ -417,11 +350,11 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, place: Path) 
 
 
 def damage_images(entry: Path) -> None:
-    os.truncate(entry / "images-0000.npy", 500)
+    os.truncate(entry / "images.npy", 500)
 
 
-def damage_shards(entry: Path) -> None:
-    (entry / "images-0002.npy").unlink()
+def damage_size(entry: Path) -> None:
+    np.save(entry / "images.npy", np.zeros((3, 12, 12, 3), np.uint8))
 
 
 def damage_set(entry: Path) -> None:
@@ -432,7 +365,7 @@ def damage_labels(entry: Path) -> None:
     (entry / "labels.npy").unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_images, damage_shards, damage_set, damage_labels])
+@pytest.mark.parametrize("damage", [damage_images, damage_size, damage_set, damage_labels])
 def test_a_damaged_entry_is_named(tmp_path: Path, place: Path, damage: Callable[[Path], None]) -> None:
     data = tree(tmp_path / "set")
     load(data)

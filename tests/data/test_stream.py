@@ -49,7 +49,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own, for every set of more than 1,000 bytes."""
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "SMALL", 1000)
-    monkeypatch.setattr(cache, "SHARD", 5000)
     data_module._latest = None
     return tmp_path / "cache"
 
@@ -196,13 +195,14 @@ def test_what_does_not_fit_is_streamed_until_it_does(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tree(tmp_path / "set")
-    monkeypatch.setenv(cache.LIMIT, "0")
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
     made = by(data, "auto")
     assert isinstance(made.train.images, Streamed)
-    assert f"the cache {place} has room for 0.0 GB, of 0.0 GB in all" in made.notes[-1]
+    assert f"more than half of what is free on the disk of the cache {place} (0.0 GB)" in made.notes[-1]
     assert made.notes[-1].startswith("images are decoded for every epoch: ")
     assert [path.suffix for path in place.iterdir() if path.is_dir()] == [".stream"]
-    monkeypatch.delenv(cache.LIMIT)
+    usage.free = 10**9
     same(made, by(data, "auto"))
 
 

@@ -10,7 +10,6 @@ import torch
 
 from automixsearch.algorithms.base import Needs
 from automixsearch.config.recipe import Recipe
-from automixsearch.data.shards import Files, Shards
 from automixsearch.training.augment import augmented
 from automixsearch.training.batches import Batches, training_batches
 
@@ -92,15 +91,13 @@ def test_the_middle_is_what_is_tested():
     np.testing.assert_allclose(x.permute(0, 2, 3, 1), expected, atol=1e-5)
 
 
-def shards(folder) -> Shards:
-    """The images in three mapped files."""
-    for number, start in enumerate((0, 10, 20)):
-        np.save(folder / f"{number}.npy", IMAGES[start : start + 10])
-    return Shards(Files(np.load(folder / f"{number}.npy", mmap_mode="r") for number in range(3)))
+def mapped_images(folder) -> np.ndarray:
+    np.save(folder / "images.npy", IMAGES)
+    return np.load(folder / "images.npy", mmap_mode="r")
 
 
 def test_mapped_files_give_the_same_batches_and_a_part_of_a_set_is_named_by_its_indices(tmp_path):
-    mapped = shards(tmp_path)
+    mapped = mapped_images(tmp_path)
     indices = np.array([3, 4, 7, 9, 11, 12, 20, 22])
     labels, device = LABELS.astype(np.int64), torch.device("cpu")
     whole = Batches(IMAGES[indices], labels[indices], MEAN, STD, device)
@@ -117,7 +114,7 @@ def test_mapped_files_give_the_same_batches_and_a_part_of_a_set_is_named_by_its_
 
 
 def test_leaving_an_epoch_in_the_middle_ends_its_reader(tmp_path):
-    mapped = shards(tmp_path)
+    mapped = mapped_images(tmp_path)
     part = Batches(mapped, LABELS.astype(np.int64), MEAN, STD, torch.device("cpu"))
     batches = shuffled(part, Recipe(batch_size=2), 0, 0)
     next(batches)
