@@ -9,14 +9,26 @@ import sys
 from typing import NoReturn
 
 from automixsearch import __version__
-from automixsearch.commands import analysis, data, doctor, jobs, mixers, report, reproduce, results, search, studies
+from automixsearch.commands import (
+    analysis,
+    data,
+    doctor,
+    files,
+    jobs,
+    mixers,
+    report,
+    reproduce,
+    results,
+    search,
+    studies,
+)
 from automixsearch.commands.terminal import is_gone, print_whatever_the_encoding, program, say, tell_damage
 from automixsearch.errors import AutoMixError, remedy, unknown
 from automixsearch.secrecy import redact
 from automixsearch.stopping import as_interrupt, last_signal
 
 INTERRUPTED = 130
-GROUPS = (search, studies, jobs, results, report, mixers, data, reproduce, analysis, doctor)
+GROUPS = (search, studies, files, jobs, results, report, mixers, data, reproduce, analysis, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

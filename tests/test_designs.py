@@ -339,7 +339,7 @@ def test_files_are_read_with_recipes_and_overrides(tmp_path):
     assert study.knobs["automix.ema_end"] == 0.99
     with pytest.raises(SpecError, match="has a design, so it is a study; use automixsearch study"):
         load_space(file)
-    with pytest.raises(SpecError, match=r"no_such.yaml: no such study file"):
+    with pytest.raises(SpecError, match=r"no_such.yaml: no such file; unknown study file"):
         load_study_file(tmp_path / "no_such.yaml")
     file.write_text("knobs: {method: mixup}")
     with pytest.raises(SpecError, match="has no design, so it is no study; use automixsearch search"):

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from automixsearch.config.data import Data
-from automixsearch.config.files import load_space, space_folder
+from automixsearch.config.files import load_space
+from automixsearch.config.shipped import shipped
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data.base import ImageSet, Part
 from automixsearch.errors import SpecError
 from automixsearch.training.run import TrainingRun
 
-RECIPES = sorted(file.stem for file in (space_folder() / "recipes").glob("*.yaml"))
+RECIPES = sorted(shipped("recipe"))
 SPACE = "data: {source: digits}\nknobs:\n  method: automix\n"
 
 
@@ -77,7 +78,7 @@ def test_a_recipes_knobs_of_methods_that_are_not_searched_stay_out(tmp_path):
 
 
 def test_the_recipe_changes_no_identity_but_through_its_knobs(tmp_path):
-    recipe = (space_folder() / "recipes" / "cifar.yaml").read_text()
+    recipe = shipped("recipe")["cifar"].read_text()
     (tmp_path / "mine.yaml").write_text(recipe)
     named, own = (space(tmp_path, f"recipe: {name}\n{SPACE}") for name in ("cifar", "mine.yaml"))
     assert named.space_id == own.space_id

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automixsearch.config.catalogue import CANONICAL, catalogue, column_of
-from automixsearch.config.files import load_config, load_space, parse_space, space_folder
+from automixsearch.config.files import load_config, load_space, parse_space
+from automixsearch.config.shipped import shipped
 from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import AutoMixError, SpecError
 from automixsearch.seeds import derive_seed
@@ -164,7 +165,7 @@ def test_a_missing_space_names_the_nearest_one_that_comes_along():
         load_space("quickstrat")
 
 
-@pytest.mark.parametrize("path", sorted(space_folder().glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list(shipped("search space").values()), ids=lambda path: path.stem)
 def test_every_space_that_comes_along_is_good_and_has_its_readme_line(path):
     space = load_space(path)
     assert space.name == path.stem

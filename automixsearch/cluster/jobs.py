@@ -30,8 +30,9 @@ from automixsearch import __version__
 from automixsearch.cluster.scratch import scratch
 from automixsearch.cluster.session import reach
 from automixsearch.cluster.switches import set_switches
-from automixsearch.config.files import build, find_space, load_space, read_text
+from automixsearch.config.files import build, load_space, read_text
 from automixsearch.config.frozen import Frozen
+from automixsearch.config.shipped import find_file
 from automixsearch.config.space import SearchSpace
 from automixsearch.config.yaml import read_value, read_yaml, write_yaml
 from automixsearch.errors import AutoMixError, ResourceError, SpecError, unknown
@@ -105,7 +106,7 @@ class Job(Frozen):
     search: str | None = None
     """A search space: a file, from the job file on, or the name of one that comes with the package."""
     study: str | None = None
-    """Or a study file, from the job file on."""
+    """Or a study file: from the job file on, or the name of one that comes with the package."""
     about: str = ""
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Of the study and the job; None: the job file's."""
@@ -197,7 +198,7 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
     Raises:
         SpecError: with file, key, rule, value and remedy.
     """
-    where, file = str(path), Path(path)
+    where, file = str(path), find_file(str(path), "job")
     content = read_yaml(read_text(file, "job"), where)
     if isinstance(content, dict) and "design" in content:
         content = dict[str, Any](study=file.name)
@@ -234,14 +235,19 @@ def load_job(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Job, Sear
     words = [*written, f"name={json.dumps(name)}", *own]
     try:
         if job.search is None:
-            what = load_study_file(file.parent / str(job.study), words)
+            what = load_study_file(_beside(file, str(job.study)), words)
         else:
-            space_file = file.parent / job.search
-            what = load_space(space_file if os.path.isfile(space_file) else find_space(job.search), words)
+            what = load_space(_beside(file, job.search), words)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
     _refuse_secrets(where, what)
     return job, what
+
+
+def _beside(file: Path, name: str) -> str:
+    """What a job file names: a file from it on, or the name of one that comes along."""
+    path = file.parent / name
+    return str(path) if os.path.isfile(path) else name
 
 
 def _refuse_secrets(where: str, content: Frozen) -> None:
@@ -268,6 +274,7 @@ def prepare(
         SpecError: the file is wrong, results would lie in a folder that vanishes, or too much would be sent.
     """
     job, what = load_job(path, overrides)
+    file = find_file(str(path), "job")
     results, environment = job.results, job.environment
     if "://" not in results:
         if address == LOCAL:
@@ -277,12 +284,12 @@ def prepare(
                 f"{path}: results = {results!r} would lie in the job's temporary folder on the cluster and vanish with "
                 "it; give an absolute path on shared storage, or a URI such as s3://bucket/mixup"
             )
-    root = None if environment.working_dir is None else (Path(path).parent / environment.working_dir).resolve()
+    root = None if environment.working_dir is None else (file.parent / environment.working_dir).resolve()
     if root is not None and not root.is_dir():
         raise SpecError(f"{path}: environment.working_dir = {environment.working_dir!r}: there is no directory {root}")
     files, untracked = list[Path](), list[Path]()
     if root is not None:
-        named = [Path(path), *(Path(path).parent / name for name in (job.search, job.study) if name)]
+        named = [file, *(file.parent / name for name in (job.search, job.study) if name)]
         files, untracked = files_to_send(root, environment.files, environment.exclude, named)
         _refuse_files_with_secrets(path, root, files)
     sent, left = tuple(files), tuple(untracked)

@@ -228,7 +228,7 @@ def add(commands: Any) -> None:
                       (resume_command, "Go on with a job that was stopped or has died."),
                       (retry_command, "Run the failed trials of a job again.")):  # fmt: skip
         sub = declare(commands, run, text)
-        job(sub, "a job file, or a study file")
+        job(sub, "a job file or a study file, or the name of one that comes along, e.g. search/quickstart")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 results=s3://bucket/mixup")
         sub.add_argument("--dry-run", action="store_true", help="show what would be sent and run")
         sub.add_argument(

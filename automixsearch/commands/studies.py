@@ -97,14 +97,13 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _read(args: argparse.Namespace) -> SearchSpace | StudyFile:
     """A study file, or a search space."""
-    from pathlib import Path
-
     from automixsearch.config.files import load_space, read_text
+    from automixsearch.config.shipped import find_file
     from automixsearch.config.yaml import read_yaml
     from automixsearch.studies.file import load_study_file
 
-    file = Path(args.file)
-    content = read_yaml(read_text(file, "study file"), args.file) if file.is_file() else None
+    file = find_file(args.file, "search space or study file")
+    content = read_yaml(read_text(file, "study file"), args.file)
     is_study = isinstance(content, dict) and "design" in content
     return (load_study_file if is_study else load_space)(args.file, args.overrides)
 
@@ -204,10 +203,11 @@ def ablate_report_command(args: argparse.Namespace) -> int:
 
 def _named(args: argparse.Namespace) -> Study:
     """The study of a file, or the one that is named itself."""
+    from automixsearch.config.shipped import find_shipped
     from automixsearch.results.study import open_study
     from automixsearch.studies.file import load_study_file
 
-    of_file = args.file.endswith((".yaml", ".yml"))
+    of_file = args.file.endswith((".yaml", ".yml")) or find_shipped(args.file, "study file") is not None
     name = load_study_file(args.file, args.overrides).name if of_file else args.file
     return open_study(name, args.results, args.data)
 
@@ -291,7 +291,10 @@ def add(commands: Any) -> None:
     add_json(sub, "everything")
 
 
-def _file(sub: argparse.ArgumentParser, text: str = "a study file, e.g. jobs/sensitivity/alpha.yaml") -> None:
+def _file(
+    sub: argparse.ArgumentParser,
+    text: str = "a study file, or the name of one that comes along: sensitivity/alpha",
+) -> None:
     sub.add_argument("file", metavar="FILE", help=text)
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. replicates=5 epochs=30 recipe=digits")
 

@@ -5,7 +5,6 @@ YAML at the edge, frozen models inside; every refusal names the file, the key, t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -16,6 +15,7 @@ from automixsearch.config.catalogue import catalogue
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.points import check_point
 from automixsearch.config.policy import methods_of
+from automixsearch.config.shipped import find_file
 from automixsearch.config.space import METRICS, SearchSpace
 from automixsearch.config.trial import TrialConfig
 from automixsearch.config.yaml import read_value, read_yaml
@@ -57,7 +57,7 @@ def load_space(path: str | Path, overrides: Iterable[str] = ()) -> SearchSpace:
         SpecError: with file, key, rule, value and remedy.
     """
     where = str(path)
-    content = read_content(find_space(where), where, overrides, SearchSpace)
+    content = read_content(find_file(where, "search space"), where, overrides, SearchSpace)
     if "design" in content:
         raise SpecError(f"{where}: has a design, so it is a study; use automixsearch study {where}")
     return parse_space(content, where)
@@ -103,7 +103,7 @@ def _include(content: dict[str, Any], folder: Path, named: set[str], where: str)
     if not isinstance(name, str):
         raise SpecError(f"{where}: recipe = {name!r} must be a file, or the name of one that comes with the package")
     try:
-        path = _find(name, "recipe", folder)
+        path = find_file(name, "recipe", folder)
     except SpecError as error:
         raise SpecError(f"{where}: recipe: {error}") from None
     read = read_yaml(read_text(path, "recipe"), str(path))
@@ -193,33 +193,6 @@ def parse_knobs(overrides: Iterable[str]) -> dict[str, Any]:
     if len(content) > 1:
         raise SpecError(f"override {max(content.keys() - {'knobs'})} is no knob; only knobs can be given here")
     return content["knobs"]
-
-
-def space_folder() -> Path:
-    """Where the search spaces lie that come with the package: in the wheel, or at the root of a checkout."""
-    inside = Path(__file__).parents[1] / "search_spaces"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "search_spaces"
-
-
-def find_space(name: str) -> Path:
-    """A search space file by path, or by the name of one that comes with the package."""
-    return _find(name, "search space", Path())
-
-
-def _find(name: str, kind: str, beside: Path) -> Path:
-    """A `kind` of file by its path, from here or from the folder `beside`, or by its name in the package."""
-    for path in (Path(name), beside / name):
-        if os.path.isfile(path):  # unlike the method, false for what can be no path
-            return path
-    path = Path(name)
-    folder = space_folder() / "recipes" if kind == "recipe" else space_folder()
-    shipped = {file.stem: file for file in folder.glob("*.yaml")}
-    stem = path.stem if path.parent.name in ("", folder.name) else None
-    if stem in shipped:
-        return shipped[stem]
-    if os.path.isdir(path):
-        raise SpecError(f"{name}: is a directory; give a {kind} file")
-    raise SpecError(f"{name}: no such file; {unknown(kind, stem or path.stem, shipped)}")
 
 
 T = TypeVar("T", bound=Frozen)

@@ -13,10 +13,11 @@ from functools import cache
 from typing import Any
 
 from automixsearch.config.catalogue import catalogue, is_active
-from automixsearch.config.files import RecipeFile, build, parse_knobs, read_text, space_folder
+from automixsearch.config.files import RecipeFile, build, parse_knobs, read_text
 from automixsearch.config.identity import data_measured, hash_json
 from automixsearch.config.knobs import Scalar, published_for
 from automixsearch.config.policy import methods_of
+from automixsearch.config.shipped import shipped
 from automixsearch.config.trial import TrialConfig
 from automixsearch.config.yaml import read_value, read_yaml
 from automixsearch.errors import SpecError, unknown
@@ -451,5 +452,5 @@ def _tiny(published: Setting) -> tuple[dict[str, Any], dict[str, Scalar]]:
 @cache
 def _recipe(name: str) -> RecipeFile:
     """A recipe that comes with the package."""
-    path = space_folder() / "recipes" / f"{name}.yaml"
+    path = shipped("recipe")[name]
     return build(RecipeFile, read_yaml(read_text(path, "recipe"), str(path)), str(path))

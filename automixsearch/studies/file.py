@@ -18,6 +18,7 @@ from automixsearch.config.files import build, read_content
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.policy import methods_of
 from automixsearch.config.resources import Resources
+from automixsearch.config.shipped import find_file
 from automixsearch.config.space import METRICS, Budget, Sampler, SearchSpace, Seeds
 from automixsearch.errors import SpecError, unknown
 from automixsearch.studies.design import enumerate_runs
@@ -290,14 +291,14 @@ def load_study_file(path: str | Path, overrides: Iterable[str] = ()) -> StudyFil
     """Read a study file.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of one that comes with the package, such as `alpha`.
         overrides: `key=value` strings; keys are those of the file (`replicates`, `vary.alpha`), `epochs`, or knobs.
 
     Raises:
         SpecError: with file, key, rule, value and remedy.
     """
     where = str(path)
-    content = read_content(Path(path), where, overrides, StudyFile)
+    content = read_content(find_file(where, "study file"), where, overrides, StudyFile)
     if "design" not in content and ("knobs" in content or "search" in content):
         command = "submit" if "search" in content else "search"
         raise SpecError(f"{where}: has no design, so it is no study; use automixsearch {command}")
