@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class PairDraw(Draw, ABC):
+class PairDraw(Draw):
     """The randomness of a batch of mixed pairs.
 
     partner: int64 [B] on the CPU; sample i is mixed with sample partner[i].
@@ -30,9 +31,9 @@ class PairDraw(Draw, ABC):
 
     partner: Tensor
 
-    @abstractmethod
     def with_lam(self, lam: float) -> Self:
-        """The same draw at another own-sample share `lam` in [0, 1]; every other random value stays."""
+        """The same draw at another own-sample share `lam` in [0, 1], a field as a rule; every other value stays."""
+        return dataclasses.replace(self, lam=lam)  # pyright: ignore[reportCallIssue]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -38,9 +37,6 @@ class CutMixDraw(PairDraw):
 
     lam: float | Tensor
     centre: tuple[int, int] | Tensor
-
-    def with_lam(self, lam: float) -> CutMixDraw:
-        return dataclasses.replace(self, lam=lam)
 
 
 @dataclass(frozen=True)

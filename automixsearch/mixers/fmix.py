@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -23,9 +22,6 @@ class FMixDraw(PairDraw):
     lam: float
     noise: Tensor
     ceil: bool
-
-    def with_lam(self, lam: float) -> FMixDraw:
-        return dataclasses.replace(self, lam=lam)
 
 
 @dataclass(frozen=True)

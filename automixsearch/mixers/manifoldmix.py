@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,9 +22,6 @@ class ManifoldMixDraw(PairDraw):
 
     lam: float
     stage: str
-
-    def with_lam(self, lam: float) -> ManifoldMixDraw:
-        return dataclasses.replace(self, lam=lam)
 
 
 @dataclass(frozen=True)

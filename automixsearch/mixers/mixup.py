@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,9 +18,6 @@ class MixUpDraw(PairDraw):
     """lam: the own share, in [0, 1]; float64 [B] where every sample has its own."""
 
     lam: float | Tensor
-
-    def with_lam(self, lam: float) -> MixUpDraw:
-        return dataclasses.replace(self, lam=lam)
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,6 @@ class PuzzleMixDraw(PairDraw):
     start: Tensor | None = None
     strength: float = 0.0
 
-    def with_lam(self, lam: float) -> PuzzleMixDraw:
-        return dataclasses.replace(self, lam=lam)
-
 
 @dataclass(frozen=True)
 class PuzzleMix(Mixer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -21,9 +20,6 @@ class SaliencyMixDraw(PairDraw):
     """lam: the own share before clipping, in [0, 1]."""
 
     lam: float
-
-    def with_lam(self, lam: float) -> SaliencyMixDraw:
-        return dataclasses.replace(self, lam=lam)
 
 
 @dataclass(frozen=True)
