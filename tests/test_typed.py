@@ -17,25 +17,26 @@ from automixsearch.studies.file import load_study_file
 SPACE = "knobs: {method: [vanilla, mixup]}\nbudget: {trials: 3, epochs: 5}\n"
 
 TWO_READINGS = [
-    ("trials", "010", "010 is 8 to readers of YAML 1.1 (octal), 10 to others; write the one you mean"),
-    ("trials", "08", "08 is 8 to some readers and text to others; write 8"),
-    ("epochs", "1:30", "1:30 is 90 to readers of YAML 1.1 (base 60); write 90"),
-    ("epochs", "0x1F", "0x1F is hexadecimal; write 31"),
-    ("epochs", "0o17", "0o17 is octal; write 15"),
-    ("epochs", "-0b11", "-0b11 is binary; write -3"),
-    ("trials", "1_000", "1_000 is 1000 to some readers and text to others; write 1000"),
-    ("trials", "1_0.5", "1_0.5 is 10.5 to some readers and text to others; write 10.5"),
-    ("trials", "1:30.5", "1:30.5 is 90.5 to readers of YAML 1.1 (base 60); write 90.5"),
-    ("name", "2026_11_30", "2026_11_30 is 20261130 to some readers and text to others; write 20261130"),
+    ("trials", "010"),
+    ("trials", "08"),
+    ("epochs", "1:30"),
+    ("epochs", "0x1F"),
+    ("epochs", "0o17"),
+    ("epochs", "-0b11"),
+    ("trials", "1_000"),
+    ("trials", "1_0.5"),
+    ("trials", "1:30.5"),
+    ("name", "2026_11_30"),
 ]
 
 
-@pytest.mark.parametrize(("key", "text", "message"), TWO_READINGS, ids=[text for _, text, _ in TWO_READINGS])
-def test_a_number_with_two_readings_is_refused_with_what_to_write_in_files_and_overrides(
-    tmp_path, monkeypatch, key, text, message
-):
+@pytest.mark.parametrize(("key", "text"), TWO_READINGS, ids=[text for _, text in TWO_READINGS])
+def test_a_number_with_two_readings_is_refused_in_files_and_overrides(tmp_path, monkeypatch, key, text):
     monkeypatch.chdir(tmp_path)
-    whole = f"{message}, or put it in quotes if it is text"
+    whole = (
+        f"{text} is one number to some readers of YAML and another, or text, to others; "
+        "write it in plain decimal digits, or in quotes"
+    )
     (tmp_path / "a.yaml").write_text(f"knobs: {{}}\nbudget:\n  {key}: {text}\n")
     with pytest.raises(SpecError) as in_a_file:
         load_space("a.yaml")

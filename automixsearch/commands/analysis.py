@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from automixsearch.commands.terminal import add_json, add_scored_study, console, declare, dump_json, open_named
+from automixsearch.commands.terminal import add_json, add_study, console, declare, dump_json, open_named
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
 
 def _command(commands: Any, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
     sub = declare(commands, run, text)
-    add_scored_study(sub)
+    add_study(sub)
     sub.add_argument("--metric", metavar="M", help="column to look at (the study's objective)")
     add_json(sub, "everything")
     return sub

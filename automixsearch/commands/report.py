@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.terminal import add_scored_study, console, declare, open_named, print_frame, program, say
+from automixsearch.commands.terminal import add_study, console, declare, open_named, print_frame, program, say
 from automixsearch.errors import AutoMixError, StudyError
 from automixsearch.stopping import in_background
 
@@ -115,7 +115,7 @@ def dashboard_storage(study: Study) -> tuple[Any, str]:
     from automixsearch.results.exports import optuna_study
 
     study.check_comparable()
-    journal = study.store.local_path("optuna.journal") if study.data is None else None
+    journal = study.store.local_path("optuna.journal")
     if journal is not None and journal.exists():
         import optuna
         from optuna.storages.journal import JournalFileBackend
@@ -144,7 +144,7 @@ def export_command(args: argparse.Namespace) -> int:
 def add(commands: Any) -> None:
     """Declare the commands."""
     sub = declare(commands, report_command, "Write the report of a study: one HTML page, Markdown, CSV.")
-    add_scored_study(sub)
+    add_study(sub)
     sub.add_argument("--out", metavar="DIR", help="where it goes (report/ in the study's own folder)")
     sub.add_argument("--open", action="store_true", help="open it in a browser")
 
@@ -155,10 +155,10 @@ def add(commands: Any) -> None:
     sub.add_argument("--open", action="store_true", help="open it in a browser")
 
     sub = declare(commands, dashboard_command, "Open Optuna's dashboard on a study.")
-    add_scored_study(sub)
+    add_study(sub)
     sub.add_argument("--port", type=int, default=PORT, help=f"on this machine ({PORT})")
 
     sub = declare(commands, export_command, "Write a study for other tools.")
-    add_scored_study(sub)
+    add_study(sub)
     sub.add_argument("--csv", metavar="FILE_OR_DIR", help="the trials as FILE.csv, or trials.csv and epochs.csv in DIR")
     sub.add_argument("--optuna", metavar="FILE", help="an Optuna study: a journal, or SQLite for FILE.db")

@@ -13,7 +13,6 @@ from automixsearch.commands.terminal import (
     RESULTS,
     add_json,
     add_results,
-    add_scored_study,
     add_study,
     console,
     declare,
@@ -198,7 +197,7 @@ def compact_command(args: argparse.Namespace) -> int:
 def add(commands: Any) -> None:
     """Declare the commands."""
     sub = declare(commands, best_command, "Print the best trials of a study.")
-    add_scored_study(sub)
+    add_study(sub)
     sub.add_argument("-n", type=positive, default=5, help="how many (5)")
     sub.add_argument("--per", metavar="COLUMN", help="the best for each value of a column, e.g. method")
     sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")

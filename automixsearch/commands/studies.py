@@ -9,7 +9,6 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.terminal import (
-    add_data,
     add_json,
     add_results,
     add_running,
@@ -68,7 +67,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     metric = what.objective[0] if isinstance(what, SearchSpace) else what.metric
     noise, said = None, []
     if args.ledger:
-        args.study_opened = ledger = open_study(args.ledger, args.results, args.data)
+        args.study_opened = ledger = open_study(args.ledger, args.results)
         ledger.check_comparable()
         costs, said = plan.costs_of(ledger, settings, what.budget.epochs, what.data)
         noise = plan.noise_of(ledger, metric)
@@ -209,7 +208,7 @@ def _named(args: argparse.Namespace) -> Study:
 
     of_file = args.file.endswith((".yaml", ".yml")) or find_shipped(args.file, "study file") is not None
     name = load_study_file(args.file, args.overrides).name if of_file else args.file
-    return open_study(name, args.results, args.data)
+    return open_study(name, args.results)
 
 
 def _print_ablation(found: Ablation, question: str) -> None:
@@ -285,7 +284,6 @@ def add(commands: Any) -> None:
     sub = declare(inner, ablate_report_command, "What each part is worth, with what the runs cannot tell.", "report")
     _file(sub, "a study file, or the name, directory or URI of its study")
     add_results(sub)
-    add_data(sub)
     sub.add_argument("--metric", metavar="M", help="column to judge by (the study's)")
     sub.add_argument("--margin", type=float, metavar="POINTS", help="of equivalence (the study's)")
     add_json(sub, "everything")
@@ -306,7 +304,6 @@ def _planning(sub: argparse.ArgumentParser) -> None:
         "--probe", action="store_true", help="time 20 steps of each method on this machine (the default)"
     )
     source.add_argument("--from", dest="ledger", metavar="STUDY", help="take times and the noise of seeds from a study")
-    add_data(sub)
     sub.add_argument("--sd", type=float, metavar="POINTS", help="standard deviation from seed to seed, if you know it")
     sub.add_argument("--error", type=float, metavar="%", help="error rate to guess it from, in %% (by data set)")
     add_json(sub, "everything")

@@ -48,17 +48,6 @@ def add_study(sub: argparse.ArgumentParser) -> None:
     add_results(sub)
 
 
-def add_scored_study(sub: argparse.ArgumentParser) -> None:
-    """Declare STUDY, --results and --data, for commands that set scores beside each other."""
-    add_study(sub)
-    add_data(sub)
-
-
-def add_data(sub: argparse.ArgumentParser) -> None:
-    """Declare --data."""
-    sub.add_argument("--data", metavar="FINGERPRINT", help="of trials on these data only, where there are several")
-
-
 def add_force(sub: argparse.ArgumentParser) -> None:
     """Declare --force."""
     sub.add_argument("--force", action="store_true", help="those too that failed three times of one cause")
@@ -85,7 +74,7 @@ def open_named(args: argparse.Namespace) -> Study:
     """The study that the arguments name; `main` tells of its damaged files."""
     from automixsearch.results.study import open_study
 
-    args.study_opened = open_study(args.study, args.results, getattr(args, "data", None))
+    args.study_opened = open_study(args.study, args.results)
     return args.study_opened
 
 

@@ -32,7 +32,6 @@ PLAIN = re.compile(
     re.VERBOSE,
 )
 """What a scalar without quotes is; all others are text."""
-BASES = {"x": (16, "hexadecimal"), "o": (8, "octal"), "b": (2, "binary")}
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -129,34 +128,8 @@ def _check_number(node: ScalarNode, path: str) -> None:
     if node.tag == _TAG + "int" and len(text) > LONGEST:
         raise _Refused(f"{where}{shortened(text)} is a number of {len(text)} digits; nothing here is that large", node)
     if node.tag == _TAG + "ambiguous":
-        raise _Refused(f"{where}{_readings(text)}, or put it in quotes if it is text", node)
-
-
-def _readings(text: str) -> str:
-    """What a number in an ambiguous spelling can mean, and what to write."""
-    short = shortened(text)
-    if len(text) > LONGEST:
-        return f"{short} is a number of {len(text)} characters; write a shorter one"
-    sign, digits = ("-", text[1:]) if text[0] == "-" else ("", text.removeprefix("+"))
-    digits = digits.replace("_", "").lower()
-    if digits[:1] == "0" and digits[1:2] in BASES:
-        base, name = BASES[digits[1]]
-        try:
-            return f"{short} is {name}; write {sign}{int(digits[2:], base)}"
-        except ValueError:
-            return f"{short} is no {name} number; write its digits"
-    if ":" in digits:
-        value = 0.0
-        for part in digits.split(":"):
-            value = 60 * value + float(part or 0)
-        return f"{short} is {sign}{value:.12g} to readers of YAML 1.1 (base 60); write {sign}{value:.12g}"
-    plain = f"{float(digits):.12g}" if set(digits) & set(".e") else str(int(digits or 0))
-    if digits.isdecimal() and digits[0] == "0" and not set(digits) & {"8", "9"} and int(digits) > 7:
-        octal = int(digits, 8)
-        return (
-            f"{short} is {sign}{octal} to readers of YAML 1.1 (octal), {sign}{plain} to others; write the one you mean"
-        )
-    return f"{short} is {sign}{plain} to some readers and text to others; write {sign}{plain}"
+        problem = "is one number to some readers of YAML and another, or text, to others"
+        raise _Refused(f"{where}{shortened(text)} {problem}; write it in plain decimal digits, or in quotes", node)
 
 
 def read_yaml(text: str, where: str, *, inline: bool = False) -> Any:

@@ -46,14 +46,10 @@ Point = tuple[tuple[float, ...], int, str]
 
 
 class Study:
-    """All trials of one question, as far as they have ended. Made by `open_study`.
+    """All trials of one question, as far as they have ended. Made by `open_study`."""
 
-    data: the fingerprint of the data set whose trials are looked at; None: all of them.
-    """
-
-    def __init__(self, store: Store, data: str | None = None) -> None:
-        self.store, self.data = store, data
-        self.name = store.study
+    def __init__(self, store: Store) -> None:
+        self.store, self.name = store, store.study
 
     def __repr__(self) -> str:
         return f"Study({self.store.results}/{self.name})"
@@ -109,13 +105,12 @@ class Study:
         data, images = (f'"{name}"' if name in known else "NULL" for name in ("data_fingerprint", "val_images"))
         sql = f"SELECT {data}, {images}, count(*) FROM trials WHERE {images} IS NOT NULL GROUP BY ALL"
         groups = con.execute(f"{sql} ORDER BY min(number)").fetchall()
-        kinds = list(dict.fromkeys(data for data, _, _ in groups if data is not None))
+        kinds = {data for data, _, _ in groups if data is not None}
         if len(kinds) < 2 and len({images for _, images, _ in groups}) < 2:
             return ""
         there = "; ".join(f"{count} trials of {data}, {images} validation images" for data, images, count in groups)
-        ways = " or ".join(f"--data {kind}" for kind in kinds)
-        remedy = f"look at one of them with {ways}" if len(kinds) > 1 else "choose some with query, by val_images"
-        return f"its trials were scored on different data, and cannot be compared ({there}); {remedy}"
+        by = "data_fingerprint" if len(kinds) > 1 else "val_images"
+        return f"its trials were scored on different data, and cannot be compared ({there}); choose some with query, by {by}"
 
     # As DataFrames ------------------------------------------------------------------------------------------
 
@@ -129,15 +124,7 @@ class Study:
 
     def table(self, name: Table) -> pa.Table:
         """Every row of `trials` or `epochs` as Arrow has it, in order."""
-        import pyarrow.compute as pc
-
-        rows = self.store.read(name)
-        if self.data is not None and name == "epochs":
-            ids = self.table("trials")["trial_id"]
-            rows = rows.filter(pc.field("trial_id").isin(ids))
-        elif self.data is not None:
-            rows = rows.filter(pc.field("data_fingerprint") == self.data)
-        return in_order(name, rows)
+        return in_order(name, self.store.read(name))
 
     def best(self, n: int = 5, per: str | None = None, metric: str | None = None) -> DataFrame:
         """The n best trials, or the n best of each value of the column `per`; see `best_rows`."""
@@ -328,10 +315,6 @@ class Study:
                     for table in tables:
                         if effort or not self._in_place(con, table, arrow):
                             con.register(table, self.store.read(table))
-                    if self.data is not None:
-                        con.execute("ALTER VIEW trials RENAME TO every_trial")
-                        chosen = f"SELECT * FROM every_trial WHERE data_fingerprint = '{self.data}'"
-                        con.execute(f"CREATE VIEW trials AS {chosen}")
                     return question(con)
                 except mistakes as error:
                     raise StudyError(f"study {self.name}: {error}") from None
@@ -423,14 +406,11 @@ def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 # Finding studies --------------------------------------------------------------------------------------------
 
 
-def open_study(study: str | Path, results: str | Path = "results", data: str | None = None) -> Study:
+def open_study(study: str | Path, results: str | Path = "results") -> Study:
     """Open a study by its path or URI, `<results>/<study>`, or by its name under `results`.
 
-    Args:
-        data: the fingerprint of a data set, of whose trials alone all answers are; for old studies that hold several.
-
     Raises:
-        StudyError: there is no such study, or no trial of such data; the message lists those that are there.
+        StudyError: there is no such study; the message lists those that are there.
     """
     text = str(study).rstrip("/")
     if "://" in text:
@@ -443,9 +423,7 @@ def open_study(study: str | Path, results: str | Path = "results", data: str | N
         folder, name = str(results), text
     store = Store(folder, name)
     if store.exists():
-        if data is not None and data not in (known := set(Study(store).trials()["data_fingerprint"].dropna())):
-            raise StudyError(f"study {name}: {unknown('data set', data, known)}")
-        return Study(store, data)
+        return Study(store)
     inside = _names(text) if "://" in text or os.path.isdir(text) else []
     if inside:
         raise StudyError(f"{text}: is a directory of studies; open one of them: {', '.join(inside)}")

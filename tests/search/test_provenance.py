@@ -12,7 +12,6 @@ from PIL import Image
 from automixsearch.cli import main
 from automixsearch.config.space import SearchSpace
 from automixsearch.errors import StudyError
-from automixsearch.results.exports import optuna_study
 from automixsearch.results.store import Store
 from automixsearch.results.study import list_studies, open_study
 from automixsearch.search.driver import run_search
@@ -136,19 +135,12 @@ def test_no_command_sets_scores_of_several_data_sets_beside_each_other(mixed, co
     assert main(words) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert f"12 trials of {'a' * 16}, 112 validation images; 12 trials of {'b' * 16}, 56 validation images" in told
-    assert f"--data {'a' * 16} or --data {'b' * 16}" in told
-    main([*words, "--data", "b" * 16])  # some of these need other trials: none is refused for the data
-    assert "different data" not in capsys.readouterr().err
+    assert "choose some with query, by data_fingerprint" in told
 
 
-def test_with_data_only_trials_on_these_are_answered_for(mixed):
-    one = open_study(mixed.store.uri, data="a" * 16)
-    assert {row["val_images"] for row in one.best_rows(99)} == {112}
-    assert len(one.best_rows(99)) == len(one.trials()) == one.query("SELECT * FROM trials").shape[0] == 12
-    assert len(optuna_study(one).trials) == 12
-    assert len(mixed.query("SELECT * FROM trials")) == len(mixed.trials()) == 24
-    with pytest.raises(StudyError, match=r"unknown data set 'c' \(choices: aaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbb\)"):
-        open_study(mixed.store.uri, data="c")
+def test_trials_on_several_data_sets_can_be_asked_for_in_sql(mixed):
+    of_one = mixed.query(f"SELECT * FROM trials WHERE data_fingerprint = '{'a' * 16}'")
+    assert (len(of_one), len(mixed.trials())) == (12, 24)
     (summary,) = list_studies(mixed.store.results)
     assert (summary["best"], summary["ended"]) == (None, 24)
     assert "scored on different data" in summary["note"]

@@ -54,7 +54,7 @@ def make_report(study: Study) -> Report:
     Raises:
         StudyError: the study has no trials.
     """
-    study = Snapshot(study.store, study.data)
+    study = Snapshot(study.store)
     study.check_comparable()
     rows = study.table("trials").to_pylist()
     if not rows:
