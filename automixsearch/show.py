@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from automixsearch.analysis.best import Best
     from automixsearch.config.knobs import Knob
 
 from automixsearch.config.catalogue import catalogue
@@ -70,18 +71,6 @@ def with_error(row: Mapping[str, Any], name: str) -> str:
     return score(name, row.get(name)) + (f" ±{error:.1f}" if error is not None else "")
 
 
-def unresolved(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
-    """The trials after the first whose distance from it is within the errors of both."""
-    if len(rows) < 2 or error_of(rows[0], metric) is None:
-        return []
-    best, error = rows[0][metric], error_of(rows[0], metric) or 0.0
-    return [
-        row["trial_id"]
-        for row in rows[1:]
-        if abs(best - row[metric]) <= (error**2 + (error_of(row, metric) or 0.0) ** 2) ** 0.5
-    ]
-
-
 def duration(seconds: float) -> str:
     """`42 s`, `3:05 min`, `1:02:03 h`."""
     whole = round(seconds)
@@ -133,8 +122,9 @@ def varied(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def best_table(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Table:
-    """The best trials: policy, varied knobs, the metric they were chosen by, test top-1."""
+def best_table(answer: Best, title: str) -> Table:
+    """The best configs: policy, varied knobs, runs, the mean that they rank by, what they are worth, test top-1."""
+    rows, metric = [place.row for place in answer.places], answer.metric
     table = make_table(title)
     table.add_column("#", justify="right")
     table.add_column("trial")
@@ -142,14 +132,20 @@ def best_table(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Ta
     knobs = varied(rows)[:4]
     for name in knobs:
         table.add_column(name.removeprefix("knob."), justify="right")
+    table.add_column("runs", justify="right")
     metrics = list(dict.fromkeys([metric, "val_top1", "test_top1"]))
     for name in metrics:
         style = "bold" if name == metric else ""
         table.add_column(name + (" %" if name.endswith(("top1", "top5")) else ""), justify="right", style=style)
+    worth = any(place.worth.known for place in answer.places)
+    if worth:
+        table.add_column("worth", justify="right")
     table.add_column("wall", justify="right")
-    for rank, row in enumerate(rows, 1):
-        cells = [str(rank), row["trial_id"], policy_of(row), *(brief(row.get(name)) for name in knobs)]
-        cells += [with_error(row, name) for name in metrics]
+    for rank, (place, row) in enumerate(zip(answer.places, rows, strict=True), 1):
+        cells = [f"{rank} {'=' if place.alike and answer.alike > 1 else ' '}", row["trial_id"], policy_of(row)]
+        cells += [*(brief(row.get(name)) for name in knobs), str(place.runs)]
+        cells += [with_error(row, name) if place.runs == 1 else score(name, row.get(name)) for name in metrics]
+        cells += [str(place.worth)] if worth else []
         table.add_row(*cells, duration(row["wall_s"]) if row.get("wall_s") is not None else "-")
     return table
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from automixsearch.analysis.compare import adjusted, margin_of, student
+from automixsearch.analysis.compare import adjusted, student
 from automixsearch.analysis.contrasts import LEAST_REPLICATES, Arms
 from automixsearch.analysis.estimate import Estimate, p_text
 from automixsearch.analysis.power import detectable_at
 from automixsearch.analysis.selection import CENTRE, Frame, Sample, take_sample
 from automixsearch.analysis.units import TOLERANCE, image_error
-from automixsearch.analysis.verdict import Verdict, judge
+from automixsearch.analysis.verdict import Verdict, judge, margin_of
 from automixsearch.config.catalogue import column_of
 from automixsearch.errors import StudyError
 from automixsearch.show import brief

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, nan, sqrt
+from math import isfinite, nan, sqrt
 from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.analysis.best import Place, best
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.selection import config_key
 from automixsearch.analysis.verdict import Verdict, judge_interval
@@ -82,7 +83,8 @@ def gate(study: Study, metric: str | None = None) -> Gate:
         raise StudyError(f"study {study.name}: {unknown('metric', metric, known)}")
     study.check_comparable()
     sign = 1 if known[metric] == "max" else -1
-    rows = _rows(study, metric, sign)
+    first = next((place for place in best(study, 1, "method", metric).places if place.row["method"] != BASELINE), None)
+    rows = _rows(study, metric, first)
     winner = next((row for row in rows if row["first"]), None)
     if winner is None:
         return _silent(metric, None, "No trial of a searched method has ended: there is no winner yet.")
@@ -92,7 +94,8 @@ def gate(study: Study, metric: str | None = None) -> Gate:
         unknown_yet = f"Whether {name} beats the search-free baseline is unknown: {BASELINE} was not run"
         return _silent(metric, winner, f"{unknown_yet}; add it to method, with a few seeds.")
     field, rivals = _field(study, metric, sign, winner)
-    ours = [*field, *(row for row in rows if row["method"] != BASELINE and not row["first"])]
+    seen = {row["number"] for row in field}
+    ours = [*field, *(row for row in rows if row["method"] != BASELINE and row["number"] not in seen)]
     return _judged(metric, sign, winner, name, ours, theirs, rivals)
 
 
@@ -104,16 +107,17 @@ def _searched(metric: str) -> str:
     )
 
 
-def _rows(study: Study, metric: str, sign: int) -> list[Row]:
-    """The winner (`first`), repeated runs, and runs of the baseline; with keys of configs."""
+def _rows(study: Study, metric: str, winner: Place | None) -> list[Row]:
+    """The runs of the winner, its first one as `first`, repeated runs and those of the baseline; with their keys."""
+    numbers = ", ".join(str(number) for number in winner.numbers[:MOST_ROWS]) if winner else "NULL"
     sql = f"""
         WITH own AS (
             SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, "{metric}" AS score,
-                   {_searched(metric)} AS searched
+                   {_searched(metric)} AS searched, number IN ({numbers}) AS winning
             FROM trials WHERE state = 'complete' AND "{metric}" IS NOT NULL
-        ), winner AS (SELECT * FROM own WHERE searched ORDER BY {-sign} * score, number LIMIT 1)
-        SELECT own.*, own.number = winner.number AS first FROM own LEFT JOIN winner ON true
-        WHERE first OR own.method = '{BASELINE}' OR NOT own.searched ORDER BY first DESC NULLS LAST, own.number
+        )
+        SELECT *, number = {winner.row["number"] if winner else -1} AS first FROM own
+        WHERE winning OR method = '{BASELINE}' OR NOT searched ORDER BY first DESC, winning DESC, number
         LIMIT {MOST_ROWS}"""
     return _with_keys(study, study.rows(sql))
 
@@ -134,6 +138,7 @@ class Rivals:
     scores: Sequence[float]
     centres: Sequence[float]
     spread: float
+    freedom: int
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[float]]) -> Rivals:
@@ -144,31 +149,31 @@ class Rivals:
             freedom = len(groups[0]) - 1
         spread = sum(variance(group) * (len(group) - 1) for group in groups if len(group) > 1) / max(freedom, 1)
         pairs = [(score, fmean(group)) for group in groups for score in group]
-        return cls([score for score, _ in pairs], [centre for _, centre in pairs], spread)
+        return cls([score for score, _ in pairs], [centre for _, centre in pairs], spread, freedom)
 
 
 def _field(study: Study, metric: str, sign: int, winner: Row) -> tuple[list[Row], Rivals]:
     """What the winner was chosen from, the best rows of its schedule first, and their configs grouped by method."""
     length = winner["epochs_total"]
     where = f"{_searched(metric)} AND epochs_total IS NOT DISTINCT FROM {'NULL' if length is None else length}"
-    best = study.rows(
+    rows = study.rows(
         f'SELECT trial_id, number, method, purpose, epochs_total, device_s, val_images, "{metric}" AS score, '
         f"number = {winner['number']} AS first FROM trials WHERE {where} "
         f'ORDER BY {-sign} * "{metric}", number LIMIT {MOST_RIVALS}'
     )
-    if len(best) < MOST_RIVALS:
-        best = _with_keys(study, best)
+    if len(rows) < MOST_RIVALS:
+        rows = _with_keys(study, rows)
     else:  # spread over a large ledger; each counts as a config of its own
-        best = [row | {"key": winner["key"] if row["first"] else row["trial_id"]} for row in best]
+        rows = [row | {"key": winner["key"] if row["first"] else row["trial_id"]} for row in rows]
     configs: dict[tuple[str, str], list[float]] = {}
-    for row in best:
+    for row in rows:
         configs.setdefault((str(row["method"]), row["key"]), []).append(sign * row["score"])
     groups: dict[str, list[float]] = {}
     for (method, _), scores in configs.items():
         groups.setdefault(method, []).append(fmean(scores))
     found = Rivals.of(list(groups.values()))
-    if len(best) < MOST_RIVALS:
-        return best, found
+    if len(rows) < MOST_RIVALS:
+        return rows, found
     # The rest cannot win, but tells what is usual.
     rest = study.rows(
         f'SELECT method, avg("{metric}") AS centre, var_samp("{metric}") AS spread, count(*) AS n FROM trials '
@@ -177,10 +182,10 @@ def _field(study: Study, metric: str, sign: int, winner: Row) -> tuple[list[Row]
     centres: dict[str, float] = {row["method"]: sign * row["centre"] for row in rest}
     freedom = sum(row["n"] - 1 for row in rest)
     if freedom < LEAST_FREEDOM:
-        return best, found
+        return rows, found
     of = [(score, centres.get(method, score)) for method, scores in groups.items() for score in scores]
     spread = sum(row["spread"] * (row["n"] - 1) for row in rest) / freedom
-    return best, Rivals([score for score, _ in of], [centre for _, centre in of], spread)
+    return rows, Rivals([score for score, _ in of], [centre for _, centre in of], spread, freedom)
 
 
 def _silent(metric: str, winner: Row | None, sentence: str) -> Gate:
@@ -194,10 +199,10 @@ def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], the
     theirs = _of_equal_time(theirs, taken)
     ahead, behind = _runs(ours, winner["key"]), _runs(theirs, _first(theirs, sign))
     noise, freedom = _noise([*ours, *theirs], winner)
-    guessed = not freedom
-    if guessed:
-        noise, freedom = fmean(_guess(row, metric) for row in (winner, behind[0])), inf
-    note = "the noise is guessed from the number of images" if guessed and isfinite(noise) else ""
+    note = ""
+    if not freedom:
+        noise, freedom = rivals.spread if rivals.freedom else nan, rivals.freedom
+        note = "no config was run twice, so the noise of seeds may be all of what configs scatter by"
     gain = _gain(
         _Side.of(ahead, rivals, sign),
         _Side.of(behind, Rivals.of([list(_means(theirs, sign).values())]), sign),
@@ -278,14 +283,6 @@ def _noise(rows: Sequence[Row], winner: Row) -> tuple[float, int]:
     freedom = sum(len(scores) - 1 for scores in groups.values())
     total = sum(variance(scores) * (len(scores) - 1) for scores in groups.values() if len(scores) > 1)
     return (total / freedom, freedom) if freedom else (nan, 0)
-
-
-def _guess(row: Row, metric: str) -> float:
-    """The variance of a run; that of a winner, which scored too high, comes out too small, so both sides are asked."""
-    if not metric.endswith("top1") or not row["val_images"]:
-        return nan
-    error = min(max(1 - row["score"] / 100, 1 / row["val_images"]), 1)
-    return 100**2 * error / (2 * row["val_images"])
 
 
 @dataclass(frozen=True)

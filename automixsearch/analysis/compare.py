@@ -18,14 +18,13 @@ from automixsearch.analysis.power import detectable_at
 from automixsearch.analysis.robustness import Scorecard, scorecards
 from automixsearch.analysis.selection import Column, Frame, Sample, take_sample
 from automixsearch.analysis.units import TOLERANCE, block_of, image_error, mean_of, point_of
-from automixsearch.analysis.verdict import Verdict, judge
+from automixsearch.analysis.verdict import Verdict, judge, margin_of
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.schema import column_named
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
 
-MARGIN = 0.3
 UNKNOWN = Estimate(nan)
 
 
@@ -145,12 +144,6 @@ def _agreed(plain: Comparison, counted: Comparison) -> Comparison:
     agree = plain.verdict is counted.verdict and not fail_unlike(plain.failed)
     verdict = plain.verdict if agree else Verdict.UNRESOLVED
     return replace(plain, verdict=verdict, counted=counted.difference)
-
-
-def margin_of(study: Study, margin: float | None) -> float:
-    """The margin of equivalence: as given, as the study declares it, or 0.3."""
-    declared = (study.info.get("design") or {}).get("margin")
-    return margin if margin is not None else declared if declared is not None else MARGIN
 
 
 LEAST_PAIRS = 3

@@ -198,7 +198,7 @@ def _frame(rows: Frame, metric: str, runs: Mapping[int, Mapping[str, Any]]) -> F
             "number": rows["number"],
             "method": rows["method"],
             "purpose": rows["purpose"],
-            "config_key": [config_key(config, row) for config, row in zip(rows["config"], rows.index, strict=True)],
+            "config_key": _config_keys(rows),
             "score": rows[metric].astype(float),
             "seed": rows["seed"],
             "split_seed": rows["split_seed"],
@@ -211,6 +211,13 @@ def _frame(rows: Frame, metric: str, runs: Mapping[int, Mapping[str, Any]]) -> F
     )
     knobs = [name for name in knob_columns(rows.columns) if name != "method"]
     return pd.concat([frame, rows[knobs], rows[["config"]]], axis=1)
+
+
+def _config_keys(rows: Frame) -> list[str]:
+    """The keys of the configs of rows; ledgers of older versions have none, and theirs are computed."""
+    stored = rows["config_key"] if "config_key" in rows else [None] * len(rows)
+    return [key if isinstance(key, str) else config_key(config, row)
+            for key, config, row in zip(stored, rows["config"], rows.index, strict=True)]  # fmt: skip
 
 
 def config_key(config: str | None, otherwise: object = None, without: Collection[str] = (), data: bool = True) -> str:

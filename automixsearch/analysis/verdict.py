@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from automixsearch.analysis.estimate import Estimate
+
+if TYPE_CHECKING:
+    from automixsearch.results.study import Study
+
+MARGIN = 0.3
+"""Differences up to it are of no interest, where a study declares no other."""
 
 
 class Verdict(StrEnum):
@@ -33,3 +40,9 @@ def judge_interval(gain: Estimate) -> Verdict:
     if gain.known and gain.low > 0:
         return Verdict.BETTER
     return Verdict.WORSE if gain.known and gain.high < 0 else Verdict.UNRESOLVED
+
+
+def margin_of(study: Study, margin: float | None = None) -> float:
+    """The margin of equivalence: as given, as the study declares it, or 0.3."""
+    declared = (study.info.get("design") or {}).get("margin")
+    return margin if margin is not None else declared if declared is not None else MARGIN

@@ -30,6 +30,8 @@ from automixsearch.errors import StudyError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from automixsearch.analysis.best import Best
+
 
 def next_steps(design: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What to ask a study of a design: command, options after the study's name, and what they tell."""
@@ -47,62 +49,58 @@ def next_steps(design: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def best_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.best import best
     from automixsearch.show import score
 
     study = open_named(args)
-    rows = study.best_rows(args.n, per=args.per, metric=args.metric)
-    if (args.export or args.weights) and not rows:
+    answer = best(study, args.n, args.per, args.metric)
+    first = answer.winner
+    if first is None and (args.export or args.weights):
         raise StudyError(f"study {study.name} has no complete trial to export yet")
-    if args.weights:
-        Path(args.weights).write_bytes(study.weights(rows[0]["trial_id"]))
-    if args.export:
-        by, best = args.metric or study.objective[0], rows[0]
+    if first and args.weights:
+        Path(args.weights).write_bytes(study.weights(first.trial_id))
+    if first and args.export:
+        runs = f"mean of {first.runs} runs" if first.runs > 1 else "one run"
         head = (
-            f"# Trial {best['trial_id']} of study {study.name}: {by} {score(by, best[by])}.\n"
+            f"# Trial {first.trial_id} of study {study.name}: "
+            f"{answer.metric} {score(answer.metric, first.mean)}, {runs}.\n"
             f"# Train it: automixsearch train {quote(args.export)}\n"
         )
-        Path(args.export).write_text(head + study.config(rows[0]["trial_id"]).to_yaml(), encoding="utf-8")
+        Path(args.export).write_text(head + study.config(first.trial_id).to_yaml(), encoding="utf-8")
     if args.json:
         asked = {"study": study.name, "place": study.store.uri, "n": args.n, "per": args.per}
-        content = best_content(study, rows, args.metric)
-        print(dump_json(asked | content | {"left_out": study.corrupt}))
+        print(dump_json(asked | best_content(study, answer) | {"left_out": study.corrupt}))
     else:
         out = console()
-        print_best(out, study, rows, args.metric)
+        print_best(out, study, answer)
         said = gate_sentence(study, args.metric)
         if said:
             out.print(said, highlight=False)
-        if args.export:
+        if first and args.export:
             train = f"{program()} train {quote(args.export)}"
-            say(f"{rows[0]['trial_id']} written to {args.export}; train it: {train}")
-        if args.weights:
-            say(f"weights of {rows[0]['trial_id']} written to {args.weights}")
+            say(f"{first.trial_id} written to {args.export}; train it: {train}")
+        if first and args.weights:
+            say(f"weights of {first.trial_id} written to {args.weights}")
     return 0
 
 
-def best_content(study: Any, rows: list[dict[str, Any]], metric: str | None = None) -> dict[str, Any]:
-    """The best trials as plain values: the metric, their rows, those that cannot be told from the first, the gate."""
+def best_content(study: Any, answer: Best) -> dict[str, Any]:
+    """The best configs as plain values, those of them that cannot be told from the first, and the gate."""
     from automixsearch.analysis.baseline_gate import gate
-    from automixsearch.show import unresolved
 
-    by = metric or str(study.objective[0])
-    (verdict,) = gate(study, by).rows()
-    return {"metric": by, "best": rows, "unresolved": unresolved(rows, by), "gate": verdict}
+    (verdict,) = gate(study, answer.metric).rows()
+    rows = [place.content() for place in answer.places]
+    unresolved = [place.trial_id for place in answer.places[1:] if place.alike]
+    return {"metric": answer.metric, "best": rows, "unresolved": unresolved, **answer.content(), "gate": verdict}
 
 
-def print_best(out: Console, study: Any, rows: list[dict[str, Any]], metric: str | None) -> None:
-    """Print the table of best policies."""
-    from automixsearch.show import best_table, unresolved
+def print_best(out: Console, study: Any, answer: Best) -> None:
+    """Print the table of best policies, and what is known of their order."""
+    from automixsearch.show import best_table
 
-    by = metric or str(study.objective[0])
-    if rows:
-        out.print(best_table(rows, by, f"Best of {study.name} by {by}"), highlight=False)
-        close = unresolved(rows, by)
-        if close:
-            say(
-                f"Unresolved: {', '.join(close)} cannot be told from {rows[0]['trial_id']}: ± is the 95 % error of the "
-                "number of images alone,\nand each trial is one seed."
-            )
+    if answer.places:
+        out.print(best_table(answer, f"Best of {study.name} by {answer.metric}"), highlight=False)
+        out.print(answer.sentence, highlight=False)
     else:
         out.print(f"{study.name}: no complete trial yet")
 

@@ -60,6 +60,7 @@ def run_and_report(
     """Run a search or a study and print how it ended; `args.words` go on with it."""
     # What the end needs is imported now: a job's package lies in a folder that is removed while the job is stopped.
     import automixsearch.analysis.baseline_gate
+    import automixsearch.analysis.best
     import automixsearch.analysis.verdict
     import automixsearch.results.study  # noqa: F401
     from automixsearch.cluster.jobs import AGAIN
@@ -84,11 +85,12 @@ def run_and_report(
 
 def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
     """Print how a search ended; see `main` for the exit status."""
+    from automixsearch.analysis.best import best
     from automixsearch.results.study import open_study
     from automixsearch.show import failures, spent
 
     study = open_study(result.place)
-    best = study.best_rows(5)
+    answer = best(study)
     counts = watch.counts()
     status = 130 if result.interrupted else 0 if counts["complete"] else 1
     if as_json:
@@ -96,12 +98,12 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
         summary = {
             "study": result.study, "place": result.place, "trials": result.finished, "total": result.total,
             "interrupted": result.interrupted, "states": {k: v for k, v in counts.items() if k != "running"},
-            "device_s": seconds, "energy_j": joules, "notes": watch.notes, **best_content(study, best),
+            "device_s": seconds, "energy_j": joules, "notes": watch.notes, **best_content(study, answer),
         }  # fmt: skip
         print(dump_json(summary))
         return status
     out = console()
-    print_best(out, study, best, None)
+    print_best(out, study, answer)
     said = gate_sentence(study)
     for sentence in filter(None, (said, study.halving)):
         out.print(sentence, highlight=False)

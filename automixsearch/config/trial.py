@@ -55,6 +55,11 @@ class TrialConfig(Frozen):
         return hash_json(config_identity(self.model_dump(mode="json")))
 
     @property
+    def config_key(self) -> str:
+        """The same without the seeds: runs of one config share it."""
+        return hash_json(config_identity(self.model_dump(mode="json"), seeds=False))
+
+    @property
     def method(self) -> str:
         return str(self.knobs["method"])
 

@@ -65,6 +65,7 @@ _SETUP = (
     ),
     Column("purpose", str, "what the trial was run for: search, study, replicate or confirm"),
     Column("config_id", str, "hash of the config, seeds included; where the data lie does not enter"),
+    Column("config_key", str, "the same without seeds: runs of one config share it"),
     Column("space_id", str, "hash of the search space"),
     amount("rung", "where asha trains shorter schedules first: which of them this is, from 0; the last is full", int),
     Column("candidate", str, "likewise: the trial that trained this config first; each of its rungs is a trial"),
@@ -216,6 +217,7 @@ def config_row(config: TrialConfig) -> dict[str, Any]:
     return row | {
         "config": json.dumps(config.model_dump(mode="json")),
         "config_id": config.config_id,
+        "config_key": config.config_key,
         "data_fingerprint": config.data_fingerprint,
         "epochs_total": config.recipe.epochs,
         "seed": config.seed,

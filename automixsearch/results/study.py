@@ -89,12 +89,12 @@ class Study:
         Raises:
             StudyError: `mixture` says what is mixed.
         """
-        self._ask(self._compare)
+        self.ask(self._compare)
 
     def mixture(self) -> str:
         """Which data sets, and validation splits of which sizes, the trials have, where there are several; else
         nothing."""
-        return self._ask(self._mixture)
+        return self.ask(self._mixture)
 
     def _compare(self, con: DuckDBPyConnection) -> None:
         if mixed := self._mixture(con):
@@ -153,7 +153,7 @@ class Study:
             answer = con.sql(sql)
             return pd.DataFrame() if answer is None else answer.to_arrow_table().to_pandas()
 
-        return self._ask(ask, wanted, arrow=True)
+        return self.ask(ask, wanted, arrow=True)
 
     # As plain rows ------------------------------------------------------------------------------------------
 
@@ -183,10 +183,10 @@ class Study:
             self._compare(con)
             if per is not None:
                 self._check_column(con, per)
-            rows = _fetch(con, con.execute(sql).fetchall())
+            rows = fetch(con, con.execute(sql).fetchall())
             return sorted(rows, key=lambda row: (-sign * row[metric], row["number"]))
 
-        return self._ask(ask) if n > 0 else []
+        return self.ask(ask) if n > 0 else []
 
     def pareto_rows(self) -> list[Row]:
         """The complete trials that no other beats in every objective, by the first objective, best first."""
@@ -201,9 +201,9 @@ class Study:
                 (tuple(sign * value for sign, value in zip(signs, values, strict=True)), number, trial_id)
                 for trial_id, number, *values in con.execute(sql).fetchall()
             ]
-            return _fetch(con, [(trial_id, number) for _, number, trial_id in _front(points)])
+            return fetch(con, [(trial_id, number) for _, number, trial_id in _front(points)])
 
-        return self._ask(ask)
+        return self.ask(ask)
 
     def show(self, trial: str | int) -> Row:
         """One trial: its `row`, `epochs` and `config`; one that still runs has a state and epochs only.
@@ -265,12 +265,12 @@ class Study:
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, values, strict=True)) for values in found.fetchall()]
 
-        return self._ask(ask)
+        return self.ask(ask)
 
     def summary(self) -> Row:
         """Trials wanted (`total`), ended, and in each state; the objective and the best trial so far."""
         sql = "SELECT state, count(*) FROM trials GROUP BY state"
-        counts = dict(self._ask(lambda con: con.execute(sql).fetchall()))
+        counts = dict(self.ask(lambda con: con.execute(sql).fetchall()))
         states = [state.value for state in TrialState if state is not TrialState.RUNNING]
         mixed = self.mixture()
         best = {} if mixed else next(iter(self.best_rows(1)), {})
@@ -288,7 +288,7 @@ class Study:
 
     # How it is asked ----------------------------------------------------------------------------------------
 
-    def _ask(
+    def ask(
         self,
         question: Callable[[DuckDBPyConnection], T],
         tables: Iterable[Table] = ("trials",),
@@ -373,7 +373,7 @@ def _trial_id(trial: str | int) -> str:
     return f"t{int(number[1]):05d}" if number else str(trial)
 
 
-def _fetch(con: DuckDBPyConnection, keys: list[tuple[Any, ...]]) -> list[Row]:
+def fetch(con: DuckDBPyConnection, keys: list[tuple[str, int]]) -> list[Row]:
     """The full rows of the trials given by (trial_id, number), in that order."""
     if not keys:
         return []

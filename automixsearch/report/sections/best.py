@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from automixsearch.analysis.best import Place, best
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Figure, Section, Table, Verdict
-from automixsearch.report.wording import plain, short, unit
+from automixsearch.report.wording import estimate, plain, short, unit
 from automixsearch.results.study import Study
-from automixsearch.show import duration, policy_of, score, unresolved, varied, with_error
+from automixsearch.show import duration, policy_of, score, varied, with_error
 
 
 def section(study: Study, named: bool) -> Section:
@@ -18,42 +19,43 @@ def section(study: Study, named: bool) -> Section:
     named: with a verdict, where the study was run to find them.
     """
     metric = study.objective[0]
-    rows = study.best_rows(1, per="method")
-    if not rows:
-        return Section("best", "Best trials", missing=["No trial is complete yet: the best are listed once one is."])
-    close = unresolved(rows, metric)
+    answer = best(study, 1, per="method")
+    first = answer.winner
+    if first is None:
+        return Section("best", "Best configs", missing=["No trial is complete yet: the best are listed once one is."])
+    rows = [place.content() for place in answer.places]
     says = [
-        f"Best by {metric}: {rows[0]['trial_id']}, {policy_of(rows[0])}, with {with_error(rows[0], metric)}"
-        f"{' %' if metric.endswith(('top1', 'top5')) else ''}."
+        f"Best by {metric}: {first.trial_id}, {policy_of(first.row)}, with {_mean_of(first, metric)}"
+        f"{' %' if metric.endswith(('top1', 'top5')) else ''}.",
+        answer.sentence,
     ]
-    if close:
-        says.append(
-            f"Unresolved: {', '.join(close)} cannot be told from it: ± is the 95 % error of the number of validation "
-            "images alone, and each trial is one seed."
-        )
     names = list(dict.fromkeys([*study.objective, "val_top1", "test_top1"]))
     columns = [
         Column("method", lambda row: str(row["method"])),
         Column("trial", lambda row: row["trial_id"]),
         Column("policy", policy_of),
         *(Column(short(name), plain(name), True) for name in varied(rows)[:4]),
+        Column("runs", plain("runs"), True),
         *(Column(unit(name), _scored(name), True) for name in names),
+        *([Column("worth", estimate("worth"), True)] if any(place.worth.known for place in answer.places) else []),
+        Column("told from the best", lambda row: "no" if row["alike"] else "yes"),
         Column("device time", lambda row: "-" if row["device_s"] is None else duration(row["device_s"]), True),
     ]
     kept = ("trial_id", "number", "method", "config_id", "seed", *names, "val_images", "device_s")
+    kept = (*kept, "runs", "worth", "worth_low", "worth_high", "alike")
     csv_rows = [{name: row[name] for name in kept} | {"policy": policy_of(row)} for row in rows]
     shown = {row["trial_id"]: row for row in rows}
     table = Table(
         "best",
-        "The best trial of each method",
+        "The best config of each method",
         csv_rows,
         [Column(c.label, _full(c.text, shown), c.numeric) for c in columns],
-        note="A best of many trials is an optimistic figure: its score chose it. Test scores are read once, after the "
-        "last epoch, and choose nothing.",
+        note="Scores are means over the runs of a config. A best of many is an optimistic figure: its score chose it; "
+        "what it is worth is drawn back as far as noise explains it. Test scores choose nothing.",
     )
-    kinds = ("best", "unresolved") if named else ()
-    verdicts = [Verdict(kind, text.removeprefix("Unresolved: ")) for kind, text in zip(kinds, says, strict=False)]
-    return Section("best", "Best trials", says, tables=[table], verdicts=verdicts)
+    second = "unresolved" if answer.alike > 1 else "note"
+    verdicts = [Verdict("best", says[0]), Verdict(second, says[1].removeprefix("Unresolved: "))] if named else []
+    return Section("best", "Best configs", says, tables=[table], verdicts=verdicts)
 
 
 def _full(text: Any, shown: Mapping[str, Any]) -> Any:
@@ -61,7 +63,13 @@ def _full(text: Any, shown: Mapping[str, Any]) -> Any:
 
 
 def _scored(name: str) -> Any:
-    return lambda row: with_error(row, name)
+    return lambda row: with_error(row, name) if row.get("runs", 1) == 1 else score(name, row.get(name))
+
+
+def _mean_of(place: Place, metric: str) -> str:
+    if place.runs == 1:
+        return with_error(place.row, metric)
+    return f"{score(metric, place.mean)} (mean of {place.runs} runs)"
 
 
 def pareto(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section | None:
