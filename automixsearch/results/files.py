@@ -292,13 +292,25 @@ class RemoteFiles(Files):
         with _storage(f"{self.uri}/{folder}", "listed"):
             return self.arrow.get_file_info(FileSelector(self.arrow_path(folder), allow_not_found=True))
 
+    @contextmanager
+    def _unless_gone(self, path: str, deed: str) -> Iterator[None]:
+        """Go on where the file is not there, or goes between two requests, which each storage says in its own words."""
+        with _storage(path, deed):
+            try:
+                yield
+            except FileNotFoundError:
+                return
+            except OSError:
+                if self.arrow.get_file_info(path).is_file:
+                    raise
+
     def place(self, name: str) -> str:
         """Where a file lies, for people."""
         return redact(f"{self.uri.partition('?')[0].rstrip('/')}/{name}")
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
         path = self.arrow_path(name)
-        with _storage(path, "read"), suppress(FileNotFoundError), self.arrow.open_input_file(path) as file:
+        with self._unless_gone(path, "read"), self.arrow.open_input_file(path) as file:
             return file.read(most)
         return None
 
@@ -331,8 +343,9 @@ class RemoteFiles(Files):
 
     def delete(self, name: str) -> None:
         self._check()
-        with _storage(f"{self.uri}/{name}", "deleted"), suppress(FileNotFoundError):
-            self.arrow.delete_file(self.arrow_path(name))
+        path = self.arrow_path(name)
+        with self._unless_gone(path, "deleted"):
+            self.arrow.delete_file(path)
 
     def sweep(self, folder: str) -> None:
         """Uploads leave no temporary files."""

@@ -120,6 +120,34 @@ def test_a_torn_object_is_left_out_and_reported(store: Store) -> None:
     assert list(store.corrupt) == ["s/trials/t00001.parquet"]
 
 
+class Vanishing:
+    """Storage on which another process deletes each file just when it was opened."""
+
+    def __init__(self, arrow: Any) -> None:
+        self.arrow = arrow
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.arrow, name)
+
+    def open_input_file(self, path: str) -> Any:
+        file = self.arrow.open_input_file(path)
+        self.arrow.delete_file(path)
+        return file
+
+
+def test_an_object_that_goes_between_opening_and_reading_is_not_there(s3: str) -> None:
+    store = Store(s3, "s")
+    store.put("a.json", b"{}")
+    arrow, prefix = store.files._opened
+    store.files.__dict__["_opened"] = (Vanishing(arrow), prefix)
+    assert store.get("a.json") is None
+    store.files.__dict__["_opened"] = (arrow, prefix)
+    store.write_trial(trial(0))
+    path = store.files.arrow_path("s/trials/t00000.parquet")  # it is there, so something else is wrong
+    with pytest.raises(StudyError, match="cannot be read"), store.files._unless_gone(path, "read"):
+        raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
+
+
 def test_questions_are_answered_over_a_uri(memory: str) -> None:
     store = Store(memory, "s")
     store.put("study.json", b'{"objective": ["val_loss"], "total_trials": 9}')
