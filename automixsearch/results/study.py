@@ -110,7 +110,8 @@ class Study:
             return ""
         there = "; ".join(f"{count} trials of {data}, {images} validation images" for data, images, count in groups)
         by = "data_fingerprint" if len(kinds) > 1 else "val_images"
-        return f"its trials were scored on different data, and cannot be compared ({there}); choose some with query, by {by}"
+        remedy = f"choose some with query, by {by}"
+        return f"its trials were scored on different data, and cannot be compared ({there}); {remedy}"
 
     # As DataFrames ------------------------------------------------------------------------------------------
 
