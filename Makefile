@@ -42,7 +42,7 @@ bench: tools ## every benchmark in tests/bench, with its own defaults (minutes)
 	  $(python) "$$script"
 	done
 
-simulations: tools ## coverage, type-I errors and power of the analysis; writes automixsearch/analysis/README.md
+simulations: tools ## coverage, type-I errors and power of the analysis; writes automixsearch/analysis/coverage.md
 	@$(python) -m pytest -m slow tests/analysis
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(python) tests/analysis/simulate.py
 

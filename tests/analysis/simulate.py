@@ -2,7 +2,7 @@
 
     python tests/analysis/simulate.py [TABLE ...] [--repeats 2000] [--out FILE]     (`make simulations`)
 
-writes the tables, or those that are named, into automixsearch/analysis/README.md, several at the same time. Each
+writes the tables, or those that are named, into automixsearch/analysis/coverage.md, several at the same time. Each
 simulated study of configs is the default one: 64 configs with one run each, a replicate block of 12 configs with 2
 further seeds, and 5 fresh runs of the best 3. Other noise, searches, ablations, fidelity: `SCATTERS`, `GATES`,
 `ABLATIONS`, `rank_coverage`.
@@ -43,7 +43,7 @@ from automixsearch.analysis.units import mean_of
 from automixsearch.analysis.verdict import judge
 
 Array = np.ndarray
-README = Path(__file__).parents[2] / "automixsearch" / "analysis" / "README.md"
+COVERAGE = Path(__file__).parents[2] / "automixsearch" / "analysis" / "coverage.md"
 SPREAD, SIGMA, DELTA = 0.7, 0.3, 0.5
 CONFIGS, BLOCK, TOP, FRESH = 64, 12, 3, 5
 BIG = 2_000_000
@@ -286,7 +286,7 @@ _SCORES = ("mean", "cvar", "best_of_8", "worth_8")
 
 GATES: dict[str, dict[str, int]] = {
     "5 confirmation runs, TrivialMix 3 seeds": {"fresh": 5, "seeds": 3},
-    "no run repeated, noise guessed": {"seeds": 1},
+    "no run repeated": {"seeds": 1},
     "TrivialMix 8 settings x 2 seeds": {"settings": 8, "seeds": 2},
     "TrivialMix 5 seeds": {"seeds": 5},
     "TrivialMix 3 seeds": {"seeds": 3},
@@ -304,7 +304,6 @@ def gate_miss(
         nonlocal number
         number += 1
         row = {"trial_id": f"t{number}", "number": number, "method": method, "purpose": purpose, "key": key}
-        # 5,000 images and 10 % errors: the noise that is guessed is about SIGMA.
         row |= {"epochs_total": 100, "device_s": 60.0, "val_images": 5000, "first": False, "worth": worth}
         return row | {"score": 90 + worth + SIGMA * g.standard_normal()}
 
@@ -667,7 +666,7 @@ TABLES: dict[str, tuple[Callable[[int], str], int]] = {
     "phi": (phi_table, 20),
     "verdict": (test_table, 1),
 }
-"""Each table, and the part of the repeats that it takes; in the README between marks of its name."""
+"""Each table, and the part of the repeats that it takes; in coverage.md between marks of its name."""
 
 
 def drawn(name: str, repeats: int) -> tuple[str, str, float]:
@@ -696,7 +695,7 @@ def main() -> None:
     ask.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="tables at the same time (one for each core)"
     )
-    ask.add_argument("--out", type=Path, default=README, help="file with marks <!-- TABLE --> and <!-- /TABLE -->")
+    ask.add_argument("--out", type=Path, default=COVERAGE, help="file with marks <!-- TABLE --> and <!-- /TABLE -->")
     args = ask.parse_args()
     names = args.tables or list(TABLES)
     if wrong := set(names) - set(TABLES):

@@ -26,7 +26,11 @@ from automixsearch.results.store import MERGED_ROWS
 
 ROWS_CALL = "import automixsearch; automixsearch.open_study({path!r}).best_rows({args})"
 FRAME_CALL = "import automixsearch; automixsearch.open_study({path!r}).best({args})"
+ANSWER_CALL = (
+    "import automixsearch; from automixsearch.analysis.best import best; best(automixsearch.open_study({path!r}))"
+)
 CALLS = {
+    "best configs": ANSWER_CALL,
     "best, as rows": ROWS_CALL.replace("{args}", ""),
     "best per method, as rows": ROWS_CALL.replace("{args}", "per='method'"),
     "best, as a DataFrame": FRAME_CALL.replace("{args}", ""),
@@ -61,6 +65,7 @@ def rows(first: int, count: int) -> Iterator[dict[str, object]]:
             "knob.backbone": "resnet18",
             "config": json.dumps(config),
             "config_id": f"{rng.getrandbits(64):016x}",
+            "config_key": f"{rng.getrandbits(64):016x}",
             "space_id": "0123456789abcdef",
             "code_version": "0.1.0",
             "seed": config["seed"],
