@@ -11,7 +11,7 @@ from math import isfinite, nan, sqrt
 from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.analysis.best import Place, best
+from automixsearch.analysis.best import Best, Place, best
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.selection import config_key
 from automixsearch.analysis.verdict import Verdict, judge_interval
@@ -62,7 +62,7 @@ class Gate:
         ]
 
 
-def gate(study: Study, metric: str | None = None) -> Gate:
+def gate(study: Study, metric: str | None = None, answer: Best | None = None) -> Gate:
     """Whether the winner of a study beats TrivialMix at equal device time.
 
     The score that made a trial the winner is too high, for it was chosen by it. So the winner is judged by its
@@ -71,8 +71,10 @@ def gate(study: Study, metric: str | None = None) -> Gate:
     the interval. Likewise the baseline, where it was run with several settings.
 
     Source: the search-free baseline, after TrivialAugment, arXiv 2103.10158; the parametric bootstrap of a maximum
-        with shrunken scores, after Efron, JASA 106 (2011); noise guessed from the number of images where nothing was
-        repeated, sqrt(error / 2n), Jordan, arXiv 2304.01910.
+        with shrunken scores, after Efron, JASA 106 (2011).
+
+    Args:
+        answer: that of `best`, where it was asked already.
 
     Raises:
         StudyError: no such metric.
@@ -81,9 +83,11 @@ def gate(study: Study, metric: str | None = None) -> Gate:
     known = metric_directions()
     if metric not in known:
         raise StudyError(f"study {study.name}: {unknown('metric', metric, known)}")
-    study.check_comparable()
+    if answer is None:
+        study.check_comparable()
     sign = 1 if known[metric] == "max" else -1
-    first = next((place for place in best(study, 1, "method", metric).places if place.row["method"] != BASELINE), None)
+    first = _winner(answer) if answer else None
+    first = first or _winner(best(study, 1, "method", metric))
     rows = _rows(study, metric, first)
     winner = next((row for row in rows if row["first"]), None)
     if winner is None:
@@ -97,6 +101,11 @@ def gate(study: Study, metric: str | None = None) -> Gate:
     seen = {row["number"] for row in field}
     ours = [*field, *(row for row in rows if row["method"] != BASELINE and row["number"] not in seen)]
     return _judged(metric, sign, winner, name, ours, theirs, rivals)
+
+
+def _winner(answer: Best) -> Place | None:
+    """The best config of a searched method."""
+    return next((place for place in answer.places if place.row["method"] != BASELINE), None)
 
 
 def _searched(metric: str) -> str:

@@ -127,8 +127,8 @@ class Best:
                 f" To tell the first {first} apart by {self.margin:g}{unit} takes {up}{self.more_runs} more runs{cost}."
             )
         return (
-            f"Unresolved: {self.alike} of {self.configs} configs (those with =) cannot be told from the best at 95 %; "
-            f"{basis}.{more}"
+            f"Unresolved: {'at least ' * (self.alike == MOST)}{self.alike} of {self.configs} configs (those with =) "
+            f"cannot be told from the best at 95 %; {basis}.{more}"
         )
 
     @property
@@ -160,10 +160,26 @@ def best(
     directions = metric_directions()
     if metric not in directions:
         raise StudyError(f"study {study.name}: {unknown('metric', metric, directions)}")
-    study.check_comparable()
     margin = margin_of(study, margin)
     sign = 1 if directions[metric] == "max" else -1
-    configs = study.ask(lambda con: _configs(study, con, metric, per, sign, n))
+
+    def answer(con: DuckDBPyConnection) -> Best:
+        study.compare_in(con)
+        _check_columns(study, con, [metric, *([per] if per else [])])
+        return _best(con, n, metric, per, sign, margin)
+
+    return study.ask(answer)
+
+
+def _check_columns(study: Study, con: DuckDBPyConnection, names: Iterable[str]) -> None:
+    columns = con.table("trials").columns
+    for name in names:
+        if name not in columns:
+            raise StudyError(f"study {study.name}: {unknown('column', name, columns)}")
+
+
+def _best(con: DuckDBPyConnection, n: int, metric: str, per: str | None, sign: int, margin: float) -> Best:
+    configs = _configs(con, metric, per, sign, n)
     if not configs:
         return Best(metric, (), 0, 0, Noise(nan, 0, False), margin, 0, 0.0)
     count, noise = configs[0]["configs"], _noise(configs, metric)
@@ -173,7 +189,7 @@ def best(
     order = np.lexsort((-means, -worth))
     chosen = _first_of([configs[i] for i in order], n)
     places = [order[i] for i in chosen]
-    rows = study.ask(lambda con: _rows(con, [configs[i] for i in places], metric))
+    rows = _rows(con, [configs[i] for i in places], metric)
     half = _t(noise.freedom) * error
     legal = (0.0, 100.0) if unit_of(metric) else (-inf, inf)
 
@@ -198,23 +214,23 @@ def _key(con: DuckDBPyConnection) -> str:
     return f"coalesce({SEEDS}, trial_id)"
 
 
-def _configs(study: Study, con: DuckDBPyConnection, metric: str, per: str | None, sign: int, n: int) -> list[Row]:
+def _configs(con: DuckDBPyConnection, metric: str, per: str | None, sign: int, n: int) -> list[Row]:
     """The configs with the highest means, larger is better, with what is known of their methods and of all."""
-    columns = con.table("trials").columns
-    for name in (metric, *([per] if per else [])):
-        if name not in columns:
-            raise StudyError(f"study {study.name}: {unknown('column', name, columns)}")
     key = _key(con)
     of = f'any_value("{per}")' if per else "NULL"
     where = f"state = 'complete' AND \"{metric}\" IS NOT NULL" + (f' AND "{per}" IS NOT NULL' if per else "")
-    first = "row_number() OVER ({} ORDER BY mean DESC, number) <= {}"
-    of_part = f" OR {first.format('PARTITION BY part', max(n, 50))}" if per else ""
-    sql = f"""
-        WITH configs AS MATERIALIZED (
+    con.execute(f"""
+        CREATE OR REPLACE TEMP TABLE configs AS
             SELECT method, {key} AS key, {of} AS part, {sign} * avg("{metric}") AS mean, count(*) AS runs,
                    min(number) AS number, max(val_images) AS images,
                    coalesce(var_samp("{metric}"), 0) * (count(*) - 1) AS squares
-            FROM trials WHERE {where} GROUP BY method, {key}
+            FROM trials WHERE {where} GROUP BY method, {key}""")
+    of_each = f"""
+            UNION (SELECT * FROM configs
+                   QUALIFY row_number() OVER (PARTITION BY part ORDER BY mean DESC, number) <= {max(n, 50)})"""
+    answer = con.execute(f"""
+        WITH first AS (
+            (SELECT * FROM configs ORDER BY mean DESC, number LIMIT {MOST}){of_each if per else ""}
         ), methods AS (
             SELECT method, count(*) AS n_method, avg(mean) AS centre, coalesce(var_samp(mean), 0) AS spread,
                    avg(1.0 / runs) AS per_run FROM configs GROUP BY method
@@ -228,9 +244,7 @@ def _configs(study: Study, con: DuckDBPyConnection, metric: str, per: str | None
         ), scatter AS (
             SELECT sum(spread * (n_method - 1)) AS within, sum(n_method - 1) AS within_freedom FROM methods
         )
-        SELECT * FROM configs JOIN methods USING (method), whole, better, scatter
-        QUALIFY {first.format("", MOST)}{of_part} ORDER BY mean DESC, number"""
-    answer = con.execute(sql)
+        SELECT * FROM first JOIN methods USING (method), whole, better, scatter ORDER BY mean DESC, number""")
     names = [column[0] for column in answer.description or ()]
     return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
 

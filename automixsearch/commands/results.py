@@ -73,7 +73,7 @@ def best_command(args: argparse.Namespace) -> int:
     else:
         out = console()
         print_best(out, study, answer)
-        said = gate_sentence(study, args.metric)
+        said = gate_sentence(study, answer)
         if said:
             out.print(said, highlight=False)
         if first and args.export:
@@ -88,7 +88,7 @@ def best_content(study: Any, answer: Best) -> dict[str, Any]:
     """The best configs as plain values, those of them that cannot be told from the first, and the gate."""
     from automixsearch.analysis.baseline_gate import gate
 
-    (verdict,) = gate(study, answer.metric).rows()
+    (verdict,) = gate(study, answer.metric, answer).rows()
     rows = [place.content() for place in answer.places]
     unresolved = [place.trial_id for place in answer.places[1:] if place.alike]
     return {"metric": answer.metric, "best": rows, "unresolved": unresolved, **answer.content(), "gate": verdict}
@@ -105,11 +105,11 @@ def print_best(out: Console, study: Any, answer: Best) -> None:
         out.print(f"{study.name}: no complete trial yet")
 
 
-def gate_sentence(study: Any, metric: str | None = None) -> str:
+def gate_sentence(study: Any, answer: Best) -> str:
     """Whether the winner beats the search-free baseline; empty for studies of another question that never ran it."""
     from automixsearch.analysis.baseline_gate import gate
 
-    found = gate(study, metric)
+    found = gate(study, answer.metric, answer)
     return found.sentence if found.answered or not study.info.get("design") else ""
 
 

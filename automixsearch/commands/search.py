@@ -104,7 +104,7 @@ def report_search(result: Any, again: str, as_json: bool, watch: Any) -> int:
         return status
     out = console()
     print_best(out, study, answer)
-    said = gate_sentence(study)
+    said = gate_sentence(study, answer)
     for sentence in filter(None, (said, study.halving)):
         out.print(sentence, highlight=False)
     for count, name, first, hint in failures(watch.rows):

@@ -50,6 +50,7 @@ class Study:
 
     def __init__(self, store: Store) -> None:
         self.store, self.name = store, store.study
+        self._single: dict[Table, list[str]] = {}
 
     def __repr__(self) -> str:
         return f"Study({self.store.results}/{self.name})"
@@ -89,14 +90,15 @@ class Study:
         Raises:
             StudyError: `mixture` says what is mixed.
         """
-        self.ask(self._compare)
+        self.ask(self.compare_in)
 
     def mixture(self) -> str:
         """Which data sets, and validation splits of which sizes, the trials have, where there are several; else
         nothing."""
         return self.ask(self._mixture)
 
-    def _compare(self, con: DuckDBPyConnection) -> None:
+    def compare_in(self, con: DuckDBPyConnection) -> None:
+        """`check_comparable` where the trials are open already."""
         if mixed := self._mixture(con):
             raise StudyError(f"study {self.name}: {mixed}")
 
@@ -181,7 +183,7 @@ class Study:
             sql = f"SELECT unnest({top}, recursive := true) FROM trials WHERE {where} AND {group}"
 
         def ask(con: DuckDBPyConnection) -> list[Row]:
-            self._compare(con)
+            self.compare_in(con)
             if per is not None:
                 self._check_column(con, per)
             rows = fetch(con, con.execute(sql).fetchall())
@@ -197,7 +199,7 @@ class Study:
         sql = f"SELECT trial_id, number, {wanted} FROM trials WHERE state = '{TrialState.COMPLETE}' AND {where}"
 
         def ask(con: DuckDBPyConnection) -> list[Row]:
-            self._compare(con)
+            self.compare_in(con)
             points = [
                 (tuple(sign * value for sign, value in zip(signs, values, strict=True)), number, trial_id)
                 for trial_id, number, *values in con.execute(sql).fetchall()
@@ -334,9 +336,12 @@ class Study:
         else:
             con.read_parquet(paths, union_by_name=True, hive_partitioning=False).create_view(table)
             con.execute("SET parquet_metadata_cache = true")  # every query would decode the footers anew
+        if self._single.get(table) == paths:  # merged or not, a file's rows are never changed
+            return True
         keys = ", ".join(KEYS[table])
         unlike = f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {table})"
         if con.execute(f"SELECT count(*) = ({unlike}) FROM {table}").fetchone() == (True,):
+            self._single[table] = paths
             return True
         con.unregister(table) if arrow else con.execute(f"DROP VIEW {table}")
         return False
