@@ -72,6 +72,8 @@ HEAVY = (
     "jinja2",
     "torchvision",
     "timm",
+    "pytest",
+    "hypothesis",
 )
 LAYERS = {
     "automixsearch": (),
@@ -122,6 +124,7 @@ LAYERS = {
     "automixsearch.report.sections": (),
     "automixsearch.training.run": ("torch",),
     "automixsearch.evaluation.classification": ("torch",),
+    "automixsearch.testing": ("torch",),
     "automixsearch.models": (),
     "automixsearch.models.registry": (),
     "automixsearch.search.driver": (),

@@ -34,6 +34,7 @@ class TrivialMix(Mixer):
 
     name: ClassVar[str] = "trivialmix"
     whole: ClassVar[bool] = True
+    label_slack: ClassVar[int] = 1  # that of FMix
     needs: ClassVar[frozenset[str]] = frozenset({"pixels", "mean", "std", "saliency", "gradient"})
     source: ClassVar[str] = "after arXiv 2103.10158"
     published: ClassVar = {family: {"pool": "cheap"} for family in ("cifar", "tiny", "imagenet", "fine_grained")}

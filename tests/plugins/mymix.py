@@ -38,7 +38,7 @@ class StripeMix(Mixer):
         return StripeDraw(torch.randperm(shape[0], generator=generator), share)
 
     def apply(self, x: torch.Tensor, draw: StripeDraw) -> Mixed:
-        place = torch.arange(x.shape[2], device=x.device) % self.period
-        own = place < round(draw.share * self.period)
-        mixed = torch.where(own[None, None, :, None], x, x[draw.partner])
-        return pairs(mixed, draw.partner, own.double().mean().item())
+        own = torch.arange(x.shape[2]) % self.period < round(draw.share * self.period)
+        lam = own.double().mean().item()  # on the host, which so does not wait for a GPU
+        rows, partner = (part.to(x.device, non_blocking=True) for part in (own, draw.partner))
+        return pairs(torch.where(rows[None, None, :, None], x, x[partner]), partner, lam)

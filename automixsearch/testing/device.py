@@ -49,7 +49,8 @@ def without_values(module: torch.nn.Module) -> Iterator[Callable[[torch.Tensor],
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for part in module.modules():
-            for held in (part._parameters, part._buffers):
+            held: dict[str, Any]
+            for held in (part._parameters, part._buffers):  # pyright: ignore[reportAssignmentType]
                 held.update({name: mode.from_tensor(value) for name, value in held.items() if value is not None})
         with _Device(watches=False):
             yield mode.from_tensor
