@@ -210,19 +210,9 @@ def cell_row(cell: Cell) -> dict[str, Any]:
     return {
         "number": cell.number,
         "cell": cell.name,
-        "dataset": cell.dataset,
-        "backbone": cell.backbone,
-        "epochs": cell.epochs,
-        "setting": cell.setting,
-        "method": cell.method,
-        "loss": cell.loss,
-        "metric": cell.metric,
-        "published": cell.value,
+        **cell.content(),
         "std": cell.std,
         "alpha": cell.alpha,
-        "certainty": cell.certainty,
-        "note": cell.note,
-        "conflicts": list(cell.conflicts),
         "missing": missing(cell),
     }
 

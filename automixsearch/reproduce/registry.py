@@ -1,17 +1,19 @@
 """Every figure of the tables in the AutoMix and Decoupled Mixup slides, as cells with all that is known of them.
 
-`cells.csv` beside this file is the truth: one row for each printed figure. What can be derived from it (which cells a
-gain is the difference of, where sources contradict each other) is computed here, not written down twice.
+`cells.csv` beside this file is the truth: one row for each printed figure, and `tables.csv` for each table. What can be
+derived from it (which cells a gain is the difference of, where sources contradict each other) is computed here, not
+written down twice.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from automixsearch.errors import SpecError, unknown
 
@@ -97,6 +99,12 @@ class Cell:
             part for part in (self.dataset, self.backbone, epochs, self.column[3], self.row, metric) if part
         )
 
+    def content(self) -> dict[str, Any]:
+        """Its plain values by name, for JSON."""
+        names = ["dataset", "backbone", "epochs", "setting", "method", "loss", "metric", "certainty", "note"]
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "published": self.value, "conflicts": list(self.conflicts)}
+
     @property
     def derived(self) -> bool:
         """Whether it is computed from other cells: a gain."""
@@ -134,64 +142,12 @@ class Cell:
         return tuple(found)
 
 
-AUTOMIX, DECOUPLED = "AutoMix, arXiv 2103.13027", "Decoupled Mixup, arXiv 2203.10761"
-MEDIAN = "test top-1, median of the last 10 epochs"
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8", newline="") as content:
+        yield from csv.DictReader(content)
 
-TABLES = {
-    table.name: table
-    for table in (
-        Table("automix_small_scale", "CIFAR-10, CIFAR-100 and Tiny-ImageNet", AUTOMIX, MEDIAN),
-        Table(
-            "automix_imagenet",
-            "ImageNet-1k",
-            AUTOMIX,
-            "test top-1, median of the last 5 epochs of 100, of the last 10 of 300",
-        ),
-        Table(
-            "automix_fine_grained",
-            "Fine-grained and scenic images",
-            AUTOMIX,
-            "test top-1, median of the last 10 epochs where fine-tuned, of the last 5 where trained from scratch",
-        ),
-        Table("automix_wsol", "Weakly supervised object localisation", AUTOMIX, "MaxBoxAcc (assumed)"),
-        Table(
-            "automix_robustness",
-            "Clean, corrupted and attacked images",
-            AUTOMIX,
-            "test top-1; mean top-1 over corruptions; top-1 error under attack",
-        ),
-        Table("automix_transfer_detection", "Transfer to object detection", AUTOMIX, "mAP, AP50, AP75 of boxes"),
-        Table("automix_ablation_modules", "The parts of the Mix Block, one after the other", AUTOMIX, MEDIAN),
-        Table(
-            "automix_ablation_layer",
-            "The layer that feeds the Mix Block",
-            AUTOMIX,
-            f"{MEDIAN}; parameters in millions; time",
-        ),
-        Table(
-            "automix_ablation_ema_ce",
-            "The momentum teacher and the clean loss",
-            AUTOMIX,
-            "test top-1, median of the last 5 epochs",
-        ),
-        Table("dm_toy", "Decoupled loss on CIFAR-100 and Tiny-ImageNet", DECOUPLED, MEDIAN),
-        Table(
-            "dm_imagenet_convnets",
-            "Decoupled loss on ImageNet-1k, ResNets",
-            DECOUPLED,
-            "test top-1, median of the last 5 epochs",
-        ),
-        Table(
-            "dm_imagenet_vits",
-            "Decoupled loss on ImageNet-1k, transformers",
-            DECOUPLED,
-            "test top-1 of the best epoch, mean of 3 runs",
-        ),
-        Table("dm_semi_supervised", "Semi-supervised learning", DECOUPLED, "test top-1, mean and deviation of 3 runs"),
-        Table("dm_ablation_self_tuning", "Parts of the loss in Self-Tuning", DECOUPLED, "test top-1"),
-        Table("dm_fine_tuning", "Fine-tuning with few labels", DECOUPLED, "test top-1, mean and deviation of 3 runs"),
-    )
-}
+
+TABLES = {row["name"]: Table(**row) for row in _rows(Path(__file__).with_name("tables.csv"))}
 """Every table of the slides, by name."""
 
 
@@ -200,29 +156,17 @@ def cells() -> tuple[Cell, ...]:
     """Every published figure, table by table."""
     numbers: dict[str, int] = {}
     found = []
-    with CELLS.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            number = numbers[row["table"]] = numbers.get(row["table"], 0) + 1
-            elsewhere = (part.partition("=") for part in row["openmixup"].split())
-            found.append(
-                Cell(
-                    table=row["table"],
-                    number=number,
-                    dataset=row["dataset"],
-                    backbone=row["backbone"],
-                    epochs=int(row["epochs"]) if row["epochs"] else None,
-                    setting=row["setting"],
-                    method=row["method"],
-                    loss=row["loss"],
-                    metric=row["metric"],
-                    printed=row["value"],
-                    std=float(row["std"]) if row["std"] else None,
-                    alpha=row["alpha"],
-                    certainty=row["certainty"],
-                    note=row["note"],
-                    elsewhere={document: float(value) for document, _, value in elsewhere},
-                )
-            )
+    for row in _rows(CELLS):
+        number = numbers[row["table"]] = numbers.get(row["table"], 0) + 1
+        elsewhere = (part.partition("=") for part in row.pop("openmixup").split())
+        values = {
+            "number": number,
+            "epochs": int(row.pop("epochs") or 0) or None,
+            "printed": row.pop("value"),
+            "std": float(std) if (std := row.pop("std")) else None,
+            "elsewhere": {document: float(value) for document, _, value in elsewhere},
+        }
+        found.append(Cell(**values, **row))
     return tuple(found)
 
 

@@ -1,15 +1,10 @@
-"""The energy that a device says it has used: NVML's counter of a GPU, RAPL's of all CPU packages; else nothing."""
+"""The energy that a GPU says it has used, by NVML's counter; of CPUs nothing is told that ordinary users may read."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
-
-POWERCAP = Path("/sys/class/powercap")
-"""Where Linux shows RAPL; as a rule root alone may read it."""
 
 
 class EnergyMeter:
@@ -20,31 +15,26 @@ class EnergyMeter:
 
     def __init__(self, device: torch.device, share: float = 1.0) -> None:
         self.share = share
-        self._counters = _gpu(device) if device.type == "cuda" else _packages(POWERCAP)
-        self._last = [read() for read, _ in self._counters]
+        self._handle = _handle(device) if device.type == "cuda" else None
+        self._last = self._joules()
 
     def spent(self) -> float | None:
         """Joules since the last call, or since the start; None where the device does not tell."""
-        if not self._counters:
+        if self._handle is None:
             return None
-        total = 0.0
-        for place, (read, wraps_at) in enumerate(self._counters):
-            now = read()
-            total += now - self._last[place] + (wraps_at if now < self._last[place] else 0.0)
-            self._last[place] = now
-        return self.share * total
+        before, self._last = self._last, self._joules()
+        return self.share * (self._last - before)
+
+    def _joules(self) -> float:
+        if self._handle is None:
+            return 0.0
+        import pynvml
+
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
 
 
-Counter = tuple[Callable[[], float], float]
-"""What reads a counter in joules, and the value at which it starts again at 0."""
-
-
-def cpu_share(threads: int) -> float:
-    """The share of this machine's processors that `threads` can keep busy."""
-    return min(1.0, threads / (os.cpu_count() or 1))
-
-
-def _gpu(device: torch.device) -> list[Counter]:
+def _handle(device: torch.device) -> Any:
+    """What NVML knows a GPU by, None where it does not count its energy."""
     import pynvml
 
     try:
@@ -52,25 +42,5 @@ def _gpu(device: torch.device) -> list[Counter]:
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:  # before Volta, a part of a GPU, or a container without NVML
-        return []
-    return [(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, 0.0)]
-
-
-def _packages(root: Path) -> list[Counter]:
-    """The CPU packages; their parts (intel-rapl:0:1), which they include, are left out."""
-    found: list[Counter] = []
-    for folder in sorted(root.glob("intel-rapl:*")):
-        if folder.name.count(":") > 1:
-            continue
-        try:
-            wraps_at = int((folder / "max_energy_range_uj").read_text()) / 1e6
-            read = _reader(folder / "energy_uj")
-            read()
-        except (OSError, ValueError):  # for administrators only, as a rule; reports say that it is missing
-            return []
-        found.append((read, wraps_at))
-    return found
-
-
-def _reader(file: Path) -> Callable[[], float]:
-    return lambda: int(file.read_text()) / 1e6
+        return None
+    return handle

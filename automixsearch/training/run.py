@@ -32,7 +32,7 @@ from automixsearch.models.batch_norm import make_global
 from automixsearch.seeds import derive_seed
 from automixsearch.training.batches import Batches, training_batches
 from automixsearch.training.checks import check_batches
-from automixsearch.training.energy import EnergyMeter, cpu_share
+from automixsearch.training.energy import EnergyMeter
 from automixsearch.training.optimiser import learning_rate, make_optimizer, set_lr
 from automixsearch.training.world import World
 
@@ -124,8 +124,7 @@ class TrainingRun:
         self.config, self.recipe = config, config.recipe
         self.branches, self.tested = tuple(branches), tested
         self.world, self.device = world or World(), torch.device(device)
-        share = gpu_share if self.device.type == "cuda" else cpu_share(torch.get_num_threads())
-        self.meter = EnergyMeter(self.device, share)
+        self.meter = EnergyMeter(self.device, gpu_share)
         self.epoch, self.wall_s = 0, 0.0
         self.energy_j: float | None = 0.0
         self.last: EpochMetrics | None = None

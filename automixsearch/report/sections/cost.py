@@ -12,42 +12,15 @@ from automixsearch.show import brief, duration
 
 def section(rows: Sequence[Mapping[str, Any]]) -> Section:
     """Device time by method: sums of the ledger's rows, complete and pruned and failed alike."""
-    found: dict[str, dict[str, Any]] = {}
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        own = found.setdefault(
-            row["method"],
-            {
-                "method": row["method"],
-                "trials": 0,
-                "complete": 0,
-                "pruned": 0,
-                "failed": 0,
-                "epochs": 0,
-                "device_s": 0.0,
-                "wall_s": 0.0,
-                "energy_j": 0.0,
-                "untold": 0,
-            },
-        )
-        own["trials"] += 1
-        own[row["state"]] += 1
-        own["epochs"] += row["epochs_run"] or 0
-        own["device_s"] += row["device_s"] or 0.0
-        own["wall_s"] += row["wall_s"] or 0.0
-        own["energy_j"] += row.get("energy_j") or 0.0
-        own["untold"] += row.get("energy_j") is None
-    methods = sorted(found.values(), key=lambda own: -own["device_s"])
-    silent = 0
-    for own in methods:
-        own["device_h"] = own["device_s"] / 3600
-        untold = own.pop("untold")
-        own["energy_kwh"] = None if untold == own["trials"] else own["energy_j"] / 3.6e6
-        silent += untold
-        own["device_s_per_epoch"] = own["device_s"] / own["epochs"] if own["epochs"] else None
+        by_method.setdefault(row["method"], []).append(row)
+    methods = sorted((_costs(name, own) for name, own in by_method.items()), key=lambda own: -own["device_s"])
+    silent = sum(row.get("energy_j") is None for row in rows)
     total = sum(own["device_s"] for own in methods)
     told = silent < len(rows)
     devices = sorted({f"{row['device']}" for row in rows if row["device"]})
-    inks = charts.inks(found)
+    inks = charts.inks(by_method)
     drawn = [
         charts.Bar(
             own["method"], own["device_h"], ink=inks[own["method"]], tip=f"{own['method']}: {duration(own['device_s'])}"
@@ -71,9 +44,7 @@ def section(rows: Sequence[Mapping[str, Any]]) -> Section:
         says.append(f"Energy of the devices in that time: {sum(own['energy_j'] for own in methods) / 3.6e6:.3g} kWh.")
     if silent:
         which = "" if silent == len(rows) else f" in {silent} of {len(rows)} trials"
-        missing.append(
-            f"Energy: the devices did not tell{which} (NVIDIA's do, and Intel's where /sys/class/powercap may be read)."
-        )
+        missing.append(f"Energy: the devices did not tell{which} (NVIDIA's from Volta on do).")
     return Section(
         "cost",
         "Cost",
@@ -88,6 +59,25 @@ def section(rows: Sequence[Mapping[str, Any]]) -> Section:
         tables=[Table("cost", "", methods, columns)],
         missing=missing,
     )
+
+
+def _costs(method: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums over the trials of a method."""
+    states = [row["state"] for row in rows]
+    epochs, device_s, wall_s = (sum(row[name] or 0 for row in rows) for name in ("epochs_run", "device_s", "wall_s"))
+    joules = [row["energy_j"] for row in rows if row.get("energy_j") is not None]
+    return {
+        "method": method,
+        "trials": len(rows),
+        **{state: states.count(state) for state in ("complete", "pruned", "failed")},
+        "epochs": epochs,
+        "device_s": float(device_s),
+        "wall_s": float(wall_s),
+        "energy_j": float(sum(joules)),
+        "device_h": device_s / 3600,
+        "energy_kwh": sum(joules) / 3.6e6 if joules else None,
+        "device_s_per_epoch": device_s / epochs if epochs else None,
+    }
 
 
 def _whole(name: str) -> Any:
