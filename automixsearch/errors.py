@@ -25,6 +25,22 @@ from collections.abc import Iterable
 
 from automixsearch.secrecy import redact
 
+__all__ = [
+    "AutoMixError",
+    "DamagedError",
+    "DataError",
+    "Diverged",
+    "NonFiniteLoss",
+    "OtherConfig",
+    "ResourceError",
+    "SpecError",
+    "StorageError",
+    "StudyBusy",
+    "StudyError",
+    "StudyTaken",
+    "TrainingError",
+]
+
 
 class AutoMixError(Exception):
     """Base of the tree: the message says what is wrong and what to do, without any secret that arrived."""

@@ -20,6 +20,8 @@ from automixsearch.lazy import functional, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["LOSSES", "MCE", "Decoupled", "DecoupledBCE", "Loss", "SoftmaxBCE", "smoothed", "soft_labels"]
+
 
 def mce(logits: Tensor, labels: Tensor, shares: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mixup cross-entropy per sample: -sum over sources of share log p[label], float [B].
@@ -124,7 +126,21 @@ def _weighted(values: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Loss(Knobbed, ABC):
-    """A loss and its knobs."""
+    """A loss and its knobs.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> @dataclass(frozen=True)
+        ... class Brier(Loss):
+        ...     name: ClassVar[str] = "brier"
+        ...     def __call__(self, logits, labels, shares, label_smoothing=0.0, labelled=None):
+        ...         p = logits.softmax(dim=1)
+        ...         target = smoothed(soft_labels(labels, shares, p.shape[1]), label_smoothing)
+        ...         return (p - target).square().sum(dim=1).mean()
+        >>> Brier()(torch.zeros(1, 2), torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]])).item()
+        0.0
+    """
 
     name: ClassVar[str]
     published: ClassVar[Mapping[str, Mapping[str, Mapping[str, Scalar]]]] = {}
@@ -157,6 +173,11 @@ class MCE(Loss):
     """Mixup cross-entropy: each label weighted by its share.
 
     Source: Zhang et al., arXiv 1710.09412.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
+        >>> round(MCE()(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
+        0.7395
     """
 
     name: ClassVar[str] = "mce"
@@ -185,6 +206,11 @@ class Decoupled(Loss):
     belong to the sources, where the release ties them to the class order of the batch's first row and so trains the
     wrong term in half of the batches; shares are per sample; the term is kept at a share of 0.5 (less and more: half
     of each) and down to any share > 0, where the release drops it.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
+        >>> round(Decoupled(eta=0.1)(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
+        0.8216
     """
 
     name: ClassVar[str] = "decoupled"
@@ -246,6 +272,11 @@ class DecoupledBCE(Loss):
     Source: Liu et al., arXiv 2203.10761; oracles from OpenMixup at 37e1372.
     Differs from the released code: sources of one class are added before they are scaled (the release adds the scaled
     ones, to targets up to 2); shares are per sample.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
+        >>> round(DecoupledBCE(t=0.5)(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
+        1.5132
     """
 
     name: ClassVar[str] = "decoupled_bce"
@@ -277,6 +308,11 @@ class SoftmaxBCE(Loss):
 
     Source: authors' code PuzzleMix at e2dbf3a, Co-Mixup at 2a76816, manifold_mixup at 870ef77.
     Differs: 1 - p is summed in the log domain, where the released code clamps its logarithm at -100.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
+        >>> round(SoftmaxBCE()(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
+        0.4411
     """
 
     name: ClassVar[str] = "softmax_bce"
@@ -301,12 +337,22 @@ class SoftmaxBCE(Loss):
 
 
 def soft_labels(labels: Tensor, shares: Tensor, num_classes: int) -> Tensor:
-    """The shares by class: [B, K], rows sum to 1."""
+    """The shares by class: [B, K], rows sum to 1.
+
+    Example:
+        >>> soft_labels(torch.tensor([[0, 2]]), torch.tensor([[0.75, 0.25]]), 3).tolist()
+        [[0.75, 0.0, 0.25]]
+    """
     return shares.new_zeros(len(shares), num_classes).scatter_add_(1, labels, shares)
 
 
 def smoothed(target: Tensor, label_smoothing: float) -> Tensor:
-    """(1 - s) target + s / K."""
+    """(1 - s) target + s / K, for a target [B, K].
+
+    Example:
+        >>> smoothed(torch.tensor([[1.0, 0.0]]), 0.5).tolist()
+        [[0.75, 0.25]]
+    """
     return (1 - label_smoothing) * target + label_smoothing / target.shape[1] if label_smoothing else target
 
 

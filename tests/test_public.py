@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import inspect
 import subprocess
 import sys
 from types import ModuleType
@@ -10,9 +13,51 @@ import pytest
 
 import automixsearch
 
+PUBLIC = (
+    "automixsearch",
+    "automixsearch.mixers",
+    "automixsearch.losses",
+    "automixsearch.algorithms",
+    "automixsearch.config.knobs",
+    "automixsearch.testing",
+    "automixsearch.errors",
+)
+"""The modules whose `__all__` is the public API; docs/api.md shows them."""
+VALUES = {"Batch", "Clock", "Images", "Needs", "Part", "Setup", "Term"}
+"""What an algorithm is given and gives: the example of `Algorithm` uses them."""
+
+
+def _public():
+    for module in map(importlib.import_module, PUBLIC):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield pytest.param(module, value, id=f"{module.__name__}.{name}")
+
+
+@pytest.mark.parametrize(("module", "value"), list(_public()))
+def test_every_public_name_is_documented_with_an_example_that_runs(module, value, tmp_path, monkeypatch):
+    """The example finds torch and the public names of its module imported, and nothing else."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    names = {name: getattr(module, name) for name in module.__all__} | {"torch": torch}
+    assert value.__doc__, "has no docstring"
+    if inspect.isclass(value):
+        bare = [name for name, member in vars(value).items() if name[0] != "_" and inspect.isfunction(member)
+                and not inspect.getdoc(getattr(value, name))]  # fmt: skip
+        assert not bare, "these methods have no docstring"
+    examples = doctest.DocTestFinder(recurse=False).find(value, module=False, globs=names)
+    runner, said = doctest.DocTestRunner(verbose=False), []
+    for example in examples:
+        runner.run(example, out=said.append)
+    assert not runner.failures, "".join(said)
+    plain = inspect.isclass(value) and issubclass(value, Exception)
+    assert runner.tries or plain or value.__name__ in VALUES, "has no example"
+
 
 @pytest.mark.parametrize("name", automixsearch.__all__)
-def test_every_public_name_is_there_whatever_was_imported_before(name):
+def test_every_name_of_the_package_is_there_whatever_was_imported_before(name):
     # A subpackage must not hide a public name.
     import automixsearch.search.driver
 

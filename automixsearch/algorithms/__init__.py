@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from automixsearch.algorithms.automix import AutoMixTraining
-from automixsearch.algorithms.base import Algorithm
+from automixsearch.algorithms.base import Algorithm, Batch, Clock, Images, Needs, Part, Setup, Term
 from automixsearch.algorithms.supervised import Supervised
 
 ALGORITHMS: dict[str, type[Algorithm]] = {algorithm.name: algorithm for algorithm in (Supervised, AutoMixTraining)}
 
-__all__ = ["ALGORITHMS", "Algorithm"]
+__all__ = ["ALGORITHMS", "Algorithm", "Batch", "Clock", "Images", "Needs", "Part", "Setup", "Term"]

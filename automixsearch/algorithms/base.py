@@ -136,6 +136,17 @@ class Algorithm(ABC, Module):
 
     Every worker gets the same global batch and the same random numbers, and computes the terms of its share of the
     batch (`world.share`); the run takes the mean of the gradients over workers.
+
+    Example:
+        >>> from automixsearch.algorithms.supervised import Supervised
+        >>> from automixsearch.testing import AlgorithmContract
+        >>> class Halved(Supervised):
+        ...     name = "halved"
+        ...     def terms(self, batch, clock, generator):
+        ...         yield from (Term(term.loss / 2, term.told) for term in super().terms(batch, clock, generator))
+        >>> contract = AlgorithmContract()
+        >>> contract.algorithm = Halved
+        >>> contract.test_the_parts_are_what_has_a_gradient()
     """
 
     name: ClassVar[str]

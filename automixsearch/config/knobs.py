@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from automixsearch.errors import SpecError, brief_repr, shortened, unknown
 
+__all__ = ["Knobbed", "knob"]
+
 Scalar = bool | int | float | str
 T = TypeVar("T")
 
@@ -175,7 +177,17 @@ def knob(
     several: bool = False,
     word: str | None = None,
 ) -> Any:
-    """Declare a dataclass field as a hyperparameter; see `Knob` for the arguments."""
+    """Declare a dataclass field as a hyperparameter; see `Knob` for the arguments.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Mine(Knobbed):
+        ...     alpha: float = knob(1.0, "of the Beta of the share", low=0, open_low=True, search=(0.1, 4.0), log=True)
+        >>> Mine(alpha=0)
+        Traceback (most recent call last):
+        automixsearch.errors.SpecError: Mine.alpha = 0 must be > 0; default: 1.0
+    """
     if isinstance(default, bool):
         choices = (False, True)
     if search is None and choices is not None and len(choices) > 1 and isinstance(default, bool):
@@ -199,7 +211,16 @@ def published_for(table: Mapping[str, Mapping[str, T]], family: str, backbone: o
 
 
 class Knobbed:
-    """Base of the frozen dataclasses whose fields are knobs: construction checks every value by name."""
+    """Base of the frozen dataclasses whose fields are knobs: construction checks every value by name.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Mine(Knobbed):
+        ...     blur: bool = knob(False, "whether edges are blurred")
+        >>> Mine(blur="on")
+        Mine(blur=True)
+    """
 
     def __post_init__(self) -> None:
         for name, declared in knobs_of(type(self)).items():

@@ -89,7 +89,17 @@ class Fidelity(Frozen):
 
 
 class SearchSpace(Frozen):
-    """A search, as data: see search_spaces/README.md for the format."""
+    """A search, as data: see search_spaces/README.md for the format.
+
+    Example:
+        >>> space = SearchSpace(
+        ...     name="first",
+        ...     knobs={"method": ["mixup", "cutmix"], "alpha": "auto", "lr": {"low": 0.01, "high": 0.3, "log": True}},
+        ...     budget={"trials": 20, "epochs": 3},
+        ... )
+        >>> [dimension.name for dimension in space.dimensions]
+        ['method', 'loss', 'mixup.alpha', 'cutmix.alpha', 'lr', 'epochs']
+    """
 
     name: str = Field(default="search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     about: str = ""

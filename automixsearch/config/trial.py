@@ -27,6 +27,13 @@ class TrialConfig(Frozen):
 
     `knobs` holds the active knobs by full name. `data_fingerprint` is the hash of the decoded data set, so a
     config names its data by content; where they lie (`data.path`, a list in `data.labels`) does not enter `config_id`.
+
+    Example:
+        >>> config = TrialConfig(data={"source": "digits"}, knobs={"method": "cutmix", "cutmix.alpha": 0.2})
+        >>> config.mixer
+        CutMix(alpha=0.2, boxes='batch')
+        >>> config.knobs["lr"]  # every default is written out
+        0.1
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -100,4 +107,5 @@ class TrialConfig(Frozen):
         return {name.removeprefix(prefix): v for name, v in self.knobs.items() if name.startswith(prefix)}
 
     def to_yaml(self) -> str:
+        """The config as a file that `automixsearch train` takes."""
         return write_yaml(self.model_dump())

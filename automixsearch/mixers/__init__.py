@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from automixsearch.mixers.augmix import AugMix
 from automixsearch.mixers.automix import AutoMix
-from automixsearch.mixers.base import Draw, Mixed, Mixer, PairDraw
+from automixsearch.mixers.base import Draw, Mixed, Mixer, PairDraw, pairs
 from automixsearch.mixers.comixup import CoMixup
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.mixers.fmix import FMix
@@ -34,4 +34,23 @@ MIXERS: dict[str, type[Mixer]] = {
     )
 }
 
-__all__ = ["MIXERS", "Draw", "Mixed", "Mixer", "PairDraw"]
+__all__ = [
+    "MIXERS",
+    "AugMix",
+    "AutoMix",
+    "CoMixup",
+    "CutMix",
+    "Draw",
+    "FMix",
+    "ManifoldMix",
+    "MixUp",
+    "Mixed",
+    "Mixer",
+    "PairDraw",
+    "PuzzleMix",
+    "ResizeMix",
+    "SaliencyMix",
+    "TrivialMix",
+    "Vanilla",
+    "pairs",
+]

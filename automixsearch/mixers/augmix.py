@@ -51,6 +51,14 @@ class AugMix(Mixer):
     Differs: translations are relative to the height or width of the image and normalisation is that of the data set
     (the authors' code has constants of CIFAR for both). The divergence is not clamped. OpenMixup's copy, whose
     operations see normalised values and whose loss has no divergence, is not followed.
+
+    Example:
+        >>> pixels = torch.randint(256, (4, 32, 32, 3), dtype=torch.uint8)
+        >>> half = torch.full((3,), 0.5)
+        >>> x = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+        >>> mixed = AugMix()(x, torch.Generator().manual_seed(0), pixels=pixels, mean=half, std=half)
+        >>> mixed.views.shape, torch.equal(mixed.x, x)
+        (torch.Size([2, 4, 3, 32, 32]), True)
     """
 
     name: ClassVar[str] = "augmix"

@@ -53,6 +53,13 @@ class AutoMix(Mixer):
     Differs from the released code: mask_adjust uses the share of the masks that it adjusts (released: of the others);
     the teacher's clean pass stops at the stage it needs, so that later BatchNorms of the teacher see mixed images only.
     One head, named beforehand (`report`), selects (released: the best of four on the test set).
+
+    Example:
+        >>> mixer, x = AutoMix(), torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8)])
+        >>> draw = mixer.draw((2, 1, 8, 8), torch.Generator().manual_seed(1))
+        >>> mask = torch.full((2, 1, 8, 8), 0.25)  # in a run, what the Mix Block makes of the features
+        >>> mixer.apply(x, draw, mask=mask).x[:, 0, 0, 0].tolist()
+        [0.75, 0.25]
     """
 
     name: ClassVar[str] = "automix"

@@ -19,7 +19,13 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one mixed batch, and nothing else."""
+    """The randomness of one mixed batch, and nothing else.
+
+    Example:
+        >>> first, again = (CutMix().draw((8, 3, 32, 32), torch.Generator().manual_seed(0)) for _ in range(2))
+        >>> first.centre == again.centre
+        True
+    """
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,11 @@ class PairDraw(Draw):
     """The randomness of a batch of mixed pairs.
 
     partner: int64 [B] on the CPU; sample i is mixed with sample partner[i].
+
+    Example:
+        >>> draw = MixUp().draw((8, 3, 32, 32), torch.Generator().manual_seed(0))
+        >>> draw.with_lam(0.5).lam
+        0.5
     """
 
     partner: Tensor
@@ -47,6 +58,13 @@ class Mixed:
         h <- sum over s of shares[:, s] h[sources[:, s]].
     views: None, or float [V, B, C, H, W]: further views of the same images, on which predictions should agree.
     consistency: weight of the Jensen-Shannon divergence of the predictions of x and its views.
+
+    Example:
+        >>> from automixsearch.losses import MCE
+        >>> x, y = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
+        >>> mixed = MixUp()(x, torch.Generator().manual_seed(0))
+        >>> MCE()(torch.randn(8, 10), y[mixed.sources], mixed.shares).shape  # of the logits of mixed.x
+        torch.Size([])
     """
 
     x: Tensor
@@ -73,6 +91,21 @@ class Mixer(Knobbed, ABC):
 
     Randomness and arithmetic are apart. `draw` consumes an explicit CPU generator; `apply` is pure and never
     touches its input, so any published result can be replayed by handing over the draw.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> @dataclass(frozen=True)
+        ... class Halves(Mixer):
+        ...     name: ClassVar[str] = "halves"
+        ...     def draw(self, shape, generator):
+        ...         return PairDraw(torch.randperm(shape[0], generator=generator))
+        ...     def apply(self, x, draw):
+        ...         partner, half = draw.partner.to(x.device, non_blocking=True), x.shape[3] // 2
+        ...         mixed = torch.cat([x[..., :half], x[partner][..., half:]], dim=3)
+        ...         return pairs(mixed, partner, half / x.shape[3])
+        >>> Halves()(torch.randn(4, 3, 32, 32), torch.Generator().manual_seed(0)).lam.tolist()
+        [0.5, 0.5, 0.5, 0.5]
     """
 
     name: ClassVar[str]
@@ -155,7 +188,12 @@ def draw_betas(alpha: float, count: int, generator: Generator) -> Tensor:
 
 
 def pairs(x: Tensor, partner: Tensor, lam: Tensor | float, stage: str = "input") -> Mixed:
-    """Put mixed pairs into a `Mixed`; `lam`: the own share, [B] or one number for the whole batch."""
+    """Put mixed pairs into a `Mixed`; `lam`: the own share, [B] or one number for the whole batch.
+
+    Example:
+        >>> pairs(torch.zeros(2, 3, 8, 8), torch.tensor([1, 0]), 0.25).shares.tolist()
+        [[0.25, 0.75], [0.25, 0.75]]
+    """
     if isinstance(lam, float | int):
         own = torch.full((len(x),), lam, dtype=torch.float64, device=x.device)
     else:

@@ -52,6 +52,12 @@ class CoMixup(Mixer):
     equal, of any size (released: a last, smaller batch fails). `soft` charges what is above the threshold. Any H and W:
     blocks as in Puzzle Mix, which counts saliency that is not finite as none. The loss is whatever the loss knobs say
     (released: binary cross-entropy of the softmax, plus 2 clean_lam / classes of the clean one).
+
+    Example:
+        >>> x = torch.rand(4, 3, 32, 32)
+        >>> mixed = CoMixup()(x, torch.Generator().manual_seed(0), saliency=x.mean(1))
+        >>> [round(total, 6) for total in mixed.shares.sum(1).tolist()]  # over all inputs that an output shows
+        [1.0, 1.0, 1.0, 1.0]
     """
 
     name: ClassVar[str] = "comixup"

@@ -28,6 +28,13 @@ class MixUp(Mixer):
 
     Source: Zhang et al., arXiv 1710.09412, eq. 1; authors' code mixup-cifar10 at eaff31a.
     Differs: nothing.
+
+    Example:
+        >>> mixer, x = MixUp(alpha=0.2), torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8)])
+        >>> draw = mixer.draw((2, 1, 8, 8), torch.Generator().manual_seed(1))
+        >>> mixed = mixer.apply(x, draw.with_lam(0.75))
+        >>> mixed.x[0, 0, 0, 0].item(), mixed.shares[0].tolist()
+        (0.75, [0.75, 0.25])
     """
 
     name: ClassVar[str] = "mixup"

@@ -54,6 +54,12 @@ class PuzzleMix(Mixer):
     pixels outside [0, 1], count as 0, saliency that is not finite (an overflowing scaled gradient) too. Grids finer
     than the image are not drawn. Perturbations take the gradient
     at the image (released: at the image plus the random start, which saliency is then taken from too).
+
+    Example:
+        >>> x, std = torch.rand(4, 3, 32, 32), torch.ones(3)
+        >>> saliency = x.square().mean(1).sqrt()
+        >>> PuzzleMix()(x, torch.Generator().manual_seed(0), saliency=saliency, std=std).shares.shape
+        torch.Size([4, 2])
     """
 
     name: ClassVar[str] = "puzzlemix"

@@ -36,6 +36,12 @@ class SaliencyMix(Mixer):
     Source: Uddin et al., arXiv 2006.01791, section 3; authors' code SaliencyMix at 9ee02b8.
     Differs: saliency is computed from the pixels. Applied to every batch (the authors' CIFAR runs mix half of them:
     `mix_prob` 0.5).
+
+    Example:
+        >>> pixels = torch.randint(256, (4, 32, 32, 3), dtype=torch.uint8)
+        >>> x = pixels.permute(0, 3, 1, 2) / 255
+        >>> SaliencyMix(boxes="sample")(x, torch.Generator().manual_seed(0), pixels=pixels).x.shape
+        torch.Size([4, 3, 32, 32])
     """
 
     name: ClassVar[str] = "saliencymix"

@@ -30,6 +30,11 @@ class TrivialMix(Mixer):
     of the network, and vanilla (`cheap`), or those that take saliency or mix hidden features as well (`all`).
 
     Source: ours, after TrivialAugment (arXiv 2103.10158), which does the same for augmentations.
+
+    Example:
+        >>> draw = TrivialMix().draw((8, 3, 32, 32), torch.Generator().manual_seed(0))
+        >>> type(draw.mixer).__name__
+        'FMix'
     """
 
     name: ClassVar[str] = "trivialmix"

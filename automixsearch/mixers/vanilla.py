@@ -23,7 +23,13 @@ class VanillaDraw(PairDraw):
 
 @dataclass(frozen=True)
 class Vanilla(Mixer):
-    """Leave the batch as it is: x, labels and loss of ordinary training."""
+    """Leave the batch as it is: x, labels and loss of ordinary training.
+
+    Example:
+        >>> x = torch.randn(4, 3, 8, 8)
+        >>> torch.equal(Vanilla()(x, torch.Generator()).x, x)
+        True
+    """
 
     name: ClassVar[str] = "vanilla"
     mixes: ClassVar[bool] = False

@@ -46,7 +46,20 @@ Point = tuple[tuple[float, ...], int, str]
 
 
 class Study:
-    """All trials of one question, as far as they have ended. Made by `open_study`."""
+    """All trials of one question, as far as they have ended. Made by `open_study`.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> study = open_study(files("automixsearch") / "example")
+        >>> study.best(n=1, per="method").method.nunique()
+        12
+        >>> study.query("SELECT count(*) AS n FROM trials").n.item()
+        312
+        >>> study.epochs().columns[:3].tolist()
+        ['schema_version', 'study', 'trial_id']
+        >>> study.config("t00008").method
+        'comixup'
+    """
 
     def __init__(self, store: Store) -> None:
         self.store, self.name = store, store.study
@@ -417,6 +430,14 @@ def open_study(study: str | Path, results: str | Path = "results") -> Study:
 
     Raises:
         StudyError: there is no such study; the message lists those that are there.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> open_study(files("automixsearch") / "example").name
+        'example'
+        >>> open_study("nowhere")
+        Traceback (most recent call last):
+        automixsearch.errors.StudyError: results: no study 'nowhere' there, nor any other
     """
     text = str(study).rstrip("/")
     if "://" in text:

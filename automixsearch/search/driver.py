@@ -105,6 +105,13 @@ def run_search(
     Raises:
         StudyError: the study belongs to another space; StudyBusy: another driver holds it.
         DataError, ResourceError: the data or the cluster do not fit.
+
+    Example:
+        >>> from automixsearch import SearchSpace, open_study
+        >>> space = SearchSpace(name="tiny", knobs={"method": "mixup", "width": 4}, budget={"trials": 1, "epochs": 1})
+        >>> result = run_search(space, debug=True)
+        >>> open_study(result.place).trials().state.tolist()
+        ['complete']
     """
     watcher = watcher or Watcher()
     store = Store(results, space.name, STORAGE_PATIENCE_S, note=watcher.note)

@@ -471,6 +471,13 @@ def train(config: TrialConfig, image_set: ImageSet | None = None, device: torch.
     Args:
         image_set: the data; loaded from `config.data` where None.
         device: CUDA where there is one, else the CPU, where None.
+
+    Example:
+        >>> from automixsearch import TrialConfig
+        >>> config = TrialConfig(data={"source": "digits"}, knobs={"method": "mixup", "epochs": 1, "width": 4})
+        >>> outcome = train(config, device="cpu")
+        >>> 0 <= outcome.test.top1 <= 100
+        True
     """
     if image_set is None:
         image_set = load(config.data)
