@@ -55,6 +55,7 @@ class AutoMixTraining(Algorithm):
         super().__init__(setup)
         self.mixer = mixer = self.mixer.resolved(setup.side)
         self.stage = STAGE[mixer.layer]
+        setup.network.check_stage(self.stage)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.seed("mixblock"))
             self.student = TwoHeads(setup.network)

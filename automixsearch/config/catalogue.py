@@ -13,7 +13,7 @@ from automixsearch.config.recipe import Recipe
 from automixsearch.errors import SpecError, unknown
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
-from automixsearch.models.registry import BACKBONES
+from automixsearch.models.registry import network_of
 
 CANONICAL = ("method", "alpha", "eta", "gamma", "layer")
 """Knobs with a ledger column of their own name; every other knob is `knob.<name>`."""
@@ -172,7 +172,7 @@ def check_backbone(values: Mapping[str, Scalar], where: str) -> None:
         SpecError: a width it cannot have, a stage that cannot be mixed, a knob without effect.
     """
     backbone = str(values["backbone"])
-    network = BACKBONES[backbone]
+    network = network_of(backbone)
     for name, value in values.items():
         if name.endswith(".stages"):
             for stage in str(value).split("+"):
@@ -186,6 +186,8 @@ def check_backbone(values: Mapping[str, Scalar], where: str) -> None:
                 f"{where}: {name} = {value} needs stage {str(value)[1:]}, and backbone {backbone} has "
                 f"{network.stages}; use l{network.stages} at most"
             )
+        elif name == "width" and not network.wide and value != catalogue()[name].knob.default:
+            raise SpecError(f"{where}: width = {value} has no effect with backbone {backbone}; drop it")
         elif name == "width" and int(value) % network.width:
             raise SpecError(
                 f"{where}: width = {value} must be a multiple of {network.width} with backbone {backbone}; "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -42,13 +43,16 @@ class Knob:
     """The value is one of `choices` or several of them joined by +."""
     word: str | None = None
     """The value is a path, this word or nothing."""
+    packages: tuple[str, ...] = ()
+    """The value is one of `choices`, or PACKAGE/NAME with one of these; what names there are is not known here."""
 
     @property
     def legal(self) -> str:
         """The legal values in words, e.g. `> 0`, `0 to 1`, `one of zero, reflect`."""
         if self.choices is not None:
             number = "one or more (joined by +) of " if self.several else "one of "
-            return number + ", ".join(str(choice).lower() for choice in self.choices)
+            named = (str(choice).lower() for choice in self.choices)
+            return number + ", ".join([*named, *(f"{package}/NAME" for package in self.packages)])
         if self.kind is str:
             return "any text" if self.word is None else f"a path, {self.word} or nothing"
         if self.low is not None and self.high is not None:
@@ -80,6 +84,8 @@ class Knob:
             for choice in self.choices:
                 if type(value) is type(choice) and value == choice:
                     return choice
+            if isinstance(value, str) and self._in_package(value):
+                return value
             raise SpecError(f"{where}: {unknown('value', value, self.choices)}")
         if self.kind is str:
             return self._text(value, where)
@@ -95,6 +101,10 @@ class Knob:
         if below or (self.high is not None and value > self.high):
             raise SpecError(f"{where} = {brief_repr(arrived)} must be {self.legal}; default: {self.default!r}")
         return value
+
+    def _in_package(self, value: str) -> bool:
+        package, _, name = value.partition("/")
+        return package in self.packages and re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII) is not None
 
     def _text(self, value: object, where: str) -> str:
         """Any text; a path is made absolute, as workers and exported configs are read in other directories."""
@@ -176,6 +186,7 @@ def knob(
     log: bool = False,
     several: bool = False,
     word: str | None = None,
+    packages: tuple[str, ...] = (),
 ) -> Any:
     """Declare a dataclass field as a hyperparameter; see `Knob` for the arguments.
 
@@ -192,7 +203,7 @@ def knob(
         choices = (False, True)
     if search is None and choices is not None and len(choices) > 1 and isinstance(default, bool):
         search = choices
-    made = Knob("", type(default), default, note, low, high, open_low, choices, search, log, several, word)
+    made = Knob("", type(default), default, note, low, high, open_low, choices, search, log, several, word, packages)
     return dataclasses.field(default=default, metadata={"knob": made})
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from automixsearch.config.knobs import Knobbed, knob
 from automixsearch.errors import SpecError
-from automixsearch.models.registry import BACKBONES, check_sides
+from automixsearch.models.registry import BACKBONES, OTHERS, check_sides
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Recipe(Knobbed):
     decay_norms: bool = knob(True, "weight decay on biases, normalisation and position embeddings too")
     grad_clip: float = knob(0.0, "largest norm of the gradient; 0: no limit", low=0, high=1000)
     label_smoothing: float = knob(0.0, "share of every label spread evenly", low=0, high=0.9, search=(0.0, 0.2))
-    backbone: str = knob("resnet18", "network", choices=tuple(BACKBONES))
+    backbone: str = knob(
+        "resnet18", "network, ours or one of another package", choices=tuple(BACKBONES), packages=tuple(OTHERS)
+    )
     stem: str = knob(
         "cifar",
         "first layers of a ResNet: 3x3 at full size, or 7x7 and pooling to a quarter",
@@ -50,7 +52,9 @@ class Recipe(Knobbed):
     drop_path: float = knob(
         0.0, "largest probability that a block of a transformer is skipped", low=0, high=0.9, search=(0.0, 0.3)
     )
-    weights: str = knob("", "where training starts: nothing, a file, or library (torchvision's)", word="library")
+    weights: str = knob(
+        "", "where training starts: nothing, a file, or library (torchvision's, timm's)", word="library"
+    )
     train_size: int = knob(0, "side of the training images after the crop; 0: as stored", low=0, high=1024)
     test_size: int = knob(0, "side of the middle that is validated and tested; 0: all", low=0, high=1024)
     crop: str = knob("padded", "random crop: shifted by the padding, or of random size and resized",

@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from automixsearch.errors import TrainingError, unknown
 
+Change = Callable[[Tensor], Tensor]
 
-class Backbone(nn.Module):
-    """A network that is a chain of named stages and a linear head: [B, C, H, W] -> logits [B, K].
 
-    What a stage hands on is a map [B, C, h, w], or holds one: then `as_map` and `with_map` lead there and back.
-    """
+class Backbone(nn.Module, ABC):
+    """A network with named stages and a linear head: [B, C, H, W] -> logits [B, K]."""
 
     widths: dict[str, int]
     """The stages in order (stem, stage1, stage2, ...), each with the channels of its map."""
     head: nn.Linear
-    theirs: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """How torchvision's names of parameters become ours: regular expressions and what replaces them."""
+    theirs: tuple[tuple[str, str], ...] = ()
+    """How the names of parameters in files of others become ours: regular expressions and what replaces them."""
+
+    @abstractmethod
+    def features(self, x: Tensor, stage: str) -> Tensor:
+        """The map [B, C, h, w] of `stage`; nothing after it is computed.
+
+        Raises:
+            AutoMixError: this network has no such stage.
+        """
+
+    @abstractmethod
+    def embedded(self, x: Tensor, stage: str = "input", change: Change | None = None) -> Tensor:
+        """What the head sees, [B, D], as `forward` makes it."""
+
+    def forward(self, x: Tensor, stage: str = "input", change: Change | None = None) -> Tensor:
+        """Logits of `x`, with `change` applied to the map of `stage` on the way.
+
+        Raises:
+            AutoMixError: this network has no such stage.
+        """
+        return self.head(self.embedded(x, stage, change))
+
+    def check_stage(self, stage: str, mixed: bool = False) -> None:
+        """Refuse a stage that this network does not have or, with `mixed`, not mix at.
+
+        Raises:
+            AutoMixError: with those that it has.
+        """
+        if stage not in self.widths:
+            raise TrainingError(f"{type(self).__name__}: {unknown('stage', stage, self.widths)}")
+
+
+class Chain(Backbone):
+    """A backbone that is a chain of its stages.
+
+    What a stage hands on is a map [B, C, h, w], or holds one: then `as_map` and `with_map` lead there and back.
+    """
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """The stages in order, by name."""
@@ -40,41 +75,19 @@ class Backbone(nn.Module):
         """What the last stage hands on -> [B, D], the input of the head."""
         return functional.adaptive_avg_pool2d(state, 1).flatten(1)
 
-    def classify(self, state: Tensor) -> Tensor:
-        """What the last stage hands on -> logits [B, K]."""
-        return self.head(self.pooled(state))
-
     def features(self, x: Tensor, stage: str) -> Tensor:
-        """The map [B, C, h, w] of `stage`; nothing after it is computed.
-
-        Raises:
-            TrainingError: this network has no such stage.
-        """
-        self._check(stage)
+        self.check_stage(stage)
         for name, part in self.stages():
             x = part(x)
             if name == stage:
                 break
         return self.as_map(x)
 
-    def forward(self, x: Tensor, stage: str = "input", change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Logits of `x`, with `change` applied to the map of `stage` on the way.
-
-        Raises:
-            TrainingError: this network has no such stage.
-        """
-        return self.head(self.embedded(x, stage, change))
-
-    def embedded(self, x: Tensor, stage: str = "input", change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """What the head sees, [B, D], as `forward` makes it."""
+    def embedded(self, x: Tensor, stage: str = "input", change: Change | None = None) -> Tensor:
         if change is not None:
-            self._check(stage)
+            self.check_stage(stage)
         for name, part in self.stages():
             x = part(x)
             if name == stage and change is not None:
                 x = self.with_map(x, change(self.as_map(x)))
         return self.pooled(x)
-
-    def _check(self, stage: str) -> None:
-        if stage not in self.widths:
-            raise TrainingError(f"{type(self).__name__}: {unknown('stage', stage, self.widths)}")

@@ -6,6 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from automixsearch.errors import SpecError
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -38,9 +41,30 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
+class GlobalBatchNormAct2d(GlobalBatchNorm2d):
+    """The same of timm's BatchNormAct2d, which drops and activates what it has normalised."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
 def make_global(model: nn.Module) -> nn.Module:
-    """Replace every BatchNorm2d of `model`, in place, by one over the global batch; weights and statistics stay."""
-    for module in model.modules():
+    """Replace every BatchNorm2d of `model`, in place, by one over the global batch; weights and statistics stay.
+
+    Raises:
+        SpecError: there is a BatchNorm of another type.
+    """
+    for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = GlobalBatchNorm2d
+        elif type(module).__name__ == "BatchNormAct2d":
+            module.__class__ = GlobalBatchNormAct2d
+        elif isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm2d):
+            raise SpecError(
+                f"{name} is a {type(module).__name__}, whose statistics several workers cannot share; use "
+                "batch_norm=local, or one worker"
+            )
     return model

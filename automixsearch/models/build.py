@@ -9,7 +9,7 @@ from torch import nn
 
 from automixsearch.config.recipe import Recipe
 from automixsearch.models.base import Backbone
-from automixsearch.models.registry import BACKBONES, check_sides
+from automixsearch.models.registry import check_sides, network_of
 from automixsearch.models.weights import load_weights
 from automixsearch.seeds import derive_seed
 
@@ -32,14 +32,13 @@ def build_model(recipe: Recipe, in_channels: int, num_classes: int, seed: int, s
 
 
 def _build(recipe: Recipe, in_channels: int, num_classes: int, side: int) -> Backbone:
-    network = BACKBONES[recipe.backbone]
+    network = network_of(recipe.backbone)
     file, _, name = network.built.partition(":")
     made = getattr(import_module(f"automixsearch.models.{file}"), name)  # torchvision takes a second to import
     obeyed = {knob: getattr(recipe, knob) for knob in ("stem", "drop_path") if getattr(network, knob)}
     sized = {"side": side} if network.sized else {}
-    return made(
-        width=recipe.width, in_channels=in_channels, num_classes=num_classes, **network.given, **obeyed, **sized
-    )
+    wide = {"width": recipe.width} if network.wide else {}
+    return made(in_channels=in_channels, num_classes=num_classes, **network.given, **wide, **obeyed, **sized)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from automixsearch.errors import SpecError
@@ -17,7 +17,8 @@ class Network:
     images, the number of classes, and the knobs that it obeys. published: its name in published tables. library: its
     name in torchvision, if weights are to be had there. stages: how many follow the stem. mixed: the last of them whose
     output can be mixed (whose map the rest reads). side, width: the sides of images and the knob `width` are multiples
-    of these. sized: it is built for one size of images. stem, drop_path: whether it obeys the knob of that name.
+    of these. sized: it is built for one size of images. stem, drop_path: whether it obeys the knob of that name; wide:
+    whether width. late: names, sizes and stages are known only where it is built; stages, mixed: at most.
     """
 
     built: str
@@ -31,6 +32,8 @@ class Network:
     sized: bool = False
     stem: bool = False
     drop_path: bool = False
+    wide: bool = True
+    late: bool = False
 
     @property
     def mixable(self) -> tuple[str, ...]:
@@ -69,13 +72,26 @@ BACKBONES = {
 }
 
 
+OTHERS = {
+    "timm": Network("library:from_timm", sized=True, drop_path=True, wide=False, late=True),
+    "torchvision": Network("library:from_torchvision", sized=True, wide=False, late=True),
+}
+"""Packages whose networks are backbones too, as PACKAGE/NAME."""
+
+
+def network_of(backbone: str) -> Network:
+    """What is known of a backbone, ours or of one of the `OTHERS`, without building it."""
+    package, _, name = backbone.partition("/")
+    return replace(OTHERS[package], given={"name": name}) if name else BACKBONES[backbone]
+
+
 def check_sides(backbone: str, *sides: int) -> None:
     """Refuse images that do not fit a backbone of patches.
 
     Raises:
         SpecError: the sides differ, or are no multiples of what it takes.
     """
-    unit = BACKBONES[backbone].side
+    unit = network_of(backbone).side
     if unit > 1 and (len(set(sides)) > 1 or sides[0] % unit):
         fitting = max(unit, round(max(sides) / unit) * unit)
         raise SpecError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from automixsearch.models.base import Backbone
+from automixsearch.models.base import Chain
 from automixsearch.models.conv1x1 import Conv1x1
 from automixsearch.models.registry import stage_names
 
@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
 
 
-class ResNet(Backbone):
+class ResNet(Chain):
     """Stem, four stages, average pooling, linear head: [B, C, H, W] -> logits [B, K].
 
     The stem is a 3x3 convolution of stride 1 without pooling (cifar), or a 7x7 convolution and a 3x3 max-pooling, both

@@ -10,7 +10,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.ops import StochasticDepth
 
 from automixsearch.errors import TrainingError
-from automixsearch.models.base import Backbone
+from automixsearch.models.base import Chain
 
 ENDS = (2, 4, 6, 12)
 """After how many blocks of DeiT its stages end."""
@@ -38,7 +38,7 @@ class PatchTokens(nn.Module):
         return torch.cat([self.class_token.expand(len(x), -1, -1), patches], 1) + self.position
 
 
-class DeiT(Backbone):
+class DeiT(Chain):
     """The ViT of DeiT-S, of patches of 16 pixels: [B, C, side, side] -> logits [B, K].
 
     12 blocks of `width` * 6 channels (384 at 64) and 6 heads; the stem embeds the patches, stages 1 to 4 end after
@@ -100,7 +100,7 @@ class ChannelsLast(nn.Sequential):
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Swin(Backbone):
+class Swin(Chain):
     """Swin-T of windows of 7 patches of 4 pixels: [B, C, H, W] -> logits [B, K].
 
     The stem embeds the patches; stages of 2, 2, 6, 2 blocks have `width` * 1.5 channels (96 at 64) times 1, 2, 4, 8,

@@ -13,6 +13,7 @@ from automixsearch.archives import check_records
 from automixsearch.errors import DataError, SpecError, remedy
 from automixsearch.models.base import Backbone
 from automixsearch.models.registry import BACKBONES
+from automixsearch.models.tapped import Tapped
 
 LIBRARY = {name: network.library for name, network in BACKBONES.items() if network.library}
 """Our backbones that torchvision has weights for, and its name for them."""
@@ -28,7 +29,7 @@ def load_weights(model: Backbone, source: str, backbone: str) -> bool:
         SpecError: the file holds no weights, or those of another network.
         DataError: there is no such file, or it cannot be read or fetched.
     """
-    name, state = _library(backbone) if source == "library" else (source, _read(source))
+    name, state = _library(model, backbone) if source == "library" else (source, _read(source))
     renamed = {_ours(model, key): value for key, value in state.items()}
     own = model.state_dict()
     there, here = len(renamed.get("head.bias", ())), len(own["head.bias"])
@@ -82,15 +83,23 @@ def _read(path: str) -> dict[str, Tensor]:
     return state
 
 
-def _library(backbone: str) -> tuple[str, dict[str, Tensor]]:
-    if backbone not in LIBRARY:
+def _library(model: Backbone, backbone: str) -> tuple[str, dict[str, Tensor]]:
+    package, _, name = backbone.partition("/")
+    if package == "timm":
+        assert isinstance(model, Tapped)
+        from automixsearch.models.library import timm_weights
+
+        return timm_weights(name, model.channels, model.side)
+    if not name and backbone not in LIBRARY:
         raise SpecError(
             f"weights = library: torchvision has none for backbone {backbone}, only for {', '.join(LIBRARY)}; "
             "give a file"
         )
     from torchvision.models import get_model_weights
 
-    weights = get_model_weights(LIBRARY[backbone])["IMAGENET1K_V1"]  # what published tables of fine-tuning start from
+    known = get_model_weights(name or LIBRARY[backbone])
+    # What published tables of fine-tuning start from; a few networks have others only.
+    weights = known["IMAGENET1K_V1"] if "IMAGENET1K_V1" in known.__members__ else known["DEFAULT"]
     file = os.path.basename(weights.url)
     cache = os.path.join(torch.hub.get_dir(), "checkpoints", file)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from automixsearch.models.base import Backbone
+from automixsearch.models.base import Chain
 from automixsearch.models.conv1x1 import Conv1x1
 
 SLOPE = 0.1
@@ -37,7 +37,7 @@ class WideBlock(nn.Module):
         return self.conv2(self.norm2(self.conv1(out))) + self.shortcut(kept)
 
 
-class WideResNet(Backbone):
+class WideResNet(Chain):
     """Stem, three stages of four blocks, BatchNorm, LeakyReLU, average pooling, linear head: [B, C, H, W] -> [B, K].
 
     The 3x3 stem has `width` / 4 channels (16 at 64), stage i `factor` * 2^(i-1) times as many; stages 2 and 3 halve

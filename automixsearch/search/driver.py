@@ -283,7 +283,7 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
     """Load the data, refuse a space that cannot train on them, and only then make the study its own."""
     from automixsearch.data import load
     from automixsearch.data.base import split
-    from automixsearch.training.checks import check_batches
+    from automixsearch.training.checks import check_batches, check_network
 
     images = load(space.data)
     seeds = sorted({run.split_seed for run in design.runs}) if design else [space.seeds.split]
@@ -297,7 +297,9 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
     for size in extremes("batch_size"):
         check_batches(int(size), min(len(made.train) for made in splits.values()), space.resources.workers)
     for chosen in itertools.product(*map(extremes, SIZES)):
-        Recipe(**dict(zip(SIZES, chosen, strict=True))).sides(*images.train.images.shape[1:3])
+        recipe = Recipe(**dict(zip(SIZES, chosen, strict=True)))
+        recipe.sides(*images.train.images.shape[1:3])
+        check_network(recipe, space, images)
     data = described(images, splits, space.data.path)
     if (why := other_data(store, data)) and not _is_free(store):
         raise StudyError(why)

@@ -1,12 +1,19 @@
-"""What can be refused before a run starts; needs no torch."""
+"""What can be refused before a run starts; only networks of other packages take torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from automixsearch.config.recipe import Recipe
 from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
 from automixsearch.mixers.automix import AutoMix, never_learned
+from automixsearch.models.registry import network_of
+
+if TYPE_CHECKING:
+    from automixsearch.config.space import SearchSpace
+    from automixsearch.data.base import ImageSet
 
 
 def check_batches(batch_size: int, images: int, workers: int) -> None:
@@ -21,6 +28,40 @@ def check_batches(batch_size: int, images: int, workers: int) -> None:
         raise SpecError(
             f"batch_size = {batch_size} cannot be shared equally by {workers} workers; use a multiple of {workers}"
         )
+
+
+def check_network(recipe: Recipe, space: SearchSpace, images: ImageSet) -> None:
+    """Build the network of a recipe where nothing else tells whether it takes the images and can be mixed as is asked.
+
+    Raises:
+        SpecError: it is not there, takes no such images, or has no stage that a value of the space asks for.
+    """
+    if not network_of(recipe.backbone).late:
+        return
+    import torch
+
+    from automixsearch.models import build_model
+
+    *size, channels = images.train.images.shape[1:]
+    (side, _), test = recipe.sides(*size)
+    network = build_model(recipe, channels, len(images.classes), 0, side).eval()
+    if test != (side, side):
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, channels, *test))
+        except Exception as error:  # of any type
+            raise SpecError(
+                f"backbone {recipe.backbone}, built for images of {side} x {side} pixels, does not take those of "
+                f"{test[0]} x {test[1]} that are tested: {' '.join(str(error).split())[:200]}; use test_size={side}"
+            ) from None
+    for dimension in space.dimensions:
+        if all(recipe.backbone in allowed for name, allowed in dimension.when if name == "backbone"):
+            for value in map(str, dimension.choices or ()):
+                if dimension.name.endswith(".layer"):
+                    network.check_stage(f"stage{value[1:]}")
+                elif dimension.name.endswith(".stages"):
+                    for stage in {*value.split("+")} - {"input"}:
+                        network.check_stage(stage, mixed=True)
 
 
 STALE = 0.5

@@ -49,10 +49,10 @@ def worker(rank: int, size: int, folder: str, made: TrialConfig) -> None:
         {},
         {"method": "puzzlemix", "loss": "mce", "epochs": 1},
         {"method": "puzzlemix", "loss": "mce", "epochs": 1, "puzzlemix.clean_lam": 1.0, "repeats": 2},
-        {"method": "manifoldmix", "loss": "mce", "epochs": 1},
+        {"method": "manifoldmix", "loss": "mce", "epochs": 1, "backbone": "timm/test_efficientnet", "width": 64},
         {"method": "automix", "loss": "mce", "epochs": 1, "automix.mask_mean": "batch", "automix.mixblock_every": 2},
     ],
-    ids=["cutmix", "puzzlemix", "clean pass", "manifoldmix", "automix"],
+    ids=["cutmix", "puzzlemix", "clean pass", "manifoldmix in timm", "automix"],
 )
 def test_two_workers_take_the_steps_of_one(knobs):
     """Equal up to the order of sums, which training amplifies: exact at first, close after two epochs."""
