@@ -318,3 +318,39 @@ def test_a_plan_says_what_short_schedules_save(monkeypatch, capsys):
     assert re.search(r"expected: 4\d of 3 epochs, 1\d of 12 epochs; 720 epochs if none were short or stopped", out)
     assert re.search(r"device-hours: 0.3\d* \(.*\), 19:\d\d min; 0.7\d* if none were short or stopped", out)
     assert re.search(r"if all were mixup, 0.3\d* if all were vanilla", out)
+
+
+def test_methods_that_react_unlike_to_the_knobs_make_a_study_find_less(tmp_path: Path):
+    vary = {"alpha": {"low": 0.1, "high": 4.0, "log": True}}
+    content = {"question": "q", "data": {"source": "digits"}, "recipe": "digits", "vary": vary,
+               "knobs": {"method": ["mixup", "cutmix"]}, "design": {"name": "sobol", "points": 16}}  # fmt: skip
+    study = parse_study_file({**content, "replicates": 3}, "a.yaml")
+    rng, rows = np.random.default_rng(0), []
+    for point in range(200):
+        apart = 0.8 * rng.normal()
+        for replicate in range(2):
+            for method, sign in (("mixup", 1), ("cutmix", -1)):
+                score = 80 + sign * apart / 2 + 0.3 * rng.normal()
+                knobs = {"method": method, f"{method}.alpha": 0.1 + point / 100}
+                rows.append({"knobs": knobs, "score": score, "seed": 10 * point + replicate})
+    ledger = write_study(tmp_path, "a", rows)
+    known = plan.noise_of(ledger, "val_top1")
+    assert known is not None
+    assert known.sd == pytest.approx(0.3, rel=0.1)
+    unlike = plan.unlike_methods(ledger, "val_top1", known.sd)
+    assert unlike == pytest.approx(0.8, rel=0.15)
+    alike, aware = (plan.plan_study(study, [], plan.Noise(0.3, "given", how), 1437).resolved[0] for how in (None, 0.8))
+    # Of 16 pairs: Student's test of 15 degrees of freedom finds 2.98 standard errors.
+    assert aware.mde == pytest.approx(3.0 * np.sqrt((0.8**2 + 2 * 0.3**2 / 3) / 16), rel=0.02)
+    assert "at least" in alike.comparison
+    assert alike.mde < aware.mde / 3
+
+
+def test_one_run_tells_no_band_of_times(tmp_path: Path):
+    rows = [{"knobs": {"method": "mixup"}, "score": 1.0, "device_s": 60.0}]
+    costs, _ = plan.costs_of(write_study(tmp_path, "a", rows), {"mixup": {"method": "mixup"}}, 10)
+    assert np.isnan(costs[0].low)
+    assert np.isnan(costs[0].high)
+    more = [{"knobs": {"method": "cutmix"}, "score": 1.0, "device_s": seconds} for seconds in (50.0, 70.0)]
+    costs, _ = plan.costs_of(write_study(tmp_path, "b", rows + more), {"mixup": {"method": "mixup"}}, 10)
+    assert costs[0].low < costs[0].device_s < costs[0].high

@@ -218,12 +218,17 @@ def _configs(con: DuckDBPyConnection, metric: str, per: str | None, sign: int, n
     """The configs with the highest means, larger is better, with what is known of their methods and of all."""
     key = _key(con)
     of = f'any_value("{per}")' if per else "NULL"
+    # A score for which a config was chosen to run again is an extreme, and tells nothing of how its runs scatter.
+    fresh = "purpose IS NOT DISTINCT FROM 'confirm'"
+    parts = [f'CASE WHEN {which} THEN "{metric}" END' for which in (fresh, f"NOT ({fresh})")]
+    again = [(own, f"greatest(count({own}) - 1, 0)") for own in parts]
     where = f"state = 'complete' AND \"{metric}\" IS NOT NULL" + (f' AND "{per}" IS NOT NULL' if per else "")
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE configs AS
             SELECT method, {key} AS key, {of} AS part, {sign} * avg("{metric}") AS mean, count(*) AS runs,
                    min(number) AS number, max(val_images) AS images,
-                   coalesce(var_samp("{metric}"), 0) * (count(*) - 1) AS squares
+                   {" + ".join(f"coalesce(var_samp({own}), 0) * {n}" for own, n in again)} AS squares,
+                   {" + ".join(n for _, n in again)} AS again
             FROM trials WHERE {where} GROUP BY method, {key}""")
     of_each = f"""
             UNION (SELECT * FROM configs
@@ -236,10 +241,10 @@ def _configs(con: DuckDBPyConnection, metric: str, per: str | None, sign: int, n
                    avg(1.0 / runs) AS per_run FROM configs GROUP BY method
         ), whole AS (
             SELECT count(*) AS configs, avg(mean) AS centre_all, coalesce(var_samp(mean), 0) AS spread_all,
-                   sum(squares) AS squares_all, sum(runs - 1) AS freedom, avg(1.0 / runs) AS per_run_all,
+                   sum(squares) AS squares_all, sum(again) AS freedom, avg(1.0 / runs) AS per_run_all,
                    median(mean) AS middle FROM configs
         ), better AS (
-            SELECT sum(squares) AS squares_better, sum(runs - 1) AS freedom_better
+            SELECT sum(squares) AS squares_better, sum(again) AS freedom_better
             FROM configs, whole WHERE mean >= middle
         ), scatter AS (
             SELECT sum(spread * (n_method - 1)) AS within, sum(n_method - 1) AS within_freedom FROM methods

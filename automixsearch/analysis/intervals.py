@@ -231,6 +231,17 @@ class Smoothed:
         """Of each distribution, [R]."""
         return np.maximum(self.weights @ self.atoms**2 - self.mean**2, 0)
 
+    @property
+    def better_half(self) -> tuple[Array, Array]:
+        """The median of each distribution, and the mean square from it of what lies above, [R].
+
+        Of a normal distribution that is its variance; bad configs, however bad, have no say in it.
+        """
+        middle = self.atoms[(self.levels < 0.5).sum(1)]
+        above = self.weights * (self.atoms >= middle[:, None])
+        squares = above @ self.atoms**2 - 2 * middle * (above @ self.atoms) + middle**2 * above.sum(1)
+        return middle, np.maximum(squares / above.sum(1), 0)
+
     def noisier(self, noise: float) -> Smoothed:
         """The distributions with normal noise of this variance added."""
         atoms = (self.atoms[:, None] + sqrt(noise) * _NORMAL_ATOMS).ravel()
@@ -583,21 +594,19 @@ def top_of(confirmed: Sequence[Array], noise: Estimate, freedom: int) -> tuple[E
 def share_interval(clean: Clean, top: Estimate, error: float, delta: float) -> Estimate:
     """W: the share of configs whose worth is within `delta` of the best, `top` with its standard error."""
     values = clean.values
-    _, without, _, _, drawn = clean.variances
-    mean = float(values.mean())
 
-    def share(pair: tuple[Smoothed, Smoothed], limit: Array | float, centre: Array | float, spread: Array) -> Array:
-        z = (limit - centre) / np.maximum(spread, 1e-9)
-        sd = np.sqrt(np.maximum(pair[0].variance, 1e-300))
-        own = pair[0].above(pair[0].mean + z * sd)
-        more = pair[1].above(pair[0].mean + z * np.sqrt(sd**2 + clean.noise))
+    def share(pair: tuple[Smoothed, Smoothed], limit: Array | float, noise: Array | float) -> Array:
+        middle, square = pair[0].better_half
+        z = (limit - middle) / np.sqrt(np.maximum(square - noise, 1e-18))
+        own = pair[0].above(middle + z * np.sqrt(square))
+        more = pair[1].above(middle + z * np.sqrt(square + clean.noise))
         return np.clip(2 * own - more, 0, 1)
 
     limit = top.value - delta
-    value = float(share(clean.sample, limit, mean, np.array([sqrt(max(without, 0))]))[0])
+    value = float(share(clean.sample, limit, clean.noise)[0])
     if len(values) < LEAST or not top.known:
         return Estimate(value, note=TOO_FEW if len(values) < LEAST else top.note)
-    limits = limit + error * np.random.default_rng(len(values)).standard_normal(len(drawn))
-    draws = share(clean.drawn, limits, clean.drawn[0].mean, np.sqrt(np.maximum(drawn, 0)))
+    limits = limit + error * np.random.default_rng(len(values)).standard_normal(DRAWS)
+    draws = share(clean.drawn, limits, clean.variances[3])
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, min(float(low), value), max(float(high), value))

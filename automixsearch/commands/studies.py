@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from math import isnan
+import math
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.terminal import (
@@ -66,8 +66,9 @@ def _plan(args: argparse.Namespace) -> Plan:
         settings, teachers, shortest = plan.study_settings(design), plan.teacher_settings(design), what.budget.epochs
     metric = what.objective[0] if isinstance(what, SearchSpace) else what.metric
     noise, said = None, []
-    if args.ledger:
-        args.study_opened = ledger = open_study(args.ledger, args.results)
+    ledger = open_study(args.ledger, args.results) if args.ledger else None
+    if ledger is not None:
+        args.study_opened = ledger
         ledger.check_comparable()
         costs, said = plan.costs_of(ledger, settings, what.budget.epochs, what.data)
         noise = plan.noise_of(ledger, metric)
@@ -82,6 +83,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     if args.sd is not None:
         noise = plan.Noise(args.sd, "as given")
     noise = noise or plan.least_noise(what.data, metric, images, None if args.error is None else args.error / 100)
+    if noise is not None and ledger is not None:
+        noise = dataclasses.replace(noise, unlike=plan.unlike_methods(ledger, metric, noise.sd))
     if images is not None:
         from automixsearch.training.checks import stale_teachers
 
@@ -142,12 +145,14 @@ def _print_plan(plan: Plan) -> None:
         for row in plan.rows():
             if "device_s" in row:
                 one, low, high, every = (_time(row[name]) for name in ("device_s", "low", "high", "all_s"))
-                table.add_row(row["stratum"], f"{row['runs']:.0f}", one, f"{low} to {high}", every, row["source"])
+                band = f"{low} to {high}" if math.isfinite(row["low"]) else "unknown"
+                table.add_row(row["stratum"], f"{row['runs']:.0f}", one, band, every, row["source"])
         out.print(table, highlight=False)
         hours, low, high = plan.device_h
         most = f"; {plan.most_device_h[0]:.3g} if none were short or stopped" if halved and plan.most_device_h else ""
         short = f", {_time(3600 * hours)}" if hours < 1 else ""
-        say(f"device-hours: {hours:.3g} ({low:.3g} to {high:.3g}){short}{most}")
+        band = f" ({low:.3g} to {high:.3g})" if math.isfinite(low) else ""
+        say(f"device-hours: {hours:.3g}{band}{short}{most}")
         if plan.settles is not None:
             (cheap, least), (dear, longest) = plan.settles
             say(
@@ -226,8 +231,16 @@ def _print_ablation(found: Ablation, question: str) -> None:
         if effects:
             table = make_table(f"{title} ({found.metric}, points)", (*(("stratum",) if many else ()), *columns))
             for one in effects:
-                row = (one.name, *_estimate(one.effect), _p(one.p_holm), "" if isnan(one.mde) else f"{one.mde:.2f}",
-                       str(one.runs), f"{one.device_h:.3g}", one.word)  # fmt: skip
+                mde = "" if math.isnan(one.mde) else f"{one.mde:.2f}"
+                row = (
+                    one.name,
+                    *_estimate(one.effect),
+                    _p(one.p_holm),
+                    mde,
+                    str(one.runs),
+                    f"{one.device_h:.3g}",
+                    one.word,
+                )
                 table.add_row(*((one.stratum,) if many else ()), *row)
             out.print(table, highlight=False)
     if found.path:
@@ -260,11 +273,11 @@ def _estimate(estimate: Estimate) -> tuple[str, str]:
     value, low, high = (
         f"{end:+.2f}".replace("-0.00", "+0.00") for end in (estimate.value, estimate.low, estimate.high)
     )
-    return "" if isnan(estimate.value) else value, "" if isnan(estimate.low) else f"{low} to {high}"
+    return "" if math.isnan(estimate.value) else value, "" if math.isnan(estimate.low) else f"{low} to {high}"
 
 
 def _p(value: float) -> str:
-    return "" if isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def add(commands: Any) -> None:

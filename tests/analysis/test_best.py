@@ -48,6 +48,15 @@ def test_equal_configs_are_all_kept_in_19_of_20_studies(runs, sd) -> None:
     assert kept / studies >= 0.93
 
 
+def test_scores_that_had_configs_run_again_say_nothing_of_their_noise(tmp_path) -> None:
+    rows = [
+        {"knobs": {"method": "mixup", "lr": 0.01 * (i + 1)}, "purpose": "study", "score": 70.0 + i} for i in range(9)
+    ]
+    rows += [{"knobs": {"method": "mixup", "lr": 0.09}, "purpose": "confirm", "score": score} for score in (74.0, 75.0)]
+    noise = best(write_study(tmp_path, "s", rows)).noise
+    assert (noise.variance, noise.freedom, noise.known) == (pytest.approx(0.5), 1, True)  # 78 is an extreme of chance
+
+
 def test_a_planted_best_config_is_told_from_the_others_and_ranks_first(tmp_path) -> None:
     answer = best(searched(tmp_path, [75.0] * 19 + [79.0], 3, 0.45))
     assert answer.winner.row["knob.lr"] == pytest.approx(0.2)

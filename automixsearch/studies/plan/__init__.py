@@ -18,7 +18,16 @@ from automixsearch.config.space import SearchSpace
 from automixsearch.studies.design import enumerate_runs, space_of
 from automixsearch.studies.plan.costs import Cost, costs_of, probe, rows_mb
 from automixsearch.studies.plan.lengths import Length, expected_lengths
-from automixsearch.studies.plan.noise import Noise, Resolved, images_of, least_noise, noise_of, resolve, train_images
+from automixsearch.studies.plan.noise import (
+    Noise,
+    Resolved,
+    images_of,
+    least_noise,
+    noise_of,
+    resolve,
+    train_images,
+    unlike_methods,
+)
 from automixsearch.studies.plan.settings import config_of, method_settings, study_settings, teacher_settings
 from automixsearch.studies.plan.warnings import few_images, range_warnings, search_warnings, study_warnings
 
@@ -41,6 +50,7 @@ __all__ = [
     "study_settings",
     "teacher_settings",
     "train_images",
+    "unlike_methods",
 ]
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from automixsearch.config.catalogue import column_of
 from automixsearch.config.data import Data
 from automixsearch.config.trial import TrialConfig
 from automixsearch.config.upgrade import SCHEMA_VERSION
+from automixsearch.data.base import ImageSet, Part, split
 from automixsearch.results.documents import parse_config
 from automixsearch.results.schema import encode, to_arrow
 from automixsearch.search.task import Task
 from automixsearch.studies.plan.lengths import Length, cooled
 
 if TYPE_CHECKING:
-    from automixsearch.data.base import ImageSet
     from automixsearch.results.study import Study
 
 
@@ -63,7 +63,6 @@ def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float) -> C
     import torch
     from scipy import stats
 
-    from automixsearch.data.base import split
     from automixsearch.training.run import TrainingRun, pick_device
 
     torch.set_num_threads(max(1, int(cpus)))
@@ -97,8 +96,6 @@ def _part(images: ImageSet, count: int) -> ImageSet:
     """Part of the training images, of all classes alike."""
     import numpy as np
 
-    from automixsearch.data.base import Part
-
     if count >= len(images.train):
         return images
     by_class = np.argsort(images.train.labels, kind="stable")
@@ -112,11 +109,20 @@ def costs_of(
 ) -> tuple[list[Cost], list[str]]:
     """The costs of runs like those of a ledger: of each method, from its seconds per epoch; and what does not fit.
 
-    The band holds 95 % of its runs. data: those of the plan; the ledger should be of the same.
+    The band holds 95 % of further runs, whose times are log-normal and scatter alike in all methods; NaN where no
+    method has two runs. data: those of the plan; the ledger should be of the same.
     """
+    from scipy.special import stdtrit
+
     frame: Any = study.trials()
     frame = frame[frame["state"].isin(["complete", "pruned"]) & (frame["epochs_run"] > 0)]
     frame = frame.assign(trained=frame["epochs_run"] + _cooled_epochs(study, frame))
+    seconds = frame["device_s"] / frame["trained"] * epochs
+    logs = seconds.clip(lower=1e-9).map(math.log)
+    by_method = logs.groupby(frame["method"])
+    freedom, left = len(logs) - by_method.ngroups, logs - by_method.transform("mean")
+    sd = math.sqrt(float((left**2).sum()) / freedom) if freedom else math.nan
+    half = float(stdtrit(max(freedom, 1), 0.975)) * sd
     found, odd = [], other_data(study, data, frame) if data is not None else []
     for stratum, values in settings.items():
         own = frame[frame["method"] == values["method"]]
@@ -128,11 +134,10 @@ def costs_of(
             note = f"times of study {study.name} are of {knob} {', '.join(map(str, there))}, not {here}"
             if there != {here} and note not in odd:
                 odd.append(note)
-        seconds = (own["device_s"] / own["trained"] * epochs).sort_values()
-        low, middle, high = (float(seconds.quantile(share)) for share in (0.025, 0.5, 0.975))
-        found.append(
-            Cost(stratum, float(seconds.mean()), min(low, middle), high, None, f"{len(own)} runs of {study.name}")
-        )
+        middle, more = float(logs[own.index].mean()), half * math.sqrt(1 + 1 / len(own))
+        source = f"{len(own)} run{'s' if len(own) > 1 else ''} of {study.name}"
+        mean = float(seconds[own.index].mean())
+        found.append(Cost(stratum, mean, math.exp(middle - more), math.exp(middle + more), None, source))
     return found, odd
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from automixsearch.analysis.contrasts import Arms, expected_freedom
 from automixsearch.analysis.power import detectable_at, runs_needed
 from automixsearch.analysis.selection import take_sample
+from automixsearch.analysis.units import point_of
 from automixsearch.config.data import Data
 from automixsearch.errors import StudyError
 from automixsearch.studies.design import Design
@@ -25,14 +32,20 @@ IMAGES = {"digits": 1438, "cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet"
 ERRORS = {"digits": 0.05, "cifar10": 0.04, "cifar100": 0.20, "tiny_imagenet": 0.33, "imagenet": 0.30}
 """Error rates that are assumed of them, as shares; of all others OTHER_ERROR."""
 OTHER_ERROR = 0.2
+DRAWS = 500
+"""Studies that are drawn to see what an analysis finds."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How much the metric scatters from seed to seed: a standard deviation in its unit, and how that is known."""
+    """How much the metric scatters from seed to seed: a standard deviation in its unit, and how that is known.
+
+    unlike: the standard deviation over configs of what two methods truly differ by; None where it is not known.
+    """
 
     sd: float
     source: str
+    unlike: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,27 @@ def noise_of(study: Study, metric: str) -> Noise | None:
     return Noise(pooled, f"within the configs of {study.name}, {freedom} degrees of freedom")
 
 
+def unlike_methods(study: Study, metric: str, sd: float) -> float | None:
+    """How far the difference of two methods scatters over configs when the noise of seeds, `sd`, is taken off.
+
+    None for a ledger that has no two methods at the same points.
+    """
+    try:
+        sample = take_sample(study, metric)
+    except StudyError:
+        return None
+    frame = sample.frame.assign(point=point_of(sample.frame))
+    cells = frame.groupby(["point", "method"])["score"].agg(["mean", "size"]).unstack("method")
+    squares, freedom = 0.0, 0
+    for a, b in combinations(sample.methods, 2):
+        both = cells.loc[:, [("mean", a), ("mean", b), ("size", a), ("size", b)]].dropna().to_numpy()
+        if sample.drawn and len(both) > 2:
+            noise = sd**2 * (1 / both[:, 2:]).sum(1).mean()
+            squares += (float(np.var(both[:, 0] - both[:, 1], ddof=1)) - noise) * (len(both) - 1)
+            freedom += len(both) - 1
+    return math.sqrt(max(squares / freedom, 0.0)) if freedom else None
+
+
 def least_noise(data: Data, metric: str, images: int | None, error: float | None = None) -> Noise | None:
     """What the number of validation images leaves at least: sqrt(error / 2n), in points; None where it says nothing.
 
@@ -86,8 +120,6 @@ def least_noise(data: Data, metric: str, images: int | None, error: float | None
 
 def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
     """What each comparison of a study can resolve with such noise."""
-    from automixsearch.analysis.contrasts import expected_freedom
-
     replicates, strata = study.replicates, len(design.strata)
     arms = {
         stratum: {run.arm: run.levels for run in design.runs if run.stratum == stratum and run.purpose == "study"}
@@ -95,32 +127,44 @@ def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
     }
     most = max(map(len, arms.values()))
 
-    def found(what: str, count: int, runs: float, error: float, freedom: float) -> Resolved:
-        alone, after = (detectable_at(error, freedom, level=0.05 / n) for n in (1, max(count, 1)))
+    def found(
+        what: str, count: int, runs: float, error: float, freedom: float, weights: Sequence[float] = ()
+    ) -> Resolved:
+        levels = [0.05 / n for n in (1, max(count, 1))]
+        alone, after = (detectable_at(error, freedom, level=level) for level in levels)
+        if weights and replicates > 1:
+            alone, after = (noise.sd * one for one in rehearsed(replicates, tuple(weights), tuple(levels)))
         needed = None
         if study.effect is not None and math.isfinite(after):
             # The same comparison with other runs: its error falls with their root.
             scatter = error * math.sqrt(runs / 2)
-            needed = runs_needed(study.effect, scatter, level=0.05 / max(count, 1))
+            needed = runs_needed(study.effect, scatter, level=levels[1])
+            if after > study.effect:
+                needed = max(needed, round(runs) + 1)
         return Resolved(what, count, round(runs), alone, after, needed)
+
+    def one_to_one(count: int) -> list[float]:
+        return [1.0, -1.0] + [0.0] * (count - 2)
 
     match design.name:
         case "sobol":
-            points = most * replicates
             pairs = strata * (strata - 1) // 2
-            error = noise.sd * math.sqrt(2 / points)
-            return [found("a method against another, means over the space", pairs, points, error, points - 1)]
+            error = math.sqrt(((noise.unlike or 0.0) ** 2 + 2 * noise.sd**2 / replicates) / most)
+            least = "" if noise.unlike is not None else "; at least, if the knobs move both alike"
+            what = f"a method against another, means over the space{least}"
+            return [found(what, pairs, most * replicates, error, most - 1)]
         case "curve" | "grid":
             count = sum(len(own) - 1 for own in arms.values())
             error = noise.sd * math.sqrt(2 / replicates)
             if design.name == "grid":
                 return [found("a cell against another", count, replicates, error, 2 * (replicates - 1))]
             freedom = expected_freedom(replicates, most, 2)
-            return [found("a value against the centre", count, replicates, error, freedom)]
+            return [found("a value against the centre", count, replicates, error, freedom, one_to_one(most))]
     count = strata * len(study.factors)
     if design.name != "factorial":
         error = noise.sd * math.sqrt(2 / replicates)
-        return [found("a part on against off", count, replicates, error, expected_freedom(replicates, most, 2))]
+        freedom = expected_freedom(replicates, most, 2)
+        return [found("a part on against off", count, replicates, error, freedom, one_to_one(most))]
     rows = next(iter(arms.values())).values()
     there = [frozenset(name for name, on in levels.items() if on) for levels in rows]
     pairs = [sum(own | {factor} in there for own in there if factor not in own) for factor in study.factors]
@@ -128,7 +172,29 @@ def resolve(study: StudyFile, design: Design, noise: Noise) -> list[Resolved]:
     freedom = expected_freedom(replicates, most, 2 * worst / replicates)
     if freedom < 1:  # then the error is what interactions of three and more factors leave
         freedom = len(there) - 1 - len(study.factors) - len(study.factors) * (len(study.factors) - 1) // 2
-    return [found("a part on against off", count, worst, noise.sd * math.sqrt(2 / worst), freedom)]
+    half = round(worst / replicates)
+    weights = [1 / half] * half + [-1 / half] * half + [0.0] * (len(there) - 2 * half)
+    return [found("a part on against off", count, worst, noise.sd * math.sqrt(2 / worst), freedom, weights)]
+
+
+@cache
+def rehearsed(replicates: int, weights: tuple[float, ...], levels: tuple[float, ...]) -> list[float]:
+    """The smallest contrasts of arms that are found with 80 % power at these levels, where a run scatters by 1.
+
+    Studies without any effect are drawn and judged as the analysis does it. What would have to be added to the contrast
+    of each for a verdict is known, and enough for 4 of 5 of them is the answer.
+    """
+    from scipy.special import stdtrit
+
+    rng, arms = np.random.default_rng(0), len(weights)
+    place, block = np.tile(np.arange(arms), replicates), np.repeat(np.arange(replicates), arms)
+    drawn = [Arms.of(place, block, rng.standard_normal(len(place))).contrast(np.array(weights)) for _ in range(DRAWS)]
+    value, error, freedom = np.array(drawn).T
+    missing = [
+        np.concatenate([t * error - value, t * error + value])
+        for t in (stdtrit(freedom, 1 - level / 2) for level in levels)
+    ]
+    return [float(np.quantile(one, 0.8)) for one in missing]
 
 
 def images_of(study: Study, data: Data) -> int | None:

@@ -132,11 +132,12 @@ def study_warnings(
     said += _unequal(space, set(study.varied))
     varied = [dimension for dimension in space.dimensions if dimension.name in study.varied]
     said += range_warnings(space, varied, centred=design.name == "curve")
-    block, freedom = study.replicate_block, 0
-    if block is not None and (freedom := block.configs * block.seeds) < 8:
+    block = study.replicate_block
+    if block is not None and (freedom := block.configs * block.seeds // len(design.strata)) < 8:
+        each = " of each method" if len(design.strata) > 1 else ""
         said.append(
-            f"replicate_block has {freedom} further runs: the noise of seeds is known to a factor of two at best; use "
-            "configs: 12"
+            f"replicate_block has {freedom} further runs{each}: the noise of seeds is known to a factor of two at "
+            f"best; use configs: {12 * len(design.strata)}"
         )
     if study.confirm is not None and study.confirm.seeds < 3:
         said.append(
