@@ -17,8 +17,28 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from automixsearch.models.base import Backbone
+    from automixsearch.models.mixblock import MixBlock
 
 NETWORKS, HEADS = ("teacher", "student"), ("clean", "mix")
+
+
+def mix_block(mixer: AutoMix, channels: int) -> MixBlock:
+    """The Mix Block of a method whose `auto` is written out, for features of so many channels."""
+    from automixsearch.models.mixblock import MixBlock
+
+    return MixBlock(
+        channels,
+        embedding=mixer.embedding,
+        rescale=mixer.rescale,
+        lam_mul=mixer.lam_mul,
+        shared=mixer.query_key == "shared",
+        attend=mixer.attend,
+        attention=mixer.attention,
+        neck=mixer.neck,
+        dropout=mixer.neck_dropout,
+        bilinear=mixer.upsampling == "bilinear",
+        spread=mixer.mixblock_init,
+    )
 
 
 class AutoMixTraining(Algorithm):
@@ -49,7 +69,6 @@ class AutoMixTraining(Algorithm):
     mixer: AutoMix
 
     def __init__(self, setup: Setup) -> None:
-        from automixsearch.models.mixblock import MixBlock
         from automixsearch.models.two_heads import TwoHeads
 
         super().__init__(setup)
@@ -59,17 +78,7 @@ class AutoMixTraining(Algorithm):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.seed("mixblock"))
             self.student = TwoHeads(setup.network)
-            self.block = MixBlock(
-                setup.network.widths[self.stage],
-                embedding=mixer.embedding,
-                rescale=mixer.rescale,
-                shared=mixer.query_key == "shared",
-                attend=mixer.attend,
-                attention=mixer.attention,
-                neck=mixer.neck,
-                bilinear=mixer.upsampling == "bilinear",
-                spread=mixer.mixblock_init,
-            )
+            self.block = mix_block(mixer, setup.network.widths[self.stage])
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.learns = mixer.mask_source == "mixblock"
         self.block.requires_grad_(self.learns)

@@ -207,6 +207,12 @@ def knob(
     return dataclasses.field(default=default, metadata={"knob": made})
 
 
+def redeclared(owner: type, name: str, default: Scalar) -> Any:
+    """The knob `name` of the dataclass `owner` with another default, for a class derived from it."""
+    made = dataclasses.replace(knobs_of(owner)[name], name="", default=default)
+    return dataclasses.field(default=default, metadata={"knob": made})
+
+
 def knobs_of(owner: type) -> dict[str, Knob]:
     """The knobs that the dataclass `owner` declares, by name, in the order of declaration."""
     return {

@@ -13,6 +13,7 @@ from automixsearch.mixers.mixup import MixUp
 from automixsearch.mixers.puzzlemix import PuzzleMix
 from automixsearch.mixers.resizemix import ResizeMix
 from automixsearch.mixers.saliencymix import SaliencyMix
+from automixsearch.mixers.samix import SAMix
 from automixsearch.mixers.trivialmix import TrivialMix
 from automixsearch.mixers.vanilla import Vanilla
 
@@ -30,6 +31,7 @@ MIXERS: dict[str, type[Mixer]] = {
         CoMixup,
         AugMix,
         AutoMix,
+        SAMix,
         TrivialMix,
     )
 }
@@ -49,6 +51,7 @@ __all__ = [
     "PairDraw",
     "PuzzleMix",
     "ResizeMix",
+    "SAMix",
     "SaliencyMix",
     "TrivialMix",
     "Vanilla",

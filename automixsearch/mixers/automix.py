@@ -106,11 +106,13 @@ class AutoMix(Mixer):
         "auto", "how the share enters the Mix Block", choices=("auto", "none", "concat", "concat_v", "multiply")
     )
     rescale: float = knob(-1.0, "contrast k of the share in embedding multiply; < 0: none", low=-1, high=10)
+    lam_mul: float = knob(1.0, "how much the share changes the features in embedding multiply", low=0, high=100)
     query_key: str = knob("auto", "one convolution for both, or two", choices=("auto", "shared", "separate"))
     attend: str = knob(
         "partner", "features of q and k: own and partner's, or both in each", choices=("partner", "both")
     )
     neck: bool = knob(False, "two layers make the value instead of one")
+    neck_dropout: float = knob(0.0, "share of it that neck drops", low=0, high=0.9)
     upsampling: str = knob(
         "nearest", "how the mask grows to the image", choices=("nearest", "bilinear"), search=("nearest", "bilinear")
     )

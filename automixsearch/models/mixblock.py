@@ -18,7 +18,7 @@ class MixBlock(nn.Module):
         channels: C of the features.
         reduction: C' = max(C // reduction, 1) channels of q and k.
         embedding: how the share enters. none; concat: a channel lam on A and 1 - lam on B; concat_v: on B for the
-            value only; multiply: A (1 + g), B (1 + g') with g = rescaled(lam, rescale), g' = 1 - g.
+            value only; multiply: A (1 + m g), B (1 + m g') with g = rescaled(lam, rescale), g' = 1 - g, m = lam_mul.
         shared: one convolution makes q and k.
         attend: partner: q from A, k from B. both: q and k from A and B side by side, by a convolution each.
         attention: False: u = v, the value alone, for ablation.
@@ -38,6 +38,7 @@ class MixBlock(nn.Module):
         reduction: int = 2,
         embedding: str = "concat",
         rescale: float = -1.0,
+        lam_mul: float = 1.0,
         shared: bool = False,
         attend: str = "partner",
         attention: bool = True,
@@ -47,7 +48,8 @@ class MixBlock(nn.Module):
         spread: float = 0.01,
     ) -> None:
         super().__init__()
-        self.embedding, self.rescale, self.attend, self.bilinear = embedding, rescale, attend, bilinear
+        self.embedding, self.rescale, self.lam_mul = embedding, rescale, lam_mul
+        self.attend, self.bilinear = attend, bilinear
         self.attention = attention
         inner = max(channels // reduction, 1)
         own = channels + (embedding == "concat")
@@ -97,7 +99,7 @@ class MixBlock(nn.Module):
             seen = [partner, 1 - lam]
         elif self.embedding == "multiply":
             gain = rescaled(lam, self.rescale)
-            ours, theirs = [own * (1 + gain)], [partner * (2 - gain)]
+            ours, theirs = [own * (1 + self.lam_mul * gain)], [partner * (1 + self.lam_mul * (1 - gain))]
             seen = theirs
         value = convolved(self.value, seen)
         if not self.attention:

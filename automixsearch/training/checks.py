@@ -82,8 +82,8 @@ def stale_teachers(configs: Iterable[TrialConfig], images: int, epochs: int) -> 
         share = never_learned(mixer, steps)
         if share > STALE:
             return [
-                f"automix reports its teacher, which after {steps} steps still is {share:.0%} what it began as: expect "
-                "scores near chance; lower automix.ema_start and automix.ema_end (0.9 and 0.99 suit a few hundred "
-                "steps), or train longer"
+                f"{mixer.name} reports its teacher, which after {steps} steps still is {share:.0%} what it began as: "
+                f"expect scores near chance; lower {mixer.name}.ema_start and {mixer.name}.ema_end (0.9 and 0.99 suit "
+                "a few hundred steps), or train longer"
             ]
     return []

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from automixsearch.algorithms.automix import mix_block
 from automixsearch.config.recipe import Recipe
-from automixsearch.mixers.automix import adjusted_mask, mask_loss
+from automixsearch.mixers.automix import AutoMix, adjusted_mask, mask_loss
+from automixsearch.mixers.samix import SAMix
 from automixsearch.models import build_model, count_parameters
 from automixsearch.models.mixblock import MixBlock, attended, rescaled
 
@@ -34,18 +36,13 @@ def authors_block(file, case) -> MixBlock:
         return file.get(f"{case}_cfg_{name}", np.array(0)).item()
 
     samix = f"{case}_weight_key_conv_weight" in file
-    embedding = (
-        "multiply" if samix else "concat" if read("lam_concat") else "concat_v" if read("lam_concat_v") else "none"
-    )
-    block = MixBlock(
-        file[f"{case}_features"].shape[1],
-        embedding=embedding,
-        rescale=float(read("lam_mul_k")) if samix else -1,
-        shared=not samix,
-        attend="both" if samix else "partner",
-        neck=samix,
-        bilinear=bool(read("bilinear")),
-    )
+    embedding = "concat" if read("lam_concat") else "concat_v" if read("lam_concat_v") else "none"
+    upsampling = "bilinear" if read("bilinear") else "nearest"
+    if samix:
+        mixer = SAMix(rescale=read("lam_mul_k"), lam_mul=read("lam_mul"), upsampling=upsampling)
+    else:
+        mixer = AutoMix(variant="released", embedding=embedding, upsampling=upsampling)
+    block = mix_block(mixer.resolved(32), file[f"{case}_features"].shape[1])
     state = {}
     for key, value in file.items():
         name = key.removeprefix(f"{case}_weight_")
@@ -182,6 +179,31 @@ def test_adjusted_masks_have_their_share():
     adjusted = adjusted_mask(mask, lam)
     np.testing.assert_allclose(1 - adjusted.mean((1, 2, 3)), lam, atol=1e-6)
     assert bool(((adjusted >= 0) & (adjusted <= 1)).all())
+
+
+@pytest.mark.parametrize("lam_mul", [0.0, 0.5, 2.0])
+def test_the_share_multiplies_the_features_of_both_images_as_often_as_it_says(lam_mul):
+    """On another shape than the authors' numbers, in NumPy: no share at all with 0."""
+    rng = np.random.default_rng(0)
+    block = mix_block(SAMix(lam_mul=lam_mul, rescale=0.5, mixblock_init=0.5).resolved(32), 6).eval().double()
+    own, partner, lam = rng.normal(size=(2, 6, 3, 5)), rng.normal(size=(2, 6, 3, 5)), np.array([0.2, 0.9])
+    g = ((4 / 3 * lam**3 - 2 * lam**2 + 1.5 * lam) / (1.5 - 2 / 3))[:, None, None]
+    a, b = (part.reshape(2, 6, 15).copy() for part in (own, partner))
+    a, b = a * (1 + lam_mul * g), b * (1 + lam_mul * (1 - g))
+    weights = {name: value.detach().numpy() for name, value in block.state_dict().items()}
+    pair = np.concatenate([a, b], 1)
+    query, key = (
+        np.einsum("oc,bcn->bon", weights[f"{name}.weight"][:, :, 0, 0], pair) + weights[f"{name}.bias"][:, None]
+        for name in ("query", "key")
+    )
+    hidden = np.einsum("oc,bcn->bon", weights["value.0.weight"][:, :, 0, 0], b) / np.sqrt(1 + 1e-5)
+    hidden = np.where(hidden > 0, hidden, np.expm1(hidden))
+    value = np.einsum("oc,bcn->bon", weights["value.3.weight"][:, :, 0, 0], hidden)[:, 0]
+    scores = np.einsum("bcn,bcm->bnm", query, key) / np.sqrt(3)
+    attention = np.exp(scores) / np.exp(scores).sum(2, keepdims=True)
+    expected = 1 / (1 + np.exp(-np.einsum("bnm,bm->bn", attention, value)))
+    mask = block(*map(tensor, (own, partner, lam)), (3, 5))
+    np.testing.assert_allclose(mask.detach().numpy().reshape(2, 15), expected, atol=1e-12)
 
 
 def test_the_block_computes_in_float32_under_autocast():

@@ -25,6 +25,7 @@ from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig
 from automixsearch.evaluation.classification import Scores
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
+from automixsearch.mixers.automix import AutoMix
 from automixsearch.mixers.manifoldmix import ManifoldMixDraw
 from automixsearch.training.run import TrainingRun, learning_rate, train
 
@@ -43,6 +44,8 @@ def losses(run: TrainingRun) -> list[float]:
     return [loss for metrics in run.epochs() for loss in metrics.losses]
 
 
+LED = {name for name, mixer in MIXERS.items() if issubclass(mixer, AutoMix)}
+"""The methods with a teacher."""
 TWENTY_STEPS = Path(__file__).parents[1] / "golden" / "twenty_steps.json"
 """Losses of the first steps of every method; `python tests/training/test_run.py` rewrites them."""
 
@@ -61,8 +64,8 @@ def test_twenty_seeded_steps_give_known_losses(digits, method):
 def test_every_method_learns_in_two_hundred_steps(digits, method):
     """The validation loss falls well below that of guessing, every step is finite, every weight has a gradient."""
     more = {"switch": "sample"} if "+" in method else {}
-    if method == "automix":  # the teacher follows as fast as so few steps need
-        more = {"automix.ema_start": 0.9, "automix.ema_end": 0.99}
+    if method in LED:  # the teacher follows as fast as so few steps need
+        more = {f"{method}.ema_start": 0.9, f"{method}.ema_end": 0.99}
     run = TrainingRun(config(method=method, epochs=6, batch_size=32, **more), digits, "cpu")
     steps = losses(run)
     assert len(steps) >= 200
@@ -70,7 +73,7 @@ def test_every_method_learns_in_two_hundred_steps(digits, method):
     assert run.last is not None
     assert run.last.val_loss < 0.8 * math.log(10)
     algorithm = run.algorithm
-    network = algorithm.student.backbone if method == "automix" else algorithm.network
+    network = algorithm.student.backbone if method in LED else algorithm.network
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert bool(parameter.grad.isfinite().all()), name
