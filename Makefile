@@ -12,7 +12,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench simulations doctor clean runtime tools
+.PHONY: help quickstart test lint bench simulations wheel docs doctor clean runtime tools documents
 
 python := .venv/bin/python
 
@@ -46,20 +46,27 @@ simulations: tools ## coverage, type-I errors and power of the analysis; writes 
 	@$(python) -m pytest -m slow tests/analysis
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(python) tests/analysis/simulate.py
 
+wheel: tools ## build the wheel, and use it in a fresh environment from an empty directory
+	@$(python) tests/e2e/wheel.py --offline
+
+docs: documents ## the documents and the public API as pages, in site/; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
+
 doctor: runtime ## check this machine, with a remedy for everything amiss
 	@.venv/bin/automixsearch doctor
 
 clean: ## remove .venv, caches and builds; results/ stays
-	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist site
 	find automixsearch tests -name __pycache__ -type d -exec rm -rf {} +
 
-# The set-up: `runtime` is what a user needs, `tools` adds the dependency group dev.
+# The set-up: `runtime` is what a user needs, `tools` adds the dependency group dev, `documents` the group docs.
 runtime: wanted := -e .
 tools: wanted := -e . --group dev
+documents: wanted := -e . --group docs
 
-# .venv/runtime and .venv/tools say what was installed, and where; .venv/half-made lies there while pip is at work, so
+# .venv/runtime, .venv/tools and .venv/documents say what was installed, and where; .venv/half-made lies there while pip is at work, so
 # an environment that was left in the middle (Ctrl-C, power cut) is made from scratch.
-runtime tools:
+runtime tools documents:
 	@now="$$(pwd -P)"$$'\n'"$$(cat pyproject.toml)"
 	moved() { [ -e .venv/runtime ] && [ "$$(head -n 1 .venv/runtime)" != "$$(pwd -P)" ]; }
 	fits() { "$$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }

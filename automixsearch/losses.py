@@ -128,7 +128,7 @@ def _weighted(values: Tensor, weights: Tensor) -> Tensor:
 class Loss(Knobbed, ABC):
     """A loss and its knobs.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> from typing import ClassVar
         >>> @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class MCE(Loss):
 
     Source: Zhang et al., arXiv 1710.09412.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
         >>> round(MCE()(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
         0.7395
@@ -207,7 +207,7 @@ class Decoupled(Loss):
     wrong term in half of the batches; shares are per sample; the term is kept at a share of 0.5 (less and more: half
     of each) and down to any share > 0, where the release drops it.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
         >>> round(Decoupled(eta=0.1)(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
         0.8216
@@ -273,7 +273,7 @@ class DecoupledBCE(Loss):
     Differs from the released code: sources of one class are added before they are scaled (the release adds the scaled
     ones, to targets up to 2); shares are per sample.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
         >>> round(DecoupledBCE(t=0.5)(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
         1.5132
@@ -309,7 +309,7 @@ class SoftmaxBCE(Loss):
     Source: authors' code PuzzleMix at e2dbf3a, Co-Mixup at 2a76816, manifold_mixup at 870ef77.
     Differs: 1 - p is summed in the log domain, where the released code clamps its logarithm at -100.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0, 1]])
         >>> round(SoftmaxBCE()(logits, labels, torch.tensor([[0.75, 0.25]])).item(), 4)
         0.4411
@@ -339,7 +339,7 @@ class SoftmaxBCE(Loss):
 def soft_labels(labels: Tensor, shares: Tensor, num_classes: int) -> Tensor:
     """The shares by class: [B, K], rows sum to 1.
 
-    Example:
+    Examples:
         >>> soft_labels(torch.tensor([[0, 2]]), torch.tensor([[0.75, 0.25]]), 3).tolist()
         [[0.75, 0.0, 0.25]]
     """
@@ -349,7 +349,7 @@ def soft_labels(labels: Tensor, shares: Tensor, num_classes: int) -> Tensor:
 def smoothed(target: Tensor, label_smoothing: float) -> Tensor:
     """(1 - s) target + s / K, for a target [B, K].
 
-    Example:
+    Examples:
         >>> smoothed(torch.tensor([[1.0, 0.0]]), 0.5).tolist()
         [[0.75, 0.25]]
     """

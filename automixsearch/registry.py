@@ -175,7 +175,7 @@ def resolve(kind: Kind, ref: object, beside: Path | None = None) -> Plugin:
     Raises:
         SpecError: it is not there, cannot be imported, is not of that kind, or has the name of one of ours.
 
-    Example:
+    Examples:
         >>> resolve("mixers", "my_mix.py:MyMix").name  # doctest: +SKIP
         'mymix'
     """

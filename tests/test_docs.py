@@ -37,7 +37,14 @@ def test_generated_tables_are_up_to_date(file, name):
     assert text == with_part(text, name, GENERATED[file, name]()), "run: python tests/test_docs.py"
 
 
-PLACES = ("[A-Z]*.md", "[a-z]*/README.md", "automixsearch/*/README.md", "jobs/*/README.md", "tests/*/README.md")
+PLACES = (
+    "[A-Z]*.md",
+    "docs/*.md",
+    "[a-z]*/README.md",
+    "automixsearch/*/README.md",
+    "jobs/*/README.md",
+    "tests/*/README.md",
+)
 DOCUMENTS = sorted({path.relative_to(ROOT).as_posix() for place in PLACES for path in ROOT.glob(place)})
 
 

@@ -137,7 +137,7 @@ class Algorithm(ABC, Module):
     Every worker gets the same global batch and the same random numbers, and computes the terms of its share of the
     batch (`world.share`); the run takes the mean of the gradients over workers.
 
-    Example:
+    Examples:
         >>> from automixsearch.algorithms.supervised import Supervised
         >>> from automixsearch.testing import AlgorithmContract
         >>> class Halved(Supervised):

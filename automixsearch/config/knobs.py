@@ -190,7 +190,7 @@ def knob(
 ) -> Any:
     """Declare a dataclass field as a hyperparameter; see `Knob` for the arguments.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Mine(Knobbed):
@@ -230,7 +230,7 @@ def published_for(table: Mapping[str, Mapping[str, T]], family: str, backbone: o
 class Knobbed:
     """Base of the frozen dataclasses whose fields are knobs: construction checks every value by name.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Mine(Knobbed):

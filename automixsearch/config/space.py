@@ -91,7 +91,7 @@ class Fidelity(Frozen):
 class SearchSpace(Frozen):
     """A search, as data: see search_spaces/README.md for the format.
 
-    Example:
+    Examples:
         >>> space = SearchSpace(
         ...     name="first",
         ...     knobs={"method": ["mixup", "cutmix"], "alpha": "auto", "lr": {"low": 0.01, "high": 0.3, "log": True}},

@@ -28,7 +28,7 @@ class TrialConfig(Frozen):
     `knobs` holds the active knobs by full name. `data_fingerprint` is the hash of the decoded data set, so a
     config names its data by content; where they lie (`data.path`, a list in `data.labels`) does not enter `config_id`.
 
-    Example:
+    Examples:
         >>> config = TrialConfig(data={"source": "digits"}, knobs={"method": "cutmix", "cutmix.alpha": 0.2})
         >>> config.mixer
         CutMix(alpha=0.2, boxes='batch')

@@ -52,7 +52,7 @@ class AugMix(Mixer):
     (the authors' code has constants of CIFAR for both). The divergence is not clamped. OpenMixup's copy, whose
     operations see normalised values and whose loss has no divergence, is not followed.
 
-    Example:
+    Examples:
         >>> pixels = torch.randint(256, (4, 32, 32, 3), dtype=torch.uint8)
         >>> half = torch.full((3,), 0.5)
         >>> x = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
@@ -110,7 +110,8 @@ class AugMix(Mixer):
 
         Args:
             pixels: uint8 [B, H, W, C], what `x` was before it was normalised; C = 1 or 3 (RGB).
-            mean, std: float [C], x = (pixels / 255 - mean) / std.
+            mean: float [C], in 0..1 units.
+            std: float [C], likewise; x = (pixels / 255 - mean) / std.
         """
         expected = (x.shape[0], *x.shape[2:], x.shape[1])
         if pixels.dtype != torch.uint8 or pixels.shape != expected:

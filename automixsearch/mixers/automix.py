@@ -54,7 +54,7 @@ class AutoMix(Mixer):
     the teacher's clean pass stops at the stage it needs, so that later BatchNorms of the teacher see mixed images only.
     One head, named beforehand (`report`), selects (released: the best of four on the test set).
 
-    Example:
+    Examples:
         >>> mixer, x = AutoMix(), torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8)])
         >>> draw = mixer.draw((2, 1, 8, 8), torch.Generator().manual_seed(1))
         >>> mask = torch.full((2, 1, 8, 8), 0.25)  # in a run, what the Mix Block makes of the features

@@ -21,7 +21,7 @@ Shape = tuple[int, int, int, int]
 class Draw:
     """The randomness of one mixed batch, and nothing else.
 
-    Example:
+    Examples:
         >>> first, again = (CutMix().draw((8, 3, 32, 32), torch.Generator().manual_seed(0)) for _ in range(2))
         >>> first.centre == again.centre
         True
@@ -34,7 +34,7 @@ class PairDraw(Draw):
 
     partner: int64 [B] on the CPU; sample i is mixed with sample partner[i].
 
-    Example:
+    Examples:
         >>> draw = MixUp().draw((8, 3, 32, 32), torch.Generator().manual_seed(0))
         >>> draw.with_lam(0.5).lam
         0.5
@@ -59,7 +59,7 @@ class Mixed:
     views: None, or float [V, B, C, H, W]: further views of the same images, on which predictions should agree.
     consistency: weight of the Jensen-Shannon divergence of the predictions of x and its views.
 
-    Example:
+    Examples:
         >>> from automixsearch.losses import MCE
         >>> x, y = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
         >>> mixed = MixUp()(x, torch.Generator().manual_seed(0))
@@ -92,7 +92,7 @@ class Mixer(Knobbed, ABC):
     Randomness and arithmetic are apart. `draw` consumes an explicit CPU generator; `apply` is pure and never
     touches its input, so any published result can be replayed by handing over the draw.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> from typing import ClassVar
         >>> @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def draw_betas(alpha: float, count: int, generator: Generator) -> Tensor:
 def pairs(x: Tensor, partner: Tensor, lam: Tensor | float, stage: str = "input") -> Mixed:
     """Put mixed pairs into a `Mixed`; `lam`: the own share, [B] or one number for the whole batch.
 
-    Example:
+    Examples:
         >>> pairs(torch.zeros(2, 3, 8, 8), torch.tensor([1, 0]), 0.25).shares.tolist()
         [[0.25, 0.75], [0.25, 0.75]]
     """

@@ -53,7 +53,7 @@ class CoMixup(Mixer):
     blocks as in Puzzle Mix, which counts saliency that is not finite as none. The loss is whatever the loss knobs say
     (released: binary cross-entropy of the softmax, plus 2 clean_lam / classes of the clean one).
 
-    Example:
+    Examples:
         >>> x = torch.rand(4, 3, 32, 32)
         >>> mixed = CoMixup()(x, torch.Generator().manual_seed(0), saliency=x.mean(1))
         >>> [round(total, 6) for total in mixed.shares.sum(1).tolist()]  # over all inputs that an output shows

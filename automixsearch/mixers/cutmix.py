@@ -49,7 +49,7 @@ class CutMix(Mixer):
     Source: Yun et al., arXiv 1905.04899, eq. 1-2; authors' code CutMix-PyTorch at 2d8eb68.
     Differs: applied to every batch (the authors' CIFAR runs mix half of them: `mix_prob` 0.5).
 
-    Example:
+    Examples:
         >>> x = torch.stack([torch.ones(1, 32, 32), torch.zeros(1, 32, 32)])
         >>> mixed = CutMix()(x, torch.Generator().manual_seed(1))
         >>> mixed.sources[0].tolist()

@@ -41,7 +41,7 @@ class FMix(Mixer):
     Differs: the default uses the whole spectrum, as the paper says. lam is not redrawn from Beta(alpha + 1, alpha)
     (`reformulate`, off in the authors' runs).
 
-    Example:
+    Examples:
         >>> x = torch.stack([torch.ones(1, 32, 32), torch.zeros(1, 32, 32)])
         >>> mixed = FMix(decay=3.0)(x, torch.Generator().manual_seed(1))
         >>> abs(mixed.x[0].mean().item() - mixed.lam[0].item()) < 1 / 32**2

@@ -35,7 +35,7 @@ class ManifoldMix(Mixer):
     Source: Verma et al., arXiv 1806.05236, section 2; authors' code manifold_mixup at 870ef77.
     Differs: lam is not rounded to float32 before use. The loss is a choice of its own: `softmax_bce` is the authors'.
 
-    Example:
+    Examples:
         >>> x = torch.randn(4, 3, 32, 32)
         >>> mixed = ManifoldMix(stages="stage2")(x, torch.Generator().manual_seed(0))
         >>> mixed.stage, torch.equal(mixed.x, x)  # the network mixes, after stage2

@@ -29,7 +29,7 @@ class MixUp(Mixer):
     Source: Zhang et al., arXiv 1710.09412, eq. 1; authors' code mixup-cifar10 at eaff31a.
     Differs: nothing.
 
-    Example:
+    Examples:
         >>> mixer, x = MixUp(alpha=0.2), torch.stack([torch.ones(1, 8, 8), torch.zeros(1, 8, 8)])
         >>> draw = mixer.draw((2, 1, 8, 8), torch.Generator().manual_seed(1))
         >>> mixed = mixer.apply(x, draw.with_lam(0.75))

@@ -55,7 +55,7 @@ class PuzzleMix(Mixer):
     than the image are not drawn. Perturbations take the gradient
     at the image (released: at the image plus the random start, which saliency is then taken from too).
 
-    Example:
+    Examples:
         >>> x, std = torch.rand(4, 3, 32, 32), torch.ones(3)
         >>> saliency = x.square().mean(1).sqrt()
         >>> PuzzleMix()(x, torch.Generator().manual_seed(0), saliency=saliency, std=std).shares.shape

@@ -49,7 +49,7 @@ class ResizeMix(Mixer):
     Source: Qin et al., arXiv 2012.11101, eq. 5-7; OpenMixup at 37e1372.
     Differs: non-square images work (the released code mixes up height and width).
 
-    Example:
+    Examples:
         >>> x = torch.stack([torch.zeros(1, 32, 32), torch.ones(1, 32, 32)])
         >>> mixed = ResizeMix()(x, torch.Generator().manual_seed(1))
         >>> mixed.x[0].mean().item() == mixed.shares[0, 1].item()  # the share of the pasted partner

@@ -37,7 +37,7 @@ class SaliencyMix(Mixer):
     Differs: saliency is computed from the pixels. Applied to every batch (the authors' CIFAR runs mix half of them:
     `mix_prob` 0.5).
 
-    Example:
+    Examples:
         >>> pixels = torch.randint(256, (4, 32, 32, 3), dtype=torch.uint8)
         >>> x = pixels.permute(0, 3, 1, 2) / 255
         >>> SaliencyMix(boxes="sample")(x, torch.Generator().manual_seed(0), pixels=pixels).x.shape

@@ -31,7 +31,7 @@ class TrivialMix(Mixer):
 
     Source: ours, after TrivialAugment (arXiv 2103.10158), which does the same for augmentations.
 
-    Example:
+    Examples:
         >>> draw = TrivialMix().draw((8, 3, 32, 32), torch.Generator().manual_seed(0))
         >>> type(draw.mixer).__name__
         'FMix'

@@ -25,7 +25,7 @@ class VanillaDraw(PairDraw):
 class Vanilla(Mixer):
     """Leave the batch as it is: x, labels and loss of ordinary training.
 
-    Example:
+    Examples:
         >>> x = torch.randn(4, 3, 8, 8)
         >>> torch.equal(Vanilla()(x, torch.Generator()).x, x)
         True

@@ -48,7 +48,7 @@ Point = tuple[tuple[float, ...], int, str]
 class Study:
     """All trials of one question, as far as they have ended. Made by `open_study`.
 
-    Example:
+    Examples:
         >>> from importlib.resources import files
         >>> study = open_study(files("automixsearch") / "example")
         >>> study.best(n=1, per="method").method.nunique()
@@ -431,7 +431,7 @@ def open_study(study: str | Path, results: str | Path = "results") -> Study:
     Raises:
         StudyError: there is no such study; the message lists those that are there.
 
-    Example:
+    Examples:
         >>> from importlib.resources import files
         >>> open_study(files("automixsearch") / "example").name
         'example'

@@ -106,7 +106,7 @@ def run_search(
         StudyError: the study belongs to another space; StudyBusy: another driver holds it.
         DataError, ResourceError: the data or the cluster do not fit.
 
-    Example:
+    Examples:
         >>> from automixsearch import SearchSpace, open_study
         >>> space = SearchSpace(name="tiny", knobs={"method": "mixup", "width": 4}, budget={"trials": 1, "epochs": 1})
         >>> result = run_search(space, debug=True)

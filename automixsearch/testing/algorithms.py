@@ -206,7 +206,7 @@ class AlgorithmContract(Contract):
         algorithm: the class.
         knobs: by full name, what the runs shall have beside the defaults: a method, a loss, its own knobs.
 
-    Example:
+    Examples:
         >>> from automixsearch.algorithms.supervised import Supervised
         >>> class TestSupervised(AlgorithmContract):
         ...     algorithm = Supervised
@@ -399,7 +399,7 @@ def check_algorithm(algorithm: type[Algorithm], knobs: Knobs | None = None) -> N
     Raises:
         ContractError: it does not; one line for each fault.
 
-    Example:
+    Examples:
         >>> from automixsearch.algorithms.supervised import Supervised
         >>> check_algorithm(Supervised)  # doctest: +SKIP
     """

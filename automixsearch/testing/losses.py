@@ -34,7 +34,7 @@ class LossContract(Contract):
     Attributes:
         loss: the class, which is tested with its defaults, or a loss with the values to test.
 
-    Example:
+    Examples:
         >>> from automixsearch.losses import Decoupled
         >>> class TestDecoupled(LossContract):
         ...     loss = Decoupled(eta=0.5)
@@ -171,7 +171,7 @@ def check_loss(loss: type[Loss] | Loss) -> None:
     Raises:
         ContractError: it does not; one line for each fault.
 
-    Example:
+    Examples:
         >>> from automixsearch.losses import MCE
         >>> check_loss(MCE)
     """

@@ -114,7 +114,7 @@ class MixerContract(Contract):
         mixer: the class, which is tested with its defaults, or a mixer with the values to test.
         waits: why `apply` makes the host wait for a GPU, where it cannot be helped; then it has to.
 
-    Example:
+    Examples:
         >>> from automixsearch.mixers.cutmix import CutMix
         >>> class TestCutMix(MixerContract):
         ...     mixer = CutMix(boxes="sample")
@@ -279,7 +279,7 @@ def check_mixer(mixer: type[Mixer] | Mixer, waits: str = "") -> None:
     Raises:
         ContractError: it does not; one line for each fault.
 
-    Example:
+    Examples:
         >>> from automixsearch.mixers.mixup import MixUp
         >>> check_mixer(MixUp)
     """

@@ -472,7 +472,7 @@ def train(config: TrialConfig, image_set: ImageSet | None = None, device: torch.
         image_set: the data; loaded from `config.data` where None.
         device: CUDA where there is one, else the CPU, where None.
 
-    Example:
+    Examples:
         >>> from automixsearch import TrialConfig
         >>> config = TrialConfig(data={"source": "digits"}, knobs={"method": "mixup", "epochs": 1, "width": 4})
         >>> outcome = train(config, device="cpu")
