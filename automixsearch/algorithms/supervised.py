@@ -43,14 +43,14 @@ class Supervised(Algorithm):
         needs = frozenset[str]().union(*(mixer.needs_of(draw) for draw in draws))
         clean_weight = self.clean_scale * sum(map(mixer.clean_weight_of, draws)) / repeats
         gradient = None
+        wanted = bool(needs & {"saliency", "gradient"})
         if clean_weight:  # its backward pass gives the gradient of the images too
-            own = self.world.share(x).detach().requires_grad_()
+            own = self.world.share(x).detach().requires_grad_(wanted)
             with self.autocast():
                 logits = self.logits(own)
             yield Term(clean_weight * functional.cross_entropy(logits.float(), self.world.share(y)))
-            assert own.grad is not None
-            gradient = self.world.gather(own.grad.float())
-        elif needs & {"saliency", "gradient"}:
+            gradient = self.world.gather(own.grad.float()) if own.grad is not None else None
+        elif wanted:
             gradient = self.gradient(x, y)
         supply = {"pixels": pixels, **self.known}
         if gradient is not None:

@@ -11,6 +11,7 @@ from automixsearch.mixers.fmix import FMix
 from automixsearch.mixers.manifoldmix import ManifoldMix
 from automixsearch.mixers.mixup import MixUp
 from automixsearch.mixers.puzzlemix import PuzzleMix
+from automixsearch.mixers.regmixup import RegMixup
 from automixsearch.mixers.resizemix import ResizeMix
 from automixsearch.mixers.saliencymix import SaliencyMix
 from automixsearch.mixers.samix import SAMix
@@ -32,6 +33,7 @@ MIXERS: dict[str, type[Mixer]] = {
         AugMix,
         AutoMix,
         SAMix,
+        RegMixup,
         TrivialMix,
     )
 }
@@ -50,6 +52,7 @@ __all__ = [
     "Mixer",
     "PairDraw",
     "PuzzleMix",
+    "RegMixup",
     "ResizeMix",
     "SAMix",
     "SaliencyMix",
