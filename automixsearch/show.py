@@ -16,6 +16,7 @@ from automixsearch.config.catalogue import catalogue
 from automixsearch.config.knobs import knobs_of
 from automixsearch.config.policy import WEIGHT, methods_of
 from automixsearch.mixers import MIXERS
+from automixsearch.results.schema import in_percent
 from automixsearch.visible import visible
 
 
@@ -48,7 +49,7 @@ def score(name: str, value: Any) -> str:
     """A metric with the digits that mean something."""
     if value is None or value != value:
         return "-"
-    return f"{value:.2f}" if name.endswith(("top1", "top5")) else f"{value:.4g}"
+    return f"{value:.2f}" if in_percent(name) else f"{value:.4g}"
 
 
 def error_of(row: Mapping[str, Any], name: str) -> float | None:
@@ -65,10 +66,46 @@ def error_of(row: Mapping[str, Any], name: str) -> float | None:
     return 100 * z * spread**0.5 / (1 + z**2 / images)
 
 
-def with_error(row: Mapping[str, Any], name: str) -> str:
-    """A metric, with its error where that is known."""
-    error = error_of(row, name)
-    return score(name, row.get(name)) + (f" ±{error:.1f}" if error is not None else "")
+def with_error(row: Mapping[str, Any], name: str, runs: int = 1) -> str:
+    """A metric, with the error of a single run where that is known, and the share that an accuracy does not clear."""
+    error, share = error_of(row, name), not_cleared(row, name)
+    text = score(name, row.get(name)) + (f" ±{error:.1f}" if error is not None and runs == 1 else "")
+    return text + (f" (majority {share:.2f})" if share is not None else "")
+
+
+def not_cleared(row: Mapping[str, Any], name: str) -> float | None:
+    """The share of the largest class, in percent, where a top-1 accuracy is not above it by more than its error."""
+    value, share = row.get(name), row.get(f"{name.split('_')[0]}_majority")
+    if "top1" not in name or value is None or share is None or value - (error_of(row, name) or 0.0) > share:
+        return None
+    return share
+
+
+FEW = 10
+"""Images of a class below which its accuracy says next to nothing."""
+
+
+def class_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What to know of accuracies where classes are unequal: that guessing does as well, that a class has few images."""
+    rows, notes = list(rows), []
+    unclear = [row["trial_id"] for row in rows if any(not_cleared(row, f"{part}_top1") for part in ("val", "test"))]
+    if unclear:
+        who = visible(", ".join(unclear[:3])) + (f" and {len(unclear) - 3} more" if len(unclear) > 3 else "")
+        notes.append(
+            f"An accuracy of {who} is no better, for all that its images tell, than always answering the class of most "
+            "images (majority, its share in percent); see val_balanced_accuracy and val_class_accuracy."
+        )
+    rarest = {part: [n for row in rows if (n := row.get(f"{part}_rarest")) is not None] for part in ("val", "test")}
+    return notes + few_images(*(min(counts, default=None) for counts in rarest.values()))
+
+
+def few_images(val: int | None, test: int | None) -> list[str]:
+    """A note where the rarest class has few images in the validation split or in the test set."""
+    parts = [f"{count} in the {part}" for part, count in (("validation split", val), ("test set", test))
+             if count is not None and count < FEW]  # fmt: skip
+    if not parts:
+        return []
+    return [f"The rarest class has fewer than {FEW} images ({', '.join(parts)}): what is said of it rests on each one."]
 
 
 def duration(seconds: float) -> str:
@@ -136,7 +173,7 @@ def best_table(answer: Best, title: str) -> Table:
     metrics = list(dict.fromkeys([metric, "val_top1", "test_top1"]))
     for name in metrics:
         style = "bold" if name == metric else ""
-        table.add_column(name + (" %" if name.endswith(("top1", "top5")) else ""), justify="right", style=style)
+        table.add_column(name + (" %" if in_percent(name) else ""), justify="right", style=style)
     worth = any(place.worth.known for place in answer.places)
     if worth:
         table.add_column("worth", justify="right")
@@ -144,7 +181,7 @@ def best_table(answer: Best, title: str) -> Table:
     for rank, (place, row) in enumerate(zip(answer.places, rows, strict=True), 1):
         cells = [f"{rank} {'=' if place.alike and answer.alike > 1 else ' '}", row["trial_id"], policy_of(row)]
         cells += [*(brief(row.get(name)) for name in knobs), str(place.runs)]
-        cells += [with_error(row, name) if place.runs == 1 else score(name, row.get(name)) for name in metrics]
+        cells += [with_error(row, name, place.runs) for name in metrics]
         cells += [str(place.worth)] if worth else []
         table.add_row(*cells, duration(row["wall_s"]) if row.get("wall_s") is not None else "-")
     return table

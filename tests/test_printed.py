@@ -14,6 +14,7 @@ import pytest
 
 from automixsearch.cli import main
 from automixsearch.commands.terminal import PLAIN
+from automixsearch.report.sections import make_report
 from automixsearch.results.schema import encode, to_arrow
 from automixsearch.results.study import open_study
 from automixsearch.search.driver import SearchResult
@@ -108,9 +109,35 @@ def test_a_knob_groups_by_its_own_name(capsys):
 
 def test_a_direction_is_told_to_follow_from_the_metric(capsys):
     assert main(["search", "quickstart", "direction=minimize"]) == 2
-    assert "the metric says it: val_top1, val_top5 are maximised; val_loss" in capsys.readouterr().err
+    assert (
+        "the metric says it: val_top1, val_top5, val_balanced_accuracy, val_macro_f1, val_auroc are maximised; val_loss"
+        in capsys.readouterr().err
+    )
     assert main(["search", "quickstart", "objective={val_loss: minimize}"]) == 2
     assert "must be the name of a metric, or a list of names; each has its direction" in capsys.readouterr().err
+
+
+def test_an_accuracy_that_guessing_reaches_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    unequal = {"val_images": 50, "val_majority": 96.0, "val_rarest": 2, "test_majority": 90.0, "test_rarest": 30}
+    rows = [{"knobs": {"method": name}, "score": score, "test_top1": 99.0, "test_images": 300} | unequal
+            for name, score in (("mixup", 96.0), ("cutmix", 10.0), ("vanilla", 94.0))]  # fmt: skip
+    study = write_study(tmp_path, "a", rows)
+    few = "fewer than 10 images (2 in the validation split)"
+    for words in (["best", study.store.uri, "-n", "1"], ["show", study.store.uri, "0"]):
+        assert main(words) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.count("(majority 9") == 1
+        assert "96.00 ±6.2 (majority 96.00)" in said
+        assert "An accuracy of t00000 is no better, for all that its images tell, than" in said
+        assert few in said
+    report = make_report(study)
+    assert any(few in verdict.sentence for verdict in report.verdicts)
+    (column,) = (column for column in report.trials["columns"] if column["name"] == "majority")
+    assert column["values"] == [96.0] * 3
+    clear = write_study(tmp_path, "b", [{"knobs": {"method": "mixup"}, "score": 96.0, "val_majority": 80.0}])
+    assert main(["best", clear.store.uri]) == 0
+    assert "majority" not in capsys.readouterr().out
 
 
 def test_a_study_that_minimises_names_its_smallest_best_and_exports_it(tmp_path, capsys):

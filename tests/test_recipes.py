@@ -137,7 +137,7 @@ def test_best_and_median_are_those_of_the_epochs_also_after_a_resume(photos, met
     scores, tested, state = [], [], b""
     for epoch in run.epochs():
         scores.append(epoch.val_top1)
-        tested.append(run._test_scores().top1)
+        tested.append(run._tested().scores().top1)
         state = run.state() if epoch.epoch == 3 else state
     outcome = run.finish()
     assert outcome.val_top1_best == max(scores)

@@ -12,7 +12,7 @@ from statistics import fmean, median, variance
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.analysis.best import Best, Place, best
-from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.estimate import Estimate, unit_of
 from automixsearch.analysis.selection import config_key
 from automixsearch.analysis.verdict import Verdict, judge_interval
 from automixsearch.errors import StudyError, unknown
@@ -222,8 +222,7 @@ def _judged(metric: str, sign: int, winner: Row, name: str, ours: list[Row], the
     gain = estimate.value
     verdict, times = judge_interval(estimate), (taken, _seconds(theirs))
     ratio = times[0] / times[1] if times[1] > 0 else nan
-    unit = " points" if metric.endswith("top1") else ""
-    far = f"{abs(gain):.2f}{unit}"
+    far = f"{abs(gain):.2f}{unit_of(metric)}"
     if estimate.known:
         far += f" (95 % interval of the difference: {estimate.low:.2f} to {estimate.high:.2f})"
     if ratio > EQUAL:

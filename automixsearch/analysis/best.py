@@ -14,7 +14,7 @@ import numpy as np
 from automixsearch.analysis.estimate import Estimate, unit_of
 from automixsearch.analysis.verdict import margin_of
 from automixsearch.errors import StudyError, unknown
-from automixsearch.results.schema import column_named, metric_directions
+from automixsearch.results.schema import column_named, in_percent, metric_directions
 from automixsearch.results.study import fetch
 from automixsearch.show import duration
 
@@ -260,7 +260,7 @@ def _noise(configs: list[Row], metric: str) -> Noise:
     Bad configs are often unsteady, so it is that of the better half of the configs, where enough of them were repeated.
     """
     one = configs[0]
-    quantum = 100 / one["images"] if metric.startswith(("val_top", "test_top")) and one["images"] else 0.0
+    quantum = 100 / one["images"] if in_percent(metric) and one["images"] else 0.0
     if one["freedom_better"] >= ENOUGH:
         return Noise(
             max(one["squares_better"] / one["freedom_better"], quantum**2 / 2), float(one["freedom_better"]), True

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import hypot, isfinite, nan
 
+from automixsearch.results.schema import in_percent
+
 
 def unit_of(metric: str) -> str:
-    """` points` for accuracies, which are percentages; else nothing."""
-    return " points" if "top1" in metric or "top5" in metric else ""
+    """` points` for percentages; else nothing."""
+    return " points" if in_percent(metric) else ""
 
 
 def p_text(p: float) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.analysis.estimate import unit_of
 from automixsearch.config.identity import config_identity, hash_json
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.documents import parse_config
-from automixsearch.results.schema import metric_directions
+from automixsearch.results.schema import in_percent, metric_directions
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -38,7 +39,7 @@ class Sample:
     left_out: trials of these purposes that have no score, by state.
     failed: those of them that failed, as `frame` has them, with the worst score that any trial has.
     drawn: whether the configs are draws from a prior; else they were chosen one by one.
-    quantum: what one image is worth, in the unit of the score; 0 for a metric that counts no images.
+    quantum: what one image is worth, on the average, in the unit of the score; 0 for a metric that counts no images.
     """
 
     study: str
@@ -57,8 +58,8 @@ class Sample:
 
     @property
     def unit(self) -> str:
-        """`points` for accuracies, else nothing."""
-        return "points" if self.metric.endswith(("top1", "top5", "median", "best")) else ""
+        """`points` for percentages, else nothing."""
+        return unit_of(self.metric).strip()
 
     @property
     def legal(self) -> tuple[float, float]:
@@ -172,8 +173,7 @@ def take_sample(
     runs = {run["number"]: run for run in design.get("runs", ())}
     sign = 1 if known[metric] == "max" else -1
     frame, failed = _frame(rows, metric, runs), _frame(failed, metric, runs)
-    counts = metric.startswith(("val_top", "test_top"))
-    images = rows["test_images" if metric.startswith("test_") else "val_images"].max() if counts else nan
+    images = rows["test_images" if metric.startswith("test_") else "val_images"].max() if in_percent(metric) else nan
     return Sample(
         study=study.name,
         frame=frame,

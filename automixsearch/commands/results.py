@@ -87,20 +87,24 @@ def best_command(args: argparse.Namespace) -> int:
 def best_content(study: Any, answer: Best) -> dict[str, Any]:
     """The best configs as plain values, those of them that cannot be told from the first, and the gate."""
     from automixsearch.analysis.baseline_gate import gate
+    from automixsearch.show import class_notes
 
     (verdict,) = gate(study, answer.metric, answer).rows()
     rows = [place.content() for place in answer.places]
     unresolved = [place.trial_id for place in answer.places[1:] if place.alike]
-    return {"metric": answer.metric, "best": rows, "unresolved": unresolved, **answer.content(), "gate": verdict}
+    notes = class_notes(place.row for place in answer.places)
+    content = {"metric": answer.metric, "best": rows, "unresolved": unresolved, **answer.content()}
+    return content | {"class_notes": notes, "gate": verdict}
 
 
 def print_best(out: Console, study: Any, answer: Best) -> None:
     """Print the table of best policies, and what is known of their order."""
-    from automixsearch.show import best_table
+    from automixsearch.show import best_table, class_notes
 
     if answer.places:
         out.print(best_table(answer, f"Best of {study.name} by {answer.metric}"), highlight=False)
-        out.print(answer.sentence, highlight=False)
+        for said in (answer.sentence, *class_notes(place.row for place in answer.places)):
+            out.print(said, highlight=False)
     else:
         out.print(f"{study.name}: no complete trial yet")
 
@@ -127,7 +131,7 @@ def show_command(args: argparse.Namespace) -> int:
     if args.json:
         print(dump_json(trial))
         return 0
-    from automixsearch.show import brief, make_table, policy_of, score
+    from automixsearch.show import brief, class_notes, make_table, not_cleared, policy_of, score, with_error
 
     out, row = console(), trial["row"]
     policy = f" {policy_of(row)}" if row.get("method") else ""  # of a running trial there are epochs only
@@ -135,8 +139,11 @@ def show_command(args: argparse.Namespace) -> int:
     table = make_table("", ("column", "value"))
     for name, value in row.items():
         if value is not None and name != "config":
-            table.add_row(name, brief(value) if isinstance(value, float) else str(value))
+            plain = brief(value) if isinstance(value, float) else str(value)
+            table.add_row(name, plain if not_cleared(row, name) is None else with_error(row, name))
     out.print(table, highlight=False)
+    for note in class_notes([row]):
+        out.print(note, highlight=False)
     curve = make_table("Epochs", ("epoch", "lr", "train_loss", "val_loss", "val_top1", "wall_s"))
     for epoch in trial["epochs"]:
         names = ("lr", "train_loss", "val_loss", "val_top1", "wall_s")

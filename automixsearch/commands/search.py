@@ -159,6 +159,8 @@ def train_command(args: argparse.Namespace) -> int:
     else:
         say(f"test top-1 {outcome.test.top1:.2f} %, top-5 {outcome.test.top5:.2f} %, "
               f"ECE {outcome.test.ece:.4f}; {outcome.parameters:,} parameters")  # fmt: skip
+        say(f"balanced accuracy {outcome.test.balanced_accuracy:.2f} %, macro F1 {outcome.test.macro_f1:.2f} %; "
+            f"the largest class is {outcome.test_classes['majority']:.2f} % of the test set")  # fmt: skip
         if outcome.test_top1_median is not None:
             say(f"test top-1, median of the last {len(run.test_top1s)} epochs: {outcome.test_top1_median:.2f} %")
         if args.out:

@@ -22,12 +22,16 @@ METRICS = {
     "val_top5": "max",
     "val_loss": "min",
     "val_ece": "min",
+    "val_balanced_accuracy": "max",
+    "val_macro_f1": "max",
+    "val_auroc": "max",
     "train_loss": "min",
     "wall_s": "min",
     "device_s": "min",
 }
 """What a search may optimise, and in which direction. Test scores are not among them, on purpose."""
-PER_EPOCH = ("val_top1", "val_top5", "val_loss", "val_ece", "train_loss")
+PER_EPOCH = tuple(name for name in METRICS if not name.endswith("_s"))
+"""Those that each epoch has a value of."""
 
 
 class Budget(Frozen):

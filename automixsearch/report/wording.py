@@ -10,7 +10,7 @@ from automixsearch.analysis.estimate import Estimate
 from automixsearch.errors import StudyError
 from automixsearch.report import charts
 from automixsearch.report.parts import Column
-from automixsearch.results.schema import metric_directions
+from automixsearch.results.schema import in_percent, metric_directions
 from automixsearch.show import brief
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def short(knob: str) -> str:
 
 def unit(name: str) -> str:
     """A metric with its unit."""
-    return f"{name} %" if name.endswith(("top1", "top5")) else name
+    return f"{name} %" if in_percent(name) else name
 
 
 def larger_is_better(metric: str) -> bool:

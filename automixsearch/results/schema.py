@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from automixsearch.algorithms import ALGORITHMS
 from automixsearch.config.catalogue import CANONICAL, catalogue, column_of, joint_column_of
 from automixsearch.config.policy import methods_of
+from automixsearch.config.space import METRICS, PER_EPOCH
 from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import unknown
 from automixsearch.results.columns import Column, amount, percent, share
@@ -78,6 +79,12 @@ _OUTCOME = (
     percent("val_top5", "top-5 accuracy on the validation split, 0 to 100"),
     amount("val_loss", "cross-entropy on the validation split"),
     share("val_ece", "expected calibration error on the validation split, 0 to 1"),
+    percent("val_balanced_accuracy", "the mean over classes of the accuracy on the images of each, 0 to 100"),
+    percent("val_macro_f1", "the mean over classes of F1 (2 hits / (images + answers) of a class), 0 to 100"),
+    percent("val_auroc", "area under the ROC curve, 0 to 100; of two classes, else null"),
+    Column("val_class_accuracy", str, "accuracy on the validation images of each class, a JSON list; null: no image"),
+    percent("val_majority", "share of the largest class in the validation split: what guessing it scores, 0 to 100"),
+    amount("val_rarest", "validation images of the class that has fewest", int),
     percent("val_top1_best", "the best of all epochs: an optimistic figure, for comparison with published ones"),
     percent("val_top1_median", "the median of the last epochs, as many as median_epochs says"),
     percent("test_top1_median", "the same on the test set, where test_median asks for it"),
@@ -86,6 +93,12 @@ _OUTCOME = (
     percent("test_top5", "top-5 accuracy on the test set, 0 to 100"),
     amount("test_loss", "cross-entropy on the test set"),
     share("test_ece", "expected calibration error on the test set, 0 to 1"),
+    percent("test_balanced_accuracy", "the same four on the test set: val_balanced_accuracy,"),
+    percent("test_macro_f1", "val_macro_f1,"),
+    percent("test_auroc", "val_auroc,"),
+    Column("test_class_accuracy", str, "and val_class_accuracy"),
+    percent("test_majority", "share of the largest class in the test set, 0 to 100"),
+    amount("test_rarest", "test images of the class that has fewest", int),
     amount("val_images", "images of the validation split", int),
     amount("test_images", "images of the test set", int),
     amount("skipped_images", "bad images that were left out of the data set", int),
@@ -115,7 +128,7 @@ _COST = (
     Column("started_at", datetime, "when the trial was first proposed (UTC)"),
     Column("ended_at", datetime, "when the trial ended (UTC)"),
 )
-EPOCH_SCORES = ("val_top1", "val_top5", "val_loss", "val_ece")
+EPOCH_SCORES = tuple(name for name in PER_EPOCH if name.startswith("val_"))
 _EPOCH = (
     Column("method", str, "mixing method"),
     Column("epoch", int, "epoch, from 1", needed=True, low=1, limit="epochs_total"),
@@ -132,7 +145,7 @@ _EPOCH = (
     *(
         replace(column, name=f"{column.name}.cooled", note=f"{column.name} when that had ended")
         for column in _OUTCOME
-        if column.name in ("train_loss", *EPOCH_SCORES)
+        if column.name in PER_EPOCH
     ),
 )
 
@@ -197,10 +210,14 @@ def render_columns(table: Table) -> str:
 @cache
 def metric_directions() -> dict[str, str]:
     """`max` or `min` for each metric that trials can be ordered by, test scores included."""
-    from automixsearch.config.space import METRICS
-
     tests = {name.replace("val_", "test_"): way for name, way in METRICS.items() if name.startswith("val_")}
     return METRICS | tests
+
+
+@cache
+def in_percent(name: str) -> bool:
+    """Whether a column is an accuracy, or another figure from 0 to 100, so that differences of it are points."""
+    return any(column.name == name and column.high == 100 for table in TABLES for column in columns(table))
 
 
 def config_row(config: TrialConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from automixsearch.config.policy import methods_of
 from automixsearch.config.recipe import Recipe
 from automixsearch.config.space import SearchSpace
 from automixsearch.config.upgrade import SCHEMA_VERSION
-from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
+from automixsearch.errors import AutoMixError, ResourceError, SpecError, StudyError, remedy
 from automixsearch.mixers import MIXERS
 from automixsearch.results.schema import TABLES, listed
 from automixsearch.results.store import Store
@@ -286,6 +286,11 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
     from automixsearch.training.checks import check_batches, check_network
 
     images = load(space.data)
+    if "val_auroc" in space.objective and len(images.classes) != 2:
+        raise SpecError(
+            f"objective = val_auroc is of two classes, and {images.name} has {len(images.classes)}; use "
+            "val_balanced_accuracy or val_macro_f1"
+        )
     seeds = sorted({run.split_seed for run in design.runs}) if design else [space.seeds.split]
     splits = {seed: split(images, space.data.val_fraction, seed) for seed in seeds}
     by_name = {dimension.name: dimension for dimension in space.dimensions}
@@ -314,12 +319,18 @@ def _prepare(space: SearchSpace, store: Store, design: Design | None) -> ImageSe
 
 def _doubts(space: SearchSpace, design: Design | None, images: ImageSet) -> list[str]:
     """What a user should know before hours are spent."""
+    import numpy as np
+
+    from automixsearch.data.base import split
+    from automixsearch.show import few_images
     from automixsearch.studies.plan import config_of, method_settings, teacher_settings
     from automixsearch.training.checks import stale_teachers
 
     settings = method_settings(space).values() if design is None else teacher_settings(design)
     configs = [config_of(space.data, values) for values in settings]
-    return stale_teachers(configs, len(images.train.labels), space.rungs[0])
+    held = images.train.labels[split(images, space.data.val_fraction, space.seeds.split).val]
+    rarest = (int(np.bincount(labels, minlength=len(images.classes)).min()) for labels in (held, images.test.labels))
+    return [*few_images(*rarest), *stale_teachers(configs, len(images.train.labels), space.rungs[0])]
 
 
 def _run(

@@ -10,7 +10,7 @@ import gc
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -115,6 +115,7 @@ def _train(
                 val_top1_median=run.val_top1_median,
                 parameters=run.parameters,
                 val_images=len(run.val),
+                **_of_classes("val", run.answers.columns() if run.answers else {}),
                 skipped_images=image_set.skipped,
                 split_id=run.split.split_id,
                 **place,
@@ -141,7 +142,11 @@ def _test_columns(run: TrainingRun) -> dict[str, Any]:
     outcome = run.finish()
     scores = {f"test_{name}": value for name, value in asdict(outcome.test).items()}
     named = {name: getattr(outcome, name) for name in ("test_top1_median", "test_top1_best")}
-    return scores | named | {"test_images": len(run.test)}
+    return scores | named | _of_classes("test", outcome.test_classes) | {"test_images": len(run.test)}
+
+
+def _of_classes(part: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{part}_{name}": value for name, value in columns.items()}
 
 
 def _resumed(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.config.space import PER_EPOCH
 from automixsearch.errors import AutoMixError
 from automixsearch.search.failures import Failure, Place, cause_of, same
 from automixsearch.search.task import Task
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def run_columns(last: dict[str, Any]) -> dict[str, Any]:
     """The columns of a trial row that come from its last epoch; empty `last`: nothing was measured."""
-    names = ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece", "wall_s", "device_s", "energy_j")
+    names = (*PER_EPOCH, "wall_s", "device_s", "energy_j")
     return {name: last.get(name) for name in names} | {"epochs_run": last.get("epoch", 0)}
 
 

@@ -370,7 +370,7 @@ class AlgorithmContract(Contract):
             require(same, f"{self.of}.reported must be the network of the first head, {first!r}")
         fresh = build_model(run.recipe, 1, 10, 5, 8)
         fresh.load_state_dict(run.network.state_dict())
-        test, expected = run.finish().test, run._scores(run.test, [first])[first]
+        test, expected = run.finish().test, run._evaluate(run.test, [first])[first].scores()
         require(test == expected, f"{self.of}: the test scores {test} are not those of the first head, {expected}")
 
     def test_global_random_state_is_neither_read_nor_changed(self) -> None:

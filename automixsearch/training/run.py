@@ -22,11 +22,12 @@ from automixsearch.algorithms import ALGORITHMS
 from automixsearch.algorithms.base import Batch, Clock, Setup
 from automixsearch.archives import check_records
 from automixsearch.config.recipe import Recipe
+from automixsearch.config.space import PER_EPOCH
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet, channel_statistics, split
 from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, SpecError, TrainingError
-from automixsearch.evaluation.classification import Scores, ScoreSums
+from automixsearch.evaluation.classification import Answers, Scores, ScoreSums
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
 from automixsearch.seeds import derive_seed
@@ -41,8 +42,6 @@ STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)),
 }
 """Mean and deviation per channel that published recipes and weights have."""
-COOLED = ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece")
-"""What an epoch tells of the cool-down that branched off after it."""
 DIVERGED = 1000.0
 """A run has diverged whose validation loss ends above this many times the loss of guessing, the log of the number of
 classes. Before the end it may: the statistics of BatchNorm lag behind at first, and then the loss comes down again."""
@@ -52,9 +51,9 @@ classes. Before the end it may: the statistics of BatchNorm lag behind at first,
 class EpochMetrics:
     """What one epoch gave.
 
-    epoch counts from 1. Accuracies are percent, on the validation split. wall_s and device_s (wall_s times the
-    devices held) count from the start of the run, over all resumes, and so does energy_j, None where the device does
-    not tell.
+    epoch counts from 1. The scores are those of the validation split, in percent but for loss and ece. wall_s and
+    device_s (wall_s times the devices held) count from the start of the run, over all resumes, and so does energy_j,
+    None where the device does not tell.
     """
 
     epoch: int
@@ -68,6 +67,9 @@ class EpochMetrics:
     device_s: float
     images_per_s: float
     energy_j: float | None = None
+    val_balanced_accuracy: float = math.nan
+    val_macro_f1: float = math.nan
+    val_auroc: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
     """What only some algorithms tell, by ledger column."""
     losses: tuple[float, ...] = field(default=(), compare=False)
@@ -84,12 +86,13 @@ class EpochMetrics:
 class Outcome:
     """What a whole run gave: its last epoch, and the test scores, read at its end.
 
-    The medians are those of the last epochs that the recipe names; `test_top1_median`, and the best of the same test
-    scores, are there if it asks for them.
+    test_classes: see `Answers.columns`. The medians are those of the last epochs that the recipe names;
+    `test_top1_median`, and the best of the same test scores, are there if it asks for them.
     """
 
     last: EpochMetrics
     test: Scores
+    test_classes: dict[str, Any]
     parameters: int
     val_top1_best: float
     val_top1_median: float
@@ -130,6 +133,7 @@ class TrainingRun:
         self.last: EpochMetrics | None = None
         self.val_top1s: list[float] = []
         self.test_top1s: list[float] = []
+        self.answers: Answers | None = None
         self._load_data(image_set, steps)
         self._build(image_set)
 
@@ -225,15 +229,16 @@ class TrainingRun:
             losses, told = self._train_epoch(pace)
         trained_s = time.perf_counter() - started
         self.world.agree(self.algorithm.buffers())  # BatchNorm statistics, where each worker has its own
-        heads = self._scores(self.val, self.algorithm.heads)
-        scores = heads[self.algorithm.heads[0]]
+        evaluated = self._evaluate(self.val, self.algorithm.heads)
+        heads = {name: one.scores() for name, one in evaluated.items()}
+        scores, self.answers = heads[self.algorithm.heads[0]], evaluated[self.algorithm.heads[0]].answers()
         if len(heads) > 1:
             told |= {f"val_top1.{name}": one.top1 for name, one in heads.items()}
         self.epoch += 1
         self.val_top1s.append(scores.top1)
         tested = self.tested and pace is recipe  # a branch is never tested
         if tested and recipe.test_median and self.epoch > recipe.epochs - recipe.median_epochs:
-            self.test_top1s.append(self._test_scores().top1)
+            self.test_top1s.append(self._tested().scores().top1)
         self.wall_s += time.perf_counter() - started
         self._count_energy()
         return EpochMetrics(
@@ -252,7 +257,7 @@ class TrainingRun:
     def _with_branch(self, metrics: EpochMetrics) -> EpochMetrics:
         """The metrics of an epoch, with the scores of the cool-down that branches off after it, and its costs."""
         cooled = self.branch(max(1, round(self.recipe.cooldown * self.epoch)))
-        scores = {f"{name}.cooled": getattr(cooled, name) for name in COOLED}
+        scores = {f"{name}.cooled": getattr(cooled, name) for name in PER_EPOCH}
         return replace(
             metrics,
             wall_s=self.wall_s,
@@ -346,28 +351,30 @@ class TrainingRun:
         return x if self.recipe.channels_last else x.contiguous()
 
     @torch.no_grad()
-    def _scores(self, part: Batches, heads: Sequence[str]) -> dict[str, Scores]:
-        """The scores of `heads`, by name.
+    def _evaluate(self, part: Batches, heads: Sequence[str]) -> dict[str, ScoreSums]:
+        """What `heads` answer to all images of a part, by name.
 
         Raises:
             NonFiniteLoss: an output is NaN or infinite: what is largest among such means nothing.
         """
         self.algorithm.eval()
-        sums = {name: ScoreSums(self.device) for name in heads}
+        rank, size = self.world.rank, self.world.size
+        sums = {name: ScoreSums(len(part), self.classes, self.device, rank, size) for name in heads}
         batch = max(256, self.recipe.batch_size)
-        for x, y in part.in_order(batch, self.world.rank, self.world.size, self.recipe.test_size):
+        for x, y in part.in_order(batch, rank, size, self.recipe.test_size):
             with self.algorithm.autocast():
                 logits = self.algorithm.predict(self._laid_out(x), heads)
             for name in heads:
                 sums[name].add(logits[name], y)
         for one in sums.values():
             self.world.sum(one.sums)
+            self.world.sum(one.images)
             if one.diverged:
                 raise NonFiniteLoss(
                     "diverged: an output of the network was NaN or infinite; "
                     f"lower lr (now {self.recipe.lr:g}) or the weight of the loss term"
                 )
-        return {name: one.scores() for name, one in sums.items()}
+        return sums
 
     def finish(self) -> Outcome:
         """Read the test set, once, after the last epoch.
@@ -377,9 +384,11 @@ class TrainingRun:
         """
         if self.last is None or self.epoch < self.recipe.epochs:
             raise TrainingError(f"epoch {self.epoch} of {self.recipe.epochs}: test scores are read at the end only")
+        tested = self._tested()
         return Outcome(
             last=self.last,
-            test=self._test_scores(),
+            test=tested.scores(),
+            test_classes=tested.answers().columns(),
             parameters=self.parameters,
             val_top1_best=max(self.val_top1s),
             val_top1_median=self.val_top1_median,
@@ -397,10 +406,10 @@ class TrainingRun:
         """The median validation accuracy of the last epochs that the recipe names."""
         return statistics.median(self.val_top1s[-self.recipe.median_epochs :])
 
-    def _test_scores(self) -> Scores:
-        """The test scores of the head that selects, and of no other."""
+    def _tested(self) -> ScoreSums:
+        """What the head that selects, and no other, answers to the test images."""
         head = self.algorithm.heads[0]
-        return self._scores(self.test, [head])[head]
+        return self._evaluate(self.test, [head])[head]
 
     @property
     def network(self) -> Backbone:
@@ -423,6 +432,7 @@ class TrainingRun:
             "last": asdict(replace(self.last, losses=())) if self.last else None,
             "val_top1s": self.val_top1s,
             "test_top1s": self.test_top1s,
+            "predicted": None if self.answers is None else torch.from_numpy(self.answers.predicted),
             "model": self.algorithm.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -458,6 +468,9 @@ class TrainingRun:
         self.epoch, self.wall_s, self.energy_j = content["epoch"], content["wall_s"], content["energy_j"]
         self.val_top1s, self.test_top1s = content["val_top1s"], content["test_top1s"]
         self.last = EpochMetrics(**content["last"]) if content["last"] else None
+        predicted = content.get("predicted")  # checkpoints of earlier versions have none
+        labels = self.val.labels.cpu().numpy()
+        self.answers = None if predicted is None else Answers(labels, predicted.cpu().numpy(), self.classes)
 
 
 def pick_device() -> torch.device:

@@ -154,7 +154,8 @@ def test_a_config_fills_its_columns() -> None:
 
 def test_test_scores_have_the_direction_of_their_validation_twins() -> None:
     assert metric_directions() == METRICS | {
-        "test_top1": "max", "test_top5": "max", "test_loss": "min", "test_ece": "min"
+        "test_top1": "max", "test_top5": "max", "test_loss": "min", "test_ece": "min",
+        "test_balanced_accuracy": "max", "test_macro_f1": "max", "test_auroc": "max",
     }  # fmt: skip
 
 

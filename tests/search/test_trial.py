@@ -225,6 +225,12 @@ def test_a_trial_leaves_its_weights_which_are_those_of_its_network(trial, tmp_pa
     store, task = trial
     run(trial)
     store.put("study.json", b'{"objective": ["val_top1"], "total_trials": 1}')
+    (row,) = store.trial_rows()
+    for part, images in (("val", row["val_images"]), ("test", row["test_images"])):
+        assert sum(json.loads(row[f"{part}_class_accuracy"])) / 10 == pytest.approx(row[f"{part}_balanced_accuracy"])
+        assert 10 < row[f"{part}_majority"] < 11
+        assert row[f"{part}_rarest"] * 10 <= images
+    assert row["val_auroc"] is None
     file = tmp_path / "best.pt"
     assert main(["best", "s", "--results", str(tmp_path), "--weights", str(file)]) == 0
     assert f"weights of t00000 written to {file}" in capsys.readouterr().out

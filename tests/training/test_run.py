@@ -22,7 +22,7 @@ from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
 from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, SpecError, TrainingError
-from automixsearch.evaluation.classification import Scores
+from automixsearch.evaluation.classification import ScoreSums
 from automixsearch.losses import MCE
 from automixsearch.mixers import MIXERS
 from automixsearch.mixers.automix import AutoMix
@@ -132,7 +132,7 @@ def test_a_branch_is_bitwise_a_complete_shorter_run(digits, trunk):
     short = TrainingRun(config(epochs=3, **TRUNK | {"cooldown": 1 / 3}), digits, "cpu")
     *_, last = short.epochs()
     cooled = trunk[1][1][0].row()
-    for name in ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece"):
+    for name in ("train_loss", "val_top1", "val_top5", "val_loss", "val_ece", "val_macro_f1"):
         assert cooled[f"{name}.cooled"] == getattr(last, name) != cooled[name] or name == "val_top5"
     assert cooled["rung"] == 0
 
@@ -155,7 +155,8 @@ def test_a_run_that_is_resumed_around_a_branch_is_bitwise_the_same(digits, trunk
 
 def test_a_branch_and_a_run_that_is_not_tested_read_no_test_score(digits, monkeypatch):
     read = []
-    monkeypatch.setattr(TrainingRun, "_test_scores", lambda run: read.append(run.epoch) or Scores(0.0, 0.0, 0.0, 0.0))
+    tested = TrainingRun._tested
+    monkeypatch.setattr(TrainingRun, "_tested", lambda run: read.append(run.epoch) or tested(run))
     made = config(epochs=2, schedule="trapezoid", test_median=True, median_epochs=2)
     list(TrainingRun(made, digits, "cpu", branches=(1,), tested=False).epochs())
     assert read == []
@@ -172,6 +173,9 @@ def test_a_checkpoint_after_the_last_epoch_carries_its_metrics(digits):
     again.load(done.state())
     assert list(again.epochs()) == []
     assert again.finish().last == done.last
+    assert again.answers is not None
+    assert (again.answers.right == done.answers.right).all()
+    assert 100 * again.answers.right.mean() == done.last.val_top1
 
 
 def test_test_scores_are_read_after_the_last_epoch_only(digits):
@@ -212,19 +216,17 @@ def test_a_network_whose_outputs_are_no_numbers_has_diverged(digits, part):
     with torch.no_grad():
         next(run.algorithm.parameters()).fill_(math.nan)
     with pytest.raises(NonFiniteLoss, match="diverged: an output of the network was NaN or infinite; lower lr"):
-        run._scores(run.val, ["network"]) if part == "val" else run.finish()
+        run._evaluate(run.val, ["network"]) if part == "val" else run.finish()
 
 
 def test_a_validation_loss_beyond_any_sense_is_divergence_at_the_end_and_not_before(digits, monkeypatch):
-    factors, scores = iter([1e30, 1e2, 1e30, 1e30]), TrainingRun._scores
-    monkeypatch.setattr(
-        TrainingRun,
-        "_scores",
-        lambda run, *given: {
-            name: dataclasses.replace(one, loss=one.loss * factor)
-            for (name, one), factor in zip(scores(run, *given).items(), factors, strict=False)
-        },
-    )
+    factors, scores = iter([1e30, 1e2, 1e30, 1e30]), ScoreSums.scores
+
+    def larger(sums):
+        found = scores(sums)
+        return dataclasses.replace(found, loss=found.loss * next(factors))
+
+    monkeypatch.setattr(ScoreSums, "scores", larger)
     assert len(list(TrainingRun(config(lr=0.01), digits, "cpu").epochs())) == 2
     epochs = TrainingRun(config(lr=0.01), digits, "cpu").epochs()
     assert [next(epochs).epoch for _ in range(2)] == [1, 2]
@@ -269,7 +271,9 @@ def test_global_random_state_has_no_say(digits):
 def test_every_switch_trains(digits, knobs):
     outcome = train(config(epochs=10, lr=0.1, **knobs), digits, "cpu")
     assert outcome.last.val_top1 > 15
-    assert all(math.isfinite(value) for value in dataclasses.asdict(outcome.test).values())
+    *scores, auroc = dataclasses.astuple(outcome.test)
+    assert all(map(math.isfinite, scores))
+    assert auroc is None
 
 
 def test_saliency_is_the_size_of_each_sample_own_input_gradient(digits):

@@ -27,7 +27,7 @@ from automixsearch.report.wording import ask
 from automixsearch.results.documents import parse_config
 from automixsearch.results.schema import listed
 from automixsearch.results.study import Study
-from automixsearch.show import duration
+from automixsearch.show import class_notes, duration
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -69,6 +69,7 @@ def make_report(study: Study) -> Report:
         provenance.section(study, rows),
     ]
     verdicts = [verdict for section in sections for verdict in section.verdicts]
+    verdicts += [Verdict("note", said) for said in class_notes(rows)]
     question = design.get("question") or space.get("about") or f"Which policy is best by {study.objective[0]}?"
     if study.corrupt:
         verdicts.append(Verdict("note", f"Left out as damaged: {listed(study.corrupt[:3], len(study.corrupt))}."))

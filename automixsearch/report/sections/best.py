@@ -9,6 +9,7 @@ from automixsearch.analysis.best import Place, best
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Figure, Section, Table, Verdict
 from automixsearch.report.wording import estimate, plain, short, unit
+from automixsearch.results.schema import in_percent
 from automixsearch.results.study import Study
 from automixsearch.show import duration, policy_of, score, varied, with_error
 
@@ -26,7 +27,7 @@ def section(study: Study, named: bool) -> Section:
     rows = [place.content() for place in answer.places]
     says = [
         f"Best by {metric}: {first.trial_id}, {policy_of(first.row)}, with {_mean_of(first, metric)}"
-        f"{' %' if metric.endswith(('top1', 'top5')) else ''}.",
+        f"{' %' if in_percent(metric) else ''}.",
         answer.sentence,
     ]
     names = list(dict.fromkeys([*study.objective, "val_top1", "test_top1"]))
@@ -63,13 +64,12 @@ def _full(text: Any, shown: Mapping[str, Any]) -> Any:
 
 
 def _scored(name: str) -> Any:
-    return lambda row: with_error(row, name) if row.get("runs", 1) == 1 else score(name, row.get(name))
+    return lambda row: with_error(row, name, row["runs"])
 
 
 def _mean_of(place: Place, metric: str) -> str:
-    if place.runs == 1:
-        return with_error(place.row, metric)
-    return f"{score(metric, place.mean)} (mean of {place.runs} runs)"
+    runs = f" (mean of {place.runs} runs)" if place.runs > 1 else ""
+    return with_error(place.row, metric, place.runs) + runs
 
 
 def pareto(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from automixsearch.report.parts import Section
 from automixsearch.report.wording import larger_is_better, short, unit
-from automixsearch.results.schema import EPOCH_SCORES
+from automixsearch.results.schema import EPOCH_SCORES, in_percent
 from automixsearch.results.study import Study
-from automixsearch.show import brief, error_of, policy_of, varied
+from automixsearch.show import brief, error_of, not_cleared, policy_of, varied
 from automixsearch.visible import visible
 
 CURVE_POINTS = 16
@@ -68,10 +68,12 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     add("trial_id", "trial", [visible(trial_id) for trial_id in of("trial_id")])
     for name in metrics:
         way = {"sorted": "down" if larger_is_better(name) else "up"} if name == metrics[0] else {}
-        numbers(name, unit(name), of(name), 2 if name.endswith(("top1", "top5")) else 4, **way)
+        numbers(name, unit(name), of(name), 2 if in_percent(name) else 4, **way)
         if name == metrics[0]:
             note = "95 % error of the number of validation images alone"
             numbers("error", "±", [error_of(row, name) for row in rows], 1, note=note)
+            note = "share of the largest class, where the accuracy does not clear it"
+            numbers("majority", "majority %", [not_cleared(row, "val_top1") for row in rows], 2, note=note)
     words("policy", "policy", [policy_of(row) for row in rows])
     for name in ("method", "state", "purpose"):
         words(name, name, of(name), filter=True, hidden=name == "method" or len(set(of(name))) == 1)
@@ -111,7 +113,7 @@ def _curves(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             found.setdefault(trial_id, []).append(value)
     longest = max(map(len, found.values()), default=1)
     step = max(1, math.ceil(longest / CURVE_POINTS))
-    digits = 1 if metric.endswith(("top1", "top5")) else 3
+    digits = 1 if in_percent(metric) else 3
     curves = [[round(value, digits) for value in found.get(row["trial_id"], [])[::step]] for row in rows]
     values = [value for curve in curves for value in curve]
     if not values:
