@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
+POOLS = {
+    "cheap": ("vanilla", "mixup", "cutmix", "resizemix", "saliencymix", "fmix"),
+    "all": ("vanilla", "mixup", "cutmix", "manifoldmix", "resizemix", "saliencymix", "fmix", "puzzlemix", "comixup"),
+}
+
+
 @dataclass(frozen=True)
 class TrivialMixDraw(Draw):
     """mixer: the method with the alpha that was drawn. draw: what it drew."""
@@ -26,8 +32,9 @@ class TrivialMixDraw(Draw):
 class TrivialMix(Mixer):
     """Draw a method uniformly, then its alpha uniformly over the searched range, anew for every batch.
 
-    What a search over methods and alpha has to beat. The pool holds every method that mixes labels and costs no pass
-    of the network, and vanilla (`cheap`), or those that take saliency or mix hidden features as well (`all`).
+    What a search over methods and alpha has to beat. The pool holds vanilla and methods that mix labels at no pass of
+    the network (`cheap`), or some that take saliency or mix hidden features as well (`all`). It stays as it is whatever
+    methods are added: a baseline does not move.
 
     Source: ours, after TrivialAugment (arXiv 2103.10158), which does the same for augmentations.
 
@@ -48,12 +55,10 @@ class TrivialMix(Mixer):
 
     @property
     def methods(self) -> tuple[type[Mixer], ...]:
-        """The pool, in the order of MIXERS."""
+        """The pool."""
         from automixsearch.mixers import MIXERS
 
-        others = [mixer for mixer in MIXERS.values() if mixer is not TrivialMix and (mixer.mixes or not mixer.needs)]
-        costs_a_pass = frozenset({"saliency", "gradient"})
-        return tuple(m for m in others if self.pool == "all" or not (m.needs & costs_a_pass or m.whole))
+        return tuple(MIXERS[name] for name in POOLS[self.pool])
 
     def draw(self, shape: Shape, generator: Generator) -> TrivialMixDraw:
         """Draw the method, its alpha, then what the method draws."""
