@@ -23,6 +23,8 @@ RESAMPLES = 1999
 DRAWS = 1000
 TAIL = 0.2
 """Share of the configs that CVaR averages."""
+MANY = 2000
+"""Of more values, as many groups of neighbours stand for them in the bootstrap, and a mean has Student's interval."""
 LEAST = 10
 """Fewer configs than this have no interval of anything but their mean."""
 TOO_FEW = f"fewer than {LEAST} configs: no interval"
@@ -73,8 +75,8 @@ def mean_and_error(values: Array) -> tuple[Array, Array]:
 
 
 def mean_interval(values: Array, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
-    """The mean with its bootstrap-t interval; Student's where there are fewer than 10 values."""
-    if len(values) < LEAST:
+    """The mean with its bootstrap-t interval; Student's where there are fewer than 10 values, or very many."""
+    if not LEAST <= len(values) <= MANY:
         return t_interval(values)
     return studentised(mean_and_error, values, rng, resamples)
 
@@ -217,9 +219,11 @@ class Smoothed:
         n, k = len(values), max(2, round(sqrt(len(values))))
         y = np.sort(values)
         above, below = float((y[-k:] - y[-k - 1]).mean()), float((y[k] - y[:k]).mean())
+        if n > MANY:
+            y = np.array([group.mean() for group in np.array_split(y, MANY)])
         between = (y[1:] + y[:-1]) / 2
         atoms = np.concatenate([y[0] - below * _TAIL_ATOMS[::-1], between, y[-1] + above * _TAIL_ATOMS])
-        return cls(atoms, *_weights(n))
+        return cls(atoms, *_weights(len(y), n / len(y)))
 
     @property
     def mean(self) -> Array:
@@ -279,9 +283,15 @@ _NORMAL_ATOMS /= _NORMAL_ATOMS.std()
 
 
 @cache
-def _weights(n: int) -> tuple[Array, Array]:
-    """Weights and levels of the atoms for n values; the same for every sample, so that answers repeat exactly."""
-    gaps = np.random.default_rng(n).exponential(size=(DRAWS, n + 1))
+def _weights(n: int, each: float = 1.0) -> tuple[Array, Array]:
+    """Weights and levels of the atoms for n values, or groups of `each` neighbours; the same for every sample, so that
+    answers repeat exactly."""
+    rng = np.random.default_rng(n)
+    if each == 1:
+        gaps = rng.exponential(size=(DRAWS, n + 1))
+    else:  # what lies beyond the middle of the outermost groups is half of them
+        shapes = np.array([(each + 1) / 2, *[each] * (n - 1), (each + 1) / 2])
+        gaps = rng.gamma(shapes, size=(DRAWS, n + 1))
     gaps /= gaps.sum(1, keepdims=True)
     ends = len(_TAIL_ATOMS)
     parts = [np.repeat(gaps[:, :1] / ends, ends, 1), gaps[:, 1:-1], np.repeat(gaps[:, -1:] / ends, ends, 1)]

@@ -93,3 +93,28 @@ def test_the_best_has_the_error_of_its_fresh_runs() -> None:
     assert intervals.top_of(fresh, known, 12)[1] == pytest.approx((2.5 / 5) ** 0.5)
     few = intervals.top_of([group[:2] for group in fresh], known, 12)[1]
     assert few == pytest.approx(((3 * 2.0 + 12 * 0.005) / 15 / 2) ** 0.5)
+
+
+def test_many_configs_are_grouped_and_the_figures_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, noise = -np.random.default_rng(0).gamma(2.0, size=2400), intervals.Estimate(0.1, 0.08, 0.12)
+    found = []
+    for many in (5000, 600):
+        monkeypatch.setattr(intervals, "MANY", many)
+        clean = intervals.Clean.of(values, noise, 24)
+        cards = (
+            intervals.tail_interval(clean),
+            intervals.best_interval(values, 16),
+            intervals.worth_interval(clean, 8),
+        )
+        found.append([(card.value, card.low, card.high) for card in cards])
+    assert found[1] == [pytest.approx(one, abs=0.02) for one in found[0]]
+
+
+def test_bad_configs_have_no_say_in_the_share_that_is_near_the_best() -> None:
+    good, noise = np.random.default_rng(0).normal(0, 0.7, 60), intervals.Estimate(0.09, 0.05, 0.2)
+    shares = []
+    for bad in (-3.0, -60.0):
+        clean = intervals.Clean.of(np.append(good, np.full(8, bad)), noise, 24)
+        shares.append(intervals.share_interval(clean, intervals.Estimate(1.2, 0.9, 1.5), 0.13, 0.5))
+    assert shares[0].value == pytest.approx(shares[1].value, abs=0.01)
+    assert (shares[0].low, shares[0].high) == pytest.approx((shares[1].low, shares[1].high), abs=0.01)
