@@ -43,6 +43,7 @@ def test_every_public_name_is_documented_with_an_example_that_runs(module, value
     monkeypatch.chdir(tmp_path)
     names = {name: getattr(module, name) for name in module.__all__} | {"torch": torch}
     assert value.__doc__, "has no docstring"
+    assert "Example:\n" not in value.__doc__, "call the section Examples: then the pages show it as code"
     if inspect.isclass(value):
         bare = [name for name, member in vars(value).items() if name[0] != "_" and inspect.isfunction(member)
                 and not inspect.getdoc(getattr(value, name))]  # fmt: skip
@@ -63,6 +64,12 @@ def test_every_name_of_the_package_is_there_whatever_was_imported_before(name):
 
     assert getattr(automixsearch, name) is not None
     assert not isinstance(getattr(automixsearch, name), ModuleType)
+
+
+def test_every_method_and_loss_is_a_public_name():
+    for module, kinds in (("mixers", "MIXERS"), ("losses", "LOSSES")):
+        public = importlib.import_module(f"automixsearch.{module}")
+        assert {kind.__name__ for kind in getattr(public, kinds).values()} <= set(public.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error():

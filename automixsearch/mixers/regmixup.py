@@ -24,7 +24,7 @@ class RegMixup(MixUp):
     rate here); each pass has a batch of its own, so that BatchNorm sees clean and mixed images apart (released: both
     in one batch).
 
-    Example:
+    Examples:
         >>> mixer = RegMixup()
         >>> mixer.clean_weight_of(mixer.draw((2, 1, 8, 8), torch.Generator().manual_seed(1)))
         1.0

@@ -23,7 +23,7 @@ class SAMix(AutoMix):
     Differs: as AutoMix does. The weight of negative classes in the loss of the Mix Block is left out: with softmax it
     changes nothing. Published runs of Swin-T draw nearest or bilinear for each batch; here it is nearest.
 
-    Example:
+    Examples:
         >>> SAMix().embedding, SAMix().mask_loss, SAMix().upsampling
         ('multiply', 'l1_variance', 'bilinear')
     """

@@ -79,7 +79,7 @@ def configured(kind: type[Algorithm], knobs: Knobs | None = None) -> TrialConfig
         knobs: what shall be otherwise, by full name; none of another method goes with a method that brings its own.
     """
     brings = [name for name, mixer in MIXERS.items() if mixer.algorithm == kind.name]
-    chosen: dict[str, Scalar] = {"method": brings[-1] if brings and kind.name != "supervised" else "cutmix"}
+    chosen: dict[str, Scalar] = {"method": brings[0] if brings and kind.name != "supervised" else "cutmix"}
     if kind.name not in {mixer.algorithm for mixer in MIXERS.values()}:
         chosen["algorithm"] = kind.name
     base: Knobs = {"loss": "decoupled", "epochs": 2, "width": 8, "batch_size": 32, "lr": 0.05, "crop_pad": 1}
