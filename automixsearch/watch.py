@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.terminal import say
 from automixsearch.config.space import METRICS, SearchSpace
-from automixsearch.search.driver import Watcher
+from automixsearch.search.watcher import Watcher
 from automixsearch.secrecy import redact
 from automixsearch.show import costs, duration, failures, policy_of, score, spent
 from automixsearch.visible import visible

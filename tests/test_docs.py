@@ -142,7 +142,7 @@ LAYERS = {
     "automixsearch.reproduce.studies": (),
     "automixsearch.reproduce.outcome": (),
     "automixsearch.reproduce.parameters": ("torch",),
-    "automixsearch.search.designed": (),
+    "automixsearch.search.proposers.designs": (),
 }
 
 

@@ -18,7 +18,8 @@ from automixsearch.config.trial import TrialConfig
 from automixsearch.config.upgrade import SCHEMA_VERSION, STEPS, NewerVersion, upgrade
 from automixsearch.errors import SpecError, StudyError
 from automixsearch.results.study import open_study
-from automixsearch.search.driver import Watcher, run_search, run_study
+from automixsearch.search.driver import run_search, run_study
+from automixsearch.search.watcher import Watcher
 from automixsearch.studies.design import enumerate_runs, space_of
 from automixsearch.studies.file import load_study_file
 from automixsearch.training.run import train

@@ -21,8 +21,8 @@ from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.errors import SpecError
 from automixsearch.results.files import open_files
-from automixsearch.search.promotion import Promotion
-from automixsearch.search.scheduler import PerMethodASHA
+from automixsearch.search.proposers.promotion import Promotion
+from automixsearch.search.tune_scheduler import PerMethodASHA
 from automixsearch.studies import plan
 from automixsearch.studies.file import load_study_file, parse_study_file
 

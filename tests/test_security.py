@@ -14,6 +14,7 @@ from automixsearch.config.files import parse_space
 from automixsearch.errors import SpecError, StudyError, TrainingError, redact
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
+from automixsearch.search.proposers.sampling import Sampling
 
 WORD = "hunter2"
 URI = f"s3://AKIAEXAMPLE:{WORD}%2Fx@bucket/runs"
@@ -72,11 +73,10 @@ def test_a_pickle_is_no_study_and_no_row(tmp_path, evil):
 
 
 def test_a_pickle_is_no_journal(tmp_path, evil):
-    from automixsearch.search.proposer import Proposer
 
     store = Store(tmp_path, "s")
     store.put("optuna.journal", evil)
-    Proposer(parse_space({"name": "s", "knobs": {}}, "test"), store, "f")
+    Sampling(parse_space({"name": "s", "knobs": {}}, "test"), store, "f")
     lines = (tmp_path / "s" / "optuna.journal").read_bytes().splitlines()
     assert lines
     assert all(json.loads(line) for line in lines)

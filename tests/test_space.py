@@ -9,7 +9,7 @@ from automixsearch.config.catalogue import complete
 from automixsearch.config.files import parse_space
 from automixsearch.config.points import check_point, published_points, suggest
 from automixsearch.errors import SpecError
-from automixsearch.search.samplers import active_part, sobol_point
+from automixsearch.search.proposers.samplers import active_part, sobol_point
 
 CONTENT = {
     "knobs": {

@@ -26,7 +26,8 @@ from automixsearch.studies.design import Design, Run
 
 if TYPE_CHECKING:
     from automixsearch.reproduce.outcome import Outcome
-    from automixsearch.search.driver import SearchResult, Watcher
+    from automixsearch.search.driver import SearchResult
+    from automixsearch.search.watcher import Watcher
 
 SEEDS = 3
 """Replicates where no number is given: the fewest from which an interval says anything."""

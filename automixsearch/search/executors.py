@@ -15,9 +15,9 @@ from ray import tune
 
 from automixsearch.errors import StudyError
 from automixsearch.results.store import Store
+from automixsearch.search.checkpoints import Retention
 from automixsearch.search.failures import STORAGE_PATIENCE_S, Attempt, Place
 from automixsearch.search.notes import leave_note
-from automixsearch.search.retention import Retention
 from automixsearch.search.task import Task
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from automixsearch.errors import DamagedError
 from automixsearch.results.documents import STRICT, Name, stored_config
 from automixsearch.results.names import is_name
 from automixsearch.results.schema import config_row
+from automixsearch.search.checkpoints import drop_checkpoints
 from automixsearch.search.failures import Attempt, Failure
-from automixsearch.search.retention import drop_checkpoints
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store

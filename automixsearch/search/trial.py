@@ -23,8 +23,8 @@ from automixsearch.data.base import ImageSet
 from automixsearch.errors import OtherConfig, SpecError, StudyError, TrainingError
 from automixsearch.native import give_memory_back
 from automixsearch.results.store import Store, weights_of
+from automixsearch.search.checkpoints import Retention, checkpoints
 from automixsearch.search.failures import MEMORY, Attempt, Place, cause_of
-from automixsearch.search.retention import Retention, checkpoints
 from automixsearch.search.task import Task
 from automixsearch.search.trial_rows import after, failed_row, run_columns, said
 from automixsearch.training.run import EpochMetrics, TrainingRun

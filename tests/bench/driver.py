@@ -25,7 +25,8 @@ from automixsearch.cluster.switches import set_switches
 set_switches(None)  # before ray is imported, as the driver does
 
 from automixsearch.config.files import parse_space  # noqa: E402
-from automixsearch.search import driver, executors, proposer  # noqa: E402
+from automixsearch.search import driver, executors  # noqa: E402
+from automixsearch.search.proposers.sampling import Sampling  # noqa: E402
 
 EPOCHS = 2
 SETTLED = 2000
@@ -83,7 +84,7 @@ def run(trials: int, sampler: str, scheduler: str) -> None:
         "bench",
     )  # fmt: skip
     proposals: list[tuple[float, float]] = []
-    whole = proposer.Proposer.next
+    whole = Sampling.next
 
     def timed(self: Any) -> Any:
         began, cpu = time.perf_counter(), time.process_time()
@@ -91,7 +92,7 @@ def run(trials: int, sampler: str, scheduler: str) -> None:
         proposals.append((1000 * (time.perf_counter() - began), 1000 * (time.process_time() - cpu)))
         return task
 
-    proposer.Proposer.next = timed  # type: ignore[method-assign]
+    Sampling.next = timed  # type: ignore[method-assign]
     executors.InlineTrial = Idle  # type: ignore[misc]
     meter = Meter()
     with tempfile.TemporaryDirectory() as place:

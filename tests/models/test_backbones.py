@@ -23,7 +23,7 @@ from automixsearch.models.batch_norm import GlobalBatchNorm2d, make_global
 from automixsearch.models.registry import BACKBONES, check_sides, stage_names
 from automixsearch.models.resnet import Conv7x7
 from automixsearch.results.store import Store
-from automixsearch.search.driver import _prepare
+from automixsearch.search.prepare import prepare
 from automixsearch.training.run import TrainingRun
 
 SIZES = {"wrn28_2": (32, 32, 16, 8), "wrn28_8": (32, 32, 16, 8), "deit_s": (2,) * 5, "swin_t": (16, 16, 8, 4, 2)}
@@ -314,7 +314,7 @@ def test_images_that_do_not_fit_the_patches_are_refused(tmp_path):
         check_sides("deit_s", 32, 64)
     check_sides("resnet18", 31, 64)
     with pytest.raises(SpecError, match=r"backbone swin_t takes .* not 8 x 8"):  # before any trial starts
-        _prepare(SearchSpace(knobs={"backbone": ["resnet18", "swin_t"]}), Store(tmp_path, "s"), None)
+        prepare(SearchSpace(knobs={"backbone": ["resnet18", "swin_t"]}), Store(tmp_path, "s"), None)
     assert not any(tmp_path.iterdir())
     with pytest.raises(TrainingError, match="built for images of 32 x 32 pixels, not 32 x 48"):
         small("deit_s")(torch.zeros(1, 3, 32, 48))

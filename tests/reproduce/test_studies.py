@@ -18,7 +18,7 @@ from automixsearch.reproduce.studies import reproduce, run, studies
 from automixsearch.reproduce.verdict import Verdict
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
-from automixsearch.search.driver import _claim
+from automixsearch.search.claim import claim
 from automixsearch.search.task import Task, trial_id_of
 
 TINY = ["width=4", "epochs=1"]
@@ -46,7 +46,7 @@ def simulate(tmp_path, target, scores, seeds=5, scale="paper", changes=ANYWHERE)
     """Ledgers of a table's cells whose scores are known: scores(cell, replicate)."""
     for column in studies(select(target), scale, seeds, tmp_path, changes):
         store = Store(tmp_path, column.name)
-        _claim(store, column.space, column.design, DATA)
+        claim(store, column.space, column.design, DATA)
         by_row = {cell.row: cell for cell in column.cells}
         for done in column.design.runs:
             ended(store, column, done, **{column.design.about["measured"]: scores(by_row[done.arm], done.replicate)})
@@ -136,7 +136,7 @@ def test_failed_runs_are_counted_and_say_why(tmp_path, capsys):
     target = "dm_toy:CIFAR-100/R-18/CutMix MCE"
     (column,) = studies(select(target), "tiny", 2, tmp_path, Changes())
     store = Store(tmp_path, column.name)
-    _claim(store, column.space, column.design, DATA)
+    claim(store, column.space, column.design, DATA)
     first, second = column.design.runs
     ended(store, column, first, test_top1_median=50.0)
     ended(store, column, second, "failed", error_class="NonFiniteLoss", error_message="the loss was nan\nmore")

@@ -25,6 +25,7 @@ from automixsearch.results.lease import Holder
 from automixsearch.results.store import Store
 from automixsearch.results.study import list_studies, open_study
 from automixsearch.search.failures import Attempt, Failure, Place
+from automixsearch.search.proposers.sampling import Sampling
 from automixsearch.search.task import Task
 
 RUN = {"number": 0, "purpose": "study", "arm": "a", "replicate": 0, "seed": 1, "split_seed": 0, "stratum": "mixup"}
@@ -310,7 +311,7 @@ def test_results_that_are_themselves_a_link_are_used(tmp_path):
 
 
 def test_files_that_are_not_ours_lie_in_a_study_without_harm(tmp_path):
-    from automixsearch.search.retention import Retention, checkpoints
+    from automixsearch.search.checkpoints import Retention, checkpoints
 
     store = Store(tmp_path, "s")
     store.write_trial({"trial_id": "t00000", "number": 0, "state": "complete", "val_top1": 50.0})
@@ -356,17 +357,16 @@ def test_a_row_whose_config_is_damaged_is_named(tmp_path, text, capsys):
 
 def test_what_a_damaged_document_says_to_do_works(tmp_path):
     from automixsearch.config.files import parse_space
-    from automixsearch.search.proposer import Proposer
 
     store = Store(tmp_path, "s")
     space = parse_space({"name": "s", "knobs": {"method": ["mixup", "cutmix"]}, "budget": {"trials": 2}}, "test")
-    task = Proposer(space, store, "f").next()
+    task = Sampling(space, store, "f").next()
     assert task is not None
     store.put("pending/t00000.json", b"[]")
     with pytest.raises(DamagedError, match=r"pending/t00000\.json: must hold a mapping.*remove it: the trial is then"):
-        Proposer(space, store, "f")
+        Sampling(space, store, "f")
     store.delete("pending/t00000.json")
-    again = Proposer(space, store, "f").next()
+    again = Sampling(space, store, "f").next()
     assert again is not None
     assert (again.trial_id, again.config) == (task.trial_id, task.config)
     changed = json.loads(encode_document(STUDY.content)) | {"total_trials": 10}

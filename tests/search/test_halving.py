@@ -11,7 +11,7 @@ from automixsearch import open_study
 from automixsearch.analysis.fidelity import fidelity
 from automixsearch.config.files import parse_space
 from automixsearch.results.store import Store
-from automixsearch.search.halving import Halving
+from automixsearch.search.proposers.halving import Halving
 from automixsearch.search.trial_rows import pruned_row
 
 KNOBS = {
@@ -105,7 +105,7 @@ def test_no_value_from_the_middle_of_a_schedule_reaches_the_sampler(tmp_path):
     rows = run(proposer, 10)
     for again in (proposer, made(tmp_path)):  # as it ran, and as it is taken up from the ledger
         for row in rows:
-            trial = again.view[row["number"]]
+            trial = again.trials.view[row["number"]]
             assert trial.intermediate_values == {row["epochs_total"]: row["val_top1"]}
             assert trial.state == (TrialState.PRUNED, TrialState.COMPLETE)[row["rung"]]
             assert trial.value == row["val_top1"]
@@ -220,8 +220,8 @@ def test_cool_downs_of_anchors_are_judged_and_anchors_are_not_stopped(tmp_path, 
         cool(proposer, task, agrees)
     task = proposer.next()
     assert proposer.spares(task.trial_id) == (not agrees)
-    assert proposer.view[0].intermediate_values.keys() == {3, 12}
-    assert max(proposer.view[0].intermediate_values.values()) < 60
+    assert proposer.trials.view[0].intermediate_values.keys() == {3, 12}
+    assert max(proposer.trials.view[0].intermediate_values.values()) < 60
 
 
 def test_a_trial_that_was_stopped_at_a_cool_down_is_ranked_by_it(tmp_path):
@@ -231,8 +231,8 @@ def test_a_trial_that_was_stopped_at_a_cool_down_is_ranked_by_it(tmp_path):
     proposer.store.write_epoch(row)
     proposer.store.write_trial(pruned_row(proposer.store, task, {}))
     proposer.finish(task)
-    assert proposer.view[0].value == 42.0
-    assert made(tmp_path, space(20, **COOLDOWN)).view[0].value == 42.0
+    assert proposer.trials.view[0].value == 42.0
+    assert made(tmp_path, space(20, **COOLDOWN)).trials.view[0].value == 42.0
 
 
 @pytest.mark.parametrize("rungs", ["schedules", "cooldown"])

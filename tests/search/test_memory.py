@@ -10,7 +10,7 @@ from automixsearch.config.files import parse_space
 from automixsearch.results.store import Store
 from automixsearch.search.failures import MEMORY, Attempt
 from automixsearch.search.memory import heaviest
-from automixsearch.search.proposer import Proposer
+from automixsearch.search.proposers.sampling import Sampling
 
 KNOBS = {
     "method": ["mixup", "automix"],
@@ -85,7 +85,7 @@ def test_a_trial_that_runs_out_of_memory_says_so_and_gets_no_row(tmp_path):
     """Of tensors of 128 MiB one is the first that finds no room. With small ones it can be the code of a convolution,
     and oneDNN calls what it could not make: the process ends by a signal, of which only the driver can tell."""
     store = Store(tmp_path, "s")
-    assert Proposer(space(size=32, method="mixup", width=64, batch_size=512), store, None).next() is not None
+    assert Sampling(space(size=32, method="mixup", width=64, batch_size=512), store, None).next() is not None
     assert alone(LACK, results=str(tmp_path)) == "RuntimeError"
     attempt = Attempt.load(store, "t00000")
     assert attempt is not None

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from automixsearch.search.promotion import Move, Promotion
+from automixsearch.search.proposers.promotion import Move, Promotion
 
 
 def run(made: Promotion, quality, concurrent=1, spent=0, until=None, seed=0) -> list[Move]:

@@ -23,11 +23,11 @@ from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.errors import DataError, SpecError, StorageError
 from automixsearch.results.store import Store, weights_of
+from automixsearch.search.checkpoints import Retention, checkpoints, drop_checkpoints
 from automixsearch.search.driver import run_search
 from automixsearch.search.executors import _start_inline
 from automixsearch.search.failures import Attempt
-from automixsearch.search.proposer import Proposer
-from automixsearch.search.retention import Retention, checkpoints, drop_checkpoints
+from automixsearch.search.proposers.sampling import Sampling
 from automixsearch.search.task import Task
 from automixsearch.search.trial import run_trial
 from automixsearch.training.run import TrainingRun
@@ -47,7 +47,7 @@ def trial(tmp_path):
     store = Store(tmp_path, "s")
     content = {"name": "s", "knobs": {"method": "mixup", "width": 2}, "budget": {"trials": 1, "epochs": EPOCHS}}
     data = {"source": "digits", "val_fraction": 0.2}
-    return store, Proposer(parse_space({**content, "data": data, "sampler": "random"}, "test"), store, None).next()
+    return store, Sampling(parse_space({**content, "data": data, "sampler": "random"}, "test"), store, None).next()
 
 
 def run(trial, epochs=EPOCHS) -> list[dict]:
@@ -146,7 +146,7 @@ WRITER = """
 import os, sys
 from automixsearch.results.files import LocalFiles
 from automixsearch.results.store import Store
-from automixsearch.search.retention import Retention
+from automixsearch.search.checkpoints import Retention
 store = Store(sys.argv[1], "s")
 for epoch in (1, 2, 3):
     if epoch == 3:
@@ -175,7 +175,7 @@ def test_in_a_bucket_a_search_goes_on_and_a_truncated_checkpoint_costs_an_epoch(
     content = {"name": "s", "knobs": {"method": "mixup", "width": 2}, "budget": {"trials": 1, "epochs": EPOCHS}}
     content |= {"data": {"source": "digits", "val_fraction": 0.2}, "sampler": "random"}
     store = Store(s3, "s")
-    trial = store, Proposer(parse_space(content, "test"), store, None).next()
+    trial = store, Sampling(parse_space(content, "test"), store, None).next()
     run(trial, 2)
     store.put(f"checkpoints/{names(store)[-1]}", store.get(f"checkpoints/{names(store)[-1]}")[:1000])
     again = run(trial, 2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from automixsearch.config.space import SearchSpace
-from automixsearch.search.promotion import Promotion, rehearsed
+from automixsearch.search.proposers.promotion import Promotion, rehearsed
 from automixsearch.studies.plan.settings import config_of
 
 

@@ -14,11 +14,11 @@ from automixsearch.config.files import parse_space
 from automixsearch.errors import ResourceError, StorageError
 from automixsearch.results.store import Store
 from automixsearch.search import driver
-from automixsearch.search import searcher as module
+from automixsearch.search import tune_searcher as module
 from automixsearch.search.failures import Attempt, Place
-from automixsearch.search.proposer import Proposer
-from automixsearch.search.searcher import StudySearcher
+from automixsearch.search.proposers.sampling import Sampling
 from automixsearch.search.task import Task
+from automixsearch.search.tune_searcher import StudySearcher
 from automixsearch.show import failures
 
 HERE, THERE = Place("a", "host-a"), Place("b", "host-b")
@@ -39,7 +39,7 @@ class Play:
         self.ends: list[dict] = []
         room = Room(self.space.resources, lambda: dict(self.nodes))
         heard = lambda event, task, values: self.ends.append(values) if event == "end" else None  # noqa: E731
-        self.searcher = StudySearcher(Proposer(self.space, self.store, "f"), None, room, heard, self.notes.append)
+        self.searcher = StudySearcher(Sampling(self.space, self.store, "f"), None, room, heard, self.notes.append)
         self.number = 0
 
     def start(self):
@@ -284,7 +284,7 @@ def test_with_one_at_a_time_nothing_is_proposed_before_the_last_has_ended(tmp_pa
     play = Play(tmp_path, {"a": 4}, concurrent=1)
     first = play.start()
     assert play.start()[1] is None
-    assert play.searcher.proposer.handed_out == 1
+    assert play.searcher.proposer.trials.handed_out == 1
     play.end(*first)
     assert play.start()[1]["trial_id"] == "t00001"
 

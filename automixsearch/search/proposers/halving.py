@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.config.dimensions import scaled
 from automixsearch.config.points import suggest, whole
 from automixsearch.config.space import METRICS, SearchSpace
-from automixsearch.config.trial import TrialConfig
 from automixsearch.results.documents import stored_config
 from automixsearch.results.exports import Recorder
-from automixsearch.search.promotion import Candidate, Move, Promotion
-from automixsearch.search.proposer import Proposer
-from automixsearch.search.samplers import active_part, sobol_point
+from automixsearch.search.proposers.optuna_trials import OptunaTrials, Row, at_rung, with_knobs
+from automixsearch.search.proposers.promotion import Candidate, Move, Promotion
+from automixsearch.search.proposers.samplers import active_part, sobol_point
+from automixsearch.search.proposers.sampling import priors
 from automixsearch.search.task import Task, trial_id_of
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from automixsearch.config.knobs import Scalar
     from automixsearch.results.store import Store
 
 log = logging.getLogger("ray.automixsearch")  # goes where Ray's messages go, into the log of the study
 
 
-class Halving(Proposer):
+class Halving:
     """Hands out the trials of a search with `scheduler: asha`: new configs and promotions, as `Promotion` says.
 
     Each training of a config is a trial of its own. With `rungs: cooldown` every trial is a config of its own, which
@@ -36,42 +33,40 @@ class Halving(Proposer):
     Optuna hears of a trial what it had at the end of its schedule or after a cool-down, never what it had on the way.
     """
 
+    problem = None
+    """Nothing can end it early."""
+
     def __init__(
-        self,
-        space: SearchSpace,
-        store: Store,
-        data_fingerprint: str,
-        workers: int = 1,
-        note: Callable[[str], None] = lambda text: None,
+        self, space: SearchSpace, store: Store, fingerprint: str, note: Callable[[str], None] = lambda text: None
     ) -> None:
-        self.note, self.move = note, None
+        self.space, self.store, self.note = space, store, note
         self.metric = space.objective[0]
         self.sign = 1 if METRICS[self.metric] == "max" else -1
-        self.rungs = space.rungs[-1:] if space.branches else space.rungs
-        super().__init__(space, store, data_fingerprint, workers)
-        methods = tuple(map(str, next(d for d in space.dimensions if d.name == "method").choices or ()))
+        self.trials = OptunaTrials(space, store, fingerprint, self._values)
+        self.priors, problems = priors(space)
+        methods, rungs = space.methods, 1 if space.branches else len(space.rungs)
         self.promotion = Promotion(
             methods,
-            len(self.rungs),
+            rungs,
             space.scheduler.reduction,
             space.budget.trials,
             space.scheduler.protect,
             0 if space.fidelity is None else space.fidelity.anchors,
         )
         self._replay()
-        short = len(methods) * len(self.rungs) - self.promotion.protected
-        if short > 0 and not self.handed_out:
-            self.notes.append(
-                f"{len(methods)} methods at {len(self.rungs)} rungs take {len(methods) * len(self.rungs)} trials, more "
+        if len(methods) * rungs > self.promotion.protected:
+            problems.append(
+                f"{len(methods)} methods at {rungs} rungs take {len(methods) * rungs} trials, more "
                 f"than the {self.promotion.protected} in which each should reach the full schedule; raise the trials"
             )
+        self.notes = self.trials.notes + ([] if self.trials.handed_out else problems)
 
     def _replay(self) -> None:
         """Let `promotion` know what earlier drivers did."""
         columns = ["number", "trial_id", "state", "method", "rung", "candidate", self.metric]
-        past: dict[int, Mapping[str, Any]] = {row["number"]: row for row in self.store.trial_rows(columns)}
-        for number in self.unfinished:
-            task = self._task(trial_id_of(number))
+        past: dict[int, Row] = {row["number"]: row for row in self.store.trial_rows(columns)}
+        for number in self.trials.unfinished:
+            task = Task.load(self.store, trial_id_of(number))
             if task is not None:
                 past[number] = task.row("running")
         for _, row in sorted(past.items()):
@@ -80,11 +75,11 @@ class Halving(Proposer):
                 self._ended(row)
         self._judge()
 
-    def _begun(self, row: Mapping[str, Any]) -> None:
+    def _begun(self, row: Row) -> None:
         candidate, rung = row["candidate"] or row["trial_id"], row["rung"] or 0
         self.promotion.begin(candidate, row["number"], row["method"], rung)
 
-    def _ended(self, row: Mapping[str, Any]) -> None:
+    def _ended(self, row: Row) -> None:
         value = row[self.metric] if row["state"] != "failed" else None
         score = None if value is None else self.sign * value
         self.promotion.end(row["candidate"] or row["trial_id"], row["rung"] or 0, score)
@@ -94,21 +89,23 @@ class Halving(Proposer):
     @property
     def waiting(self) -> bool:
         """Whether trials will follow that cannot be named before others have ended."""
-        return self.handed_out < self.space.budget.trials
+        return self.trials.handed_out < self.space.budget.trials
 
     def next(self) -> Task | None:
         """The next trial to run; None where there is none, or (see `waiting`) none yet."""
-        if not self.unfinished and self.handed_out < self.space.budget.trials:
-            self.move = self.promotion.next(self.handed_out)
-            if self.move is None:
-                return None
-        return super().next()
+        if not self.trials.unfinished and self.waiting and self.promotion.next(self.trials.handed_out) is None:
+            return None
+        return self.trials.next(self._ask)
+
+    def again(self, task: Task) -> None:
+        """Hand out a trial once more, before any other."""
+        self.trials.unfinished.insert(0, task.number)
 
     def _ask(self, number: int) -> Task:
-        move, self.move = self.move or self.promotion.next(number) or Move(0), None
+        move = self.promotion.next(number) or Move(0)
         if move.candidate is None:
-            trial, values = self._propose(number, self._point(move.method))
-            known = self._task_of(number, values)
+            trial, values = self.trials.propose(number, self._point(move.method))
+            full = self.trials.task(number, values)
         else:
             row = self.store.trial_row(move.candidate)
             assert row is not None  # what waits has ended
@@ -116,65 +113,43 @@ class Halving(Proposer):
             values = whole(self.space, config.knobs)
             recorder = Recorder(values)
             suggest(self.space, recorder)
-            trial, _ = self._propose(number, recorder.params)
-            known = replace(self._task_of(number, values), config=_with_knobs(config, values))
-        task = self._at_rung(known, move.rung, move.candidate or known.trial_id)
-        for name in ("config_id", "rung", "candidate"):
-            trial.set_user_attr(name, task.config.config_id if name == "config_id" else getattr(task, name))
+            trial, _ = self.trials.propose(number, recorder.params)
+            full = replace(self.trials.task(number, values), config=with_knobs(config, values))
+        task = at_rung(self.space, full, move.rung, move.candidate or full.trial_id)
+        for name, value in (("config_id", task.config.config_id), ("rung", task.rung), ("candidate", task.candidate)):
+            trial.set_user_attr(name, value)
         task.save(self.store)
         self._begun(task.row("running"))
         return task
 
-    def _at_rung(self, task: Task, rung: int, candidate: str) -> Task:
-        """A trial of the full schedule as it is trained at a rung."""
-        if self.space.branches:
-            return task
-        config, reason = task.config, None
-        if rung < len(self.rungs) - 1:
-            config = _with_knobs(config, scaled(config.knobs, self.rungs[rung]))
-            reason = f"a short schedule, rung {rung + 1} of {len(self.rungs)}"
-        return replace(task, config=config, rung=rung, candidate=candidate, stop_reason=reason)
-
-    def _point(self, method: str | None) -> dict[str, Scalar] | None:
+    def _point(self, turn: str | None) -> dict[str, Scalar] | None:
         """What is given of a new config: a prior that is not tried yet, the method whose turn it is, or nothing."""
+        first = self.promotion.methods[0]
         tried = dict.fromkeys(self.promotion.methods, 0)
         for point in self.priors:
-            own = str(point.get("method", self.promotion.methods[0]))
-            tried[own] += 1
-            if own == (method or own) and tried[own] > self.promotion.count(own):
-                return point if own == self.promotion.methods[0] and len(tried) == 1 else {**point, "method": own}
-        given: dict[str, Scalar] = {} if method is None or len(tried) == 1 else {"method": method}
+            method = str(point.get("method", first))
+            tried[method] += 1
+            if method == (turn or method) and tried[method] > self.promotion.count(method):
+                return point if len(tried) == 1 else {**point, "method": method}
+        given: dict[str, Scalar] = {} if turn is None or len(tried) == 1 else {"method": turn}
         if self.space.sampler.name == "sobol":
             return active_part(self.space, sobol_point(self.space, len(self.promotion.candidates)) | given)
         return given or None
-
-    def _lost(self, trial: FrozenTrial) -> Task:
-        candidate, rung = trial.user_attrs.get("candidate"), trial.user_attrs.get("rung") or 0
-        task = super()._lost(trial)
-        if candidate is None:
-            return task
-        first = self._task_of(int(candidate[1:]), suggest(self.space, Recorder(trial.params)))
-        return self._at_rung(replace(task, config=first.config), rung, candidate)
 
     # Telling ---------------------------------------------------------------------------------------------------
 
     def report(self, number: int, epoch: int, value: float | None) -> None:
         """Nothing: what a trial has on its way is not compared."""
 
-    def _catch_up(self, task: Task, row: Mapping[str, Any]) -> None:
-        for epoch, value in self._steps(row).items():
-            self.view.report(task.number, epoch, value)
-
-    def _heard(self, ids: list[str], rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-        return {row["trial_id"]: self._steps(row) for row in rows}
-
-    def _steps(self, row: Mapping[str, Any]) -> dict[int, float]:
-        """What may be compared of an ended trial, by epoch: after its cool-downs, or at the end of its schedule."""
-        value = row[self.metric] if row["state"] != "failed" and row["epochs_run"] else None
-        steps = self._cooled(row["trial_id"], "epoch") if self.space.branches else {}
-        if row["state"] == "complete" or not self.space.branches:
-            steps |= {} if value is None else {row["epochs_run"]: value}
-        return steps
+    def _values(self, rows: Sequence[Row]) -> dict[str, dict[int, float]]:
+        """What may be compared of ended trials: after their cool-downs, or at the end of their schedules."""
+        values = {}
+        for row in rows:
+            cooled = self._cooled(row["trial_id"], "epoch") if self.space.branches else {}
+            last = row[self.metric] if row["state"] != "failed" and row["epochs_run"] else None
+            counts = last is not None and (row["state"] == "complete" or not self.space.branches)
+            values[row["trial_id"]] = cooled | ({row["epochs_run"]: last} if counts else {})
+        return values
 
     def _cooled(self, trial_id: str, by: str) -> dict[int, float]:
         """The scores of the cool-downs of a trial, by `epoch` or `rung`."""
@@ -184,7 +159,7 @@ class Halving(Proposer):
 
     def finish(self, task: Task) -> dict[str, Any] | None:
         """Tell Optuna the end of a trial as its ledger row has it; None where there is no row."""
-        row = super().finish(task)
+        row = self.trials.end(task)
         if row is not None:
             self._ended(row)
             self._judge()
@@ -206,22 +181,22 @@ class Halving(Proposer):
 
         from automixsearch.analysis.fidelity import rank_correlation
 
-        found, full = [], self.space.budget.epochs
+        rungs, full = [], self.space.budget.epochs
         for rung, epochs in enumerate(self.space.rungs[:-1]):
             pairs = [pair for one in anchors if (pair := self._pair(one, rung)) is not None]
             rho = rank_correlation(*np.array(pairs).T) if pairs else None
             low, high = (rho.low, rho.high) if rho else (float("nan"), float("nan"))
             what = f"rank correlation of {epochs} with {full} epochs over {len(pairs)} configs: "
             what += f"{rho.value:.2f} ({low:.2f} to {high:.2f})" if rho and low == low else "it cannot be told"
-            found.append({"epochs": epochs, "configs": len(pairs), "low": low, "high": high, "said": what})
+            rungs.append((low, what))
         self.promotion.judged = True
-        poor = [one["said"] for one in found if not one["low"] >= demand.min_lower_bound]
+        poor = [what for low, what in rungs if not low >= demand.min_lower_bound]
         if poor:
             self.promotion.stopped = (
                 f"{poor[0]}; the lower end is not {demand.min_lower_bound:g} or more: halving stops, and every further "
                 "config is trained in full"
             )
-        verdict = self.promotion.stopped or f"{'; '.join(one['said'] for one in found)}: halving goes on"
+        verdict = self.promotion.stopped or f"{'; '.join(what for _, what in rungs)}: halving goes on"
         self.note(verdict)
         log.info(verdict)
         content = self.store.info()
@@ -234,8 +209,3 @@ class Halving(Proposer):
         if self.space.branches:
             scores = {r: self.sign * value for r, value in self._cooled(one.name, "rung").items()}
         return (scores[rung], last) if rung in scores else None
-
-
-def _with_knobs(config: TrialConfig, knobs: Mapping[str, Scalar]) -> TrialConfig:
-    fields = {name: getattr(config, name) for name in TrialConfig.model_fields}
-    return TrialConfig(**{**fields, "knobs": dict(knobs)})

@@ -11,8 +11,9 @@ from automixsearch.config.files import parse_space, read_yaml
 from automixsearch.errors import StudyError
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
-from automixsearch.search.driver import Watcher, run_search, run_study
+from automixsearch.search.driver import run_search, run_study
 from automixsearch.search.task import Task
+from automixsearch.search.watcher import Watcher
 from automixsearch.studies.design import enumerate_runs, space_of
 from automixsearch.studies.file import StudyFile, parse_study_file
 

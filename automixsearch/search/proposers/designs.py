@@ -1,4 +1,4 @@
-"""Hands out the runs of a design, as `Proposer` hands out the trials of a search.
+"""Hands out the runs of a design.
 
 The list of runs is known beforehand and the ledger says which of them have ended, so there is nothing else to keep,
 but for one thing: which configs the confirmation runs again. That is decided once, and written into `study.json`.
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.config.space import METRICS, SearchSpace
 from automixsearch.config.trial import TrialConfig
-from automixsearch.errors import SpecError, StudyError
-from automixsearch.search.retention import Retention
+from automixsearch.errors import SpecError
+from automixsearch.search.checkpoints import Retention
 from automixsearch.search.task import Task, trial_id_of
 from automixsearch.studies.design import Design, Run, settled, winners
 
@@ -21,20 +21,16 @@ if TYPE_CHECKING:
     from automixsearch.results.store import Store
 
 
-class Designed:
+class DesignRuns:
     """Hands out the runs of one study; those that an earlier driver left unfinished first.
 
     `problem` says why the rest of the study cannot be run, where that turned out on the way.
     """
 
-    def __init__(
-        self, space: SearchSpace, store: Store, data_fingerprint: str, workers: int = 1, *, design: Design
-    ) -> None:
-        self.space, self.store = space, store
-        self.fingerprint, self.workers = data_fingerprint, workers
+    def __init__(self, space: SearchSpace, store: Store, fingerprint: str, design: Design) -> None:
+        self.space, self.store, self.fingerprint, self.design = space, store, fingerprint, design
         self.notes: list[str] = []
         self.problem: str | None = None
-        self.design = design
         self.runs = list(design.runs)
         self._take_winners(store.info().get("design", {}).get("runs", []))
         done, begun = store.finished(), set(Task.in_flight(store))
@@ -58,7 +54,7 @@ class Designed:
             try:
                 self._settle()
             except SpecError as error:
-                self.problem = str(error)
+                self.problem = f"study {self.space.name}: {error}; see why runs failed, then use --retry-failed"
                 self.todo.clear()
         if not self.todo:
             return None
@@ -72,9 +68,9 @@ class Designed:
         self.todo.appendleft(task.number)
 
     def _task(self, run: Run) -> Task:
-        known = Task.load(self.store, trial_id_of(run.number))
-        if known is not None:
-            return known
+        begun = Task.load(self.store, trial_id_of(run.number))
+        if begun is not None:
+            return begun
         config = TrialConfig(
             data=self.space.data,
             data_fingerprint=self.fingerprint,
@@ -89,7 +85,7 @@ class Designed:
             study_seed=self.space.seeds.study,
             space_id=self.space.space_id,
             purpose=run.purpose,
-            workers=self.workers,
+            workers=self.space.resources.workers,
             config=config,
         )
         task.save(self.store)
@@ -126,46 +122,3 @@ class Designed:
             if row.get("rank") is not None and row.get("of") is not None and row["number"] < len(self.runs):
                 run = self.runs[row["number"]]
                 self.runs[run.number] = settled(run, self.design.runs[row["of"]])
-
-
-def claimed(design: dict[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The `design` of `study.json` as a driver that starts writes it: with the winners that were decided `before`."""
-    known = {row["number"]: row for row in (before or {}).get("runs", []) if row.get("of") is not None}
-    return {**design, "runs": [known.get(row["number"], row) for row in design["runs"]]}
-
-
-def is_other_design(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
-    """Whether a study cannot go on as `new`: it is no design or another one. More runs at the end are the same one."""
-    if old is None or new is None:
-        return old is not new
-    here, there = ([_identity(row) for row in design["runs"]] for design in (old, new))
-    return old["name"] != new["name"] or here != there[: len(here)]
-
-
-def refuse_other_design(name: str, place: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
-    """Refuse to go on with a study as another design, or with a search as a design; say what differs.
-
-    Raises:
-        StudyError: they differ.
-    """
-    if not is_other_design(old, new):
-        return
-    remedy, study = "give this one a name of its own with --name", f"study {name!r} in {place}"
-    if old is None or new is None:
-        was, now = ("a search", "a design") if old is None else ("a design", "a search")
-        raise StudyError(f"{study} was started as {was} and cannot go on as {now}; {remedy}")
-    if old["name"] != new["name"]:
-        raise StudyError(f"{study} has design {old['name']}, not {new['name']}; {remedy}")
-    here, there = ([_identity(row) for row in design["runs"]] for design in (old, new))
-    first = next((number for number, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
-    why = f"it has {len(here)} runs, not {len(there)}" if first is None else f"its run {first} would be another"
-    raise StudyError(
-        f"{study} cannot go on with this design: {why}. Runs may only be added after the last one (more replicates, "
-        f"where there is neither a replicate block nor a confirmation); undo the change, or {remedy}"
-    )
-
-
-def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    ranked = row.get("rank") is not None
-    names = ("number", "purpose", "replicate", "seed", "split_seed", "rank")
-    return (*(row.get(name) for name in names), *(() if ranked else (row["arm"], row["stratum"], row["levels"])))

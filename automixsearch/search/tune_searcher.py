@@ -38,13 +38,14 @@ from automixsearch.search.failures import (
     is_of_world,
     stuck,
 )
-from automixsearch.search.scheduler import PerMethodASHA
 from automixsearch.search.task import Task
 from automixsearch.search.trial_rows import failed_row, last_epoch, pruned_row
+from automixsearch.search.tune_scheduler import PerMethodASHA
 
 if TYPE_CHECKING:
-    from automixsearch.search.designed import Designed
-    from automixsearch.search.proposer import Proposer
+    from automixsearch.search.proposers import Proposer
+
+    pass
 
 Heard = Callable[[str, Task, dict[str, Any]], None]
 PATIENCE_S = 900.0
@@ -52,7 +53,7 @@ PATIENCE_S = 900.0
 
 
 class StudySearcher(Searcher):
-    """Proposes the trials of a `Proposer`, or the runs of a `Designed`, to Tune and hands back what Tune reports.
+    """Proposes the trials of a `Proposer` to Tune and hands back what Tune reports.
 
     `heard(event, task, values)` is told of every start, epoch and end, for whoever watches, and `note` of what went
     wrong. All state lies in the study and the ledger; Tune's snapshots of this object are empty on purpose.
@@ -60,7 +61,7 @@ class StudySearcher(Searcher):
 
     def __init__(
         self,
-        proposer: Proposer | Designed,
+        proposer: Proposer,
         scheduler: PerMethodASHA | None,
         room: Room,
         heard: Heard,

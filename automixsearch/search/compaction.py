@@ -28,7 +28,7 @@ GO_ON = b"go on"
 log = logging.getLogger("ray.automixsearch")  # goes where Ray's messages go, into the log of the study
 
 
-class Tidying:
+class Compaction:
     """Counts the files that appear and now and then starts a process that merges them.
 
     Only the driver may do this, since it holds the study; writers and readers need not know.

@@ -14,7 +14,7 @@ EVERY = 100
 """Trials that end between two clearings. The latest as many stay: Tune may still be stopping their processes."""
 
 
-class Forgetting(FIFOScheduler):
+class EndedTrialsCleared(FIFOScheduler):
     """Passes everything on to another scheduler, and clears Tune's controller of old trials now and then."""
 
     def __init__(self, inner: TrialScheduler | None = None) -> None:
@@ -72,7 +72,7 @@ class Forgetting(FIFOScheduler):
             states.pop(one.trial_id, None)
 
 
-class Silence(TrialProgressCallback):
+class NoProgressLines(TrialProgressCallback):
     """Stands in for Tune's own progress lines, which keep every trial to print nothing."""
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from ray.tune.schedulers import TrialScheduler
 
 from automixsearch.config.files import parse_space
-from automixsearch.search.scheduler import PerMethodASHA
+from automixsearch.search.tune_scheduler import PerMethodASHA
 
 CONTINUE, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
 

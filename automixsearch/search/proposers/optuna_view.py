@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from automixsearch.config.points import suggest
 from automixsearch.results.exports import Recorder
-from automixsearch.search.samplers import POPULATION
+from automixsearch.search.proposers.samplers import POPULATION
 
 if TYPE_CHECKING:
     from automixsearch.config.knobs import Scalar

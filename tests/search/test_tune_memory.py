@@ -11,9 +11,9 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import FIFOScheduler
 
 from automixsearch.results.store import Store
-from automixsearch.search import forgetting, tidying
-from automixsearch.search.forgetting import Forgetting, Silence
-from automixsearch.search.tidying import Tidying
+from automixsearch.search import compaction, tune_memory
+from automixsearch.search.compaction import Compaction
+from automixsearch.search.tune_memory import EndedTrialsCleared, NoProgressLines
 
 
 class Trial:
@@ -27,7 +27,7 @@ class Trial:
 
 
 def test_old_ended_trials_are_cleared_and_running_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forgetting, "EVERY", 5)
+    monkeypatch.setattr(tune_memory, "EVERY", 5)
     trials = [Trial(number) for number in range(40)]
     controller = SimpleNamespace(
         _trials=list(trials),
@@ -37,7 +37,7 @@ def test_old_ended_trials_are_cleared_and_running_ones_stay(monkeypatch: pytest.
         _trials_to_cache=set(trials),
         _trial_metadata={trial.trial_id: "state" for trial in trials},
     )
-    same, scheduler = controller._trials, Forgetting()
+    same, scheduler = controller._trials, EndedTrialsCleared()
     scheduler.on_trial_error(controller, trials[0])  # and it runs again
     for trial in trials[1:30]:
         trial.ended = True
@@ -76,7 +76,7 @@ def test_the_inner_scheduler_hears_everything_and_decides() -> None:
         def on_trial_error(self, tune_controller, trial):
             heard.append("error")
 
-    scheduler, trial = Forgetting(Inner()), Trial(0)
+    scheduler, trial = EndedTrialsCleared(Inner()), Trial(0)
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {}) == "STOP"
     scheduler.on_trial_complete(None, trial, {})
@@ -86,7 +86,7 @@ def test_the_inner_scheduler_hears_everything_and_decides() -> None:
 
 
 def test_silence_keeps_no_trial() -> None:
-    silence = Silence()
+    silence = NoProgressLines()
     before = str(vars(silence))
     silence.on_trial_result(1, [], Trial(0), {})
     silence.on_trial_complete(1, [], Trial(0))
@@ -95,10 +95,10 @@ def test_silence_keeps_no_trial() -> None:
 
 
 def test_files_are_merged_by_another_process_while_the_study_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(tidying, "EVERY", 6)
+    monkeypatch.setattr(compaction, "EVERY", 6)
     store = Store(tmp_path, "s")
     with store.lock():
-        merger = Tidying(store)
+        merger = Compaction(store)
         for number in range(7):
             store.write_trial({"trial_id": f"t{number:05d}", "number": number, "state": "complete"})
             merger.count()
@@ -112,13 +112,13 @@ def test_files_are_merged_by_another_process_while_the_study_is_held(tmp_path, m
 
 def test_a_merger_that_fails_is_told_in_the_log_and_ends_nothing(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(tidying, "EVERY", 1)
-    monkeypatch.setattr(tidying.log, "warning", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(compaction, "EVERY", 1)
+    monkeypatch.setattr(compaction.log, "warning", lambda text, *values: told.append(text % values))
     store = Store(tmp_path, "s")
     for number in range(2):
         store.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1})
     (tmp_path / "s" / ".merged-epochs").write_bytes(b"a file where a folder should be")
-    merger = Tidying(store)
+    merger = Compaction(store)
     merger.count()
     merger.close()
     (line,) = told
@@ -129,7 +129,7 @@ def test_a_merger_that_fails_is_told_in_the_log_and_ends_nothing(tmp_path, monke
 def test_a_merger_whose_driver_is_killed_ends_at_once(tmp_path):
     store = Store(tmp_path, "s")
     slow = "import time; from automixsearch.results.store import Store; Store.compact = lambda *_: time.sleep(60)"
-    code = f"{slow}; import sys; from automixsearch.search.tidying import main; main(sys.argv[1:])"
+    code = f"{slow}; import sys; from automixsearch.search.compaction import main; main(sys.argv[1:])"
     process = subprocess.Popen([sys.executable, "-c", code, store.results, "s", "token"], stdin=subprocess.PIPE)
     process.stdin.close()
     assert process.wait(timeout=30) == 1
