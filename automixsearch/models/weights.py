@@ -12,6 +12,7 @@ from torch import Tensor
 from automixsearch.archives import check_records
 from automixsearch.errors import DataError, SpecError, remedy
 from automixsearch.models.base import Backbone
+from automixsearch.models.library import timm_weights
 from automixsearch.models.registry import BACKBONES
 from automixsearch.models.tapped import Tapped
 
@@ -87,8 +88,6 @@ def _library(model: Backbone, backbone: str) -> tuple[str, dict[str, Tensor]]:
     package, _, name = backbone.partition("/")
     if package == "timm":
         assert isinstance(model, Tapped)
-        from automixsearch.models.library import timm_weights
-
         return timm_weights(name, model.channels, model.side)
     if not name and backbone not in LIBRARY:
         raise SpecError(

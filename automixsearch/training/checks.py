@@ -40,7 +40,7 @@ def check_network(recipe: Recipe, space: SearchSpace, images: ImageSet) -> None:
         return
     import torch
 
-    from automixsearch.models import build_model
+    from automixsearch.models.build import build_model
 
     *size, channels = images.train.images.shape[1:]
     (side, _), test = recipe.sides(*size)
