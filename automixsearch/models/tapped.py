@@ -213,9 +213,10 @@ class Tapped(Backbone):
         if stage not in here:
             listed = ", ".join(f"{name} ({tap.module}, {tap.channels} channels)" for name, tap in here.items())
             word = "mixed at" if mixed else "tapped at"
+            can = ", ".join(filter(None, ("input" if mixed else "", listed)))
             raise SpecError(
-                f"backbone {self.title} cannot be {word} {stage}, only {word} {'input, ' if mixed else ''}"
-                f"{listed or 'no stage'}; use one of these, or another backbone"
+                f"backbone {self.title} cannot be {word} {stage}, "
+                + (f"only {word} {can}; use one of these, or another backbone" if can else "nor anywhere; use another")
             )
 
 

@@ -129,6 +129,8 @@ FORMS = [
     *(("automix", {"automix.mask_source": source}) for source in ("random_grid", "mixup", "cutmix")),
     ("automix", {"automix.shared_forward": True, "automix.mask_mean": "batch", "automix.mask_loss": "l1_variance"}),
     ("automix", {"automix.mask_adjust": 1.0, "automix.mixblock_every": 2, "automix.ema": False}),
+    ("automix", {"method": "samix"}),
+    ("supervised", {"method": "regmixup"}),
 ]
 
 
