@@ -26,7 +26,7 @@ from automixsearch.models.batch_norm import GlobalBatchNormAct2d, make_global
 from automixsearch.models.conv1x1 import Conv1x1
 from automixsearch.models.tapped import Tapped, stages_of
 from automixsearch.results.store import Store
-from automixsearch.search.driver import _prepare
+from automixsearch.search.prepare import prepare
 from automixsearch.training.run import TrainingRun
 
 KINDS = {
@@ -274,5 +274,5 @@ def test_networks_that_cannot_be_backbones_are_refused_with_the_reason(backbone,
 def test_searches_with_what_cannot_be_are_refused_before_any_trial(tmp_path, knobs, message):
     space = SearchSpace(data={"source": "digits", "size": 64}, knobs=knobs)
     with pytest.raises(SpecError, match=message):
-        _prepare(space, Store(tmp_path, "s"), None)
+        prepare(space, Store(tmp_path, "s"), None)
     assert not any(tmp_path.iterdir())
