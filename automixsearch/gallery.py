@@ -381,7 +381,7 @@ def load_network(config: TrialConfig, weights: str, images: ImageSet) -> nn.Modu
     """
     side, channels = images.train.images.shape[2:]
     recipe = dataclasses.replace(config.recipe, weights="")
-    network = build_model(recipe, channels, len(images.classes), config.seed, side)
+    network = build_model(recipe, channels, len(images.classes), config.seed, side, config.plugins)
     if not load_weights(network, weights, recipe.backbone):
         raise SpecError(f"{weights}: was trained for another number of classes than {images.name} has")
     return network

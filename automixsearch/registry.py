@@ -31,11 +31,13 @@ from pydantic import Field
 
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.knobs import Knob, knobs_of
-from automixsearch.errors import SpecError, brief_repr, unknown
+from automixsearch.errors import ResourceError, SpecError, brief_repr, unknown
 
-Kind = Literal["mixers", "losses", "algorithms", "backbones", "data", "metrics", "evaluations"]
+Kind = Literal["mixers", "losses", "algorithms", "backbones", "data", "metrics"]
 """What can come from outside; also the last word of the group of entry points."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+REF = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_][\w.]*")
+"""A file or a module, and a name in it."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 """A name becomes a value of a knob and part of the names of columns."""
 LARGEST = 200_000
@@ -52,34 +54,69 @@ SECTIONS = (
 class Source:
     """Where a kind of thing is found in this package, and what one from outside has to be.
 
-    word: for messages. listed: the list of this package, as MODULE:NAME. base: the class it derives from, likewise.
-    knobs: the attribute whose dataclass has its knobs; empty: its own. facts: what of the class is written down.
+    word: for messages. keys: of a space or config, at any depth, whose values name one. listed: the list of this
+    package, as MODULE:NAME. base: the class it derives from, likewise; empty where it is called instead. knobs: the
+    attribute whose dataclass has its knobs; empty: its own; None: it has none. facts: what of the class is written
+    down. called: the arguments by which it is called, by name. offered: those it gets where it takes them, which are
+    written down as `takes`. before: what precedes its name where it is a value.
     """
 
     word: str
-    listed: str = ""
+    keys: tuple[str, ...]
+    listed: str
     base: str = ""
     knobs: str | None = None
     facts: tuple[str, ...] = ()
+    called: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
+    before: str = ""
 
 
 SOURCES: Mapping[Kind, Source] = {
     "mixers": Source(
         "mixing method",
+        ("method",),
         "automixsearch.mixers:MIXERS",
         "automixsearch.mixers:Mixer",
-        "",
-        ("mixes", "algorithm", "whole", "published", "source"),
+        knobs="",
+        facts=("mixes", "algorithm", "whole", "published", "source"),
     ),
-    "losses": Source("loss", "automixsearch.losses:LOSSES", "automixsearch.losses:Loss", "", ("published",)),
+    "losses": Source(
+        "loss",
+        ("loss",),
+        "automixsearch.losses:LOSSES",
+        "automixsearch.losses:Loss",
+        knobs="",
+        facts=("published",),
+    ),
     "algorithms": Source(
-        "algorithm", "automixsearch.algorithms:ALGORITHMS", "automixsearch.algorithms:Algorithm", "knobs"
+        "algorithm",
+        ("algorithm",),
+        "automixsearch.algorithms:ALGORITHMS",
+        "automixsearch.algorithms:Algorithm",
+        knobs="knobs",
+        facts=("columns",),
     ),
-    "backbones": Source("backbone", "automixsearch.models.registry:BACKBONES"),
-    "data": Source("data set"),
-    "metrics": Source("metric"),
-    "evaluations": Source("evaluation"),
+    "backbones": Source(
+        "backbone",
+        ("backbone",),
+        "automixsearch.models.registry:BACKBONES",
+        called=("in_channels", "num_classes"),
+        offered=("side", "width", "drop_path"),
+        before="own/",
+    ),
+    "data": Source("data set", ("source",), "automixsearch.config.data:SOURCES", called=("data",)),
+    "metrics": Source(
+        "metric",
+        ("objective", "metric"),
+        "automixsearch.config.catalogue:METRICS",
+        "automixsearch.evaluation.metric:Metric",
+        facts=("goal",),
+        before="val_",
+    ),
 }
+KEYS: Mapping[str, Kind] = {key: kind for kind, source in SOURCES.items() for key in source.keys}
+"""The keys, at any depth, whose values name something."""
 
 
 class Plugin(Frozen):
@@ -125,17 +162,24 @@ class Plugin(Frozen):
             raise SpecError(f"{self.kind[:-1]} {self.name}: its written knobs cannot be read: {error!r}") from None
 
     @property
+    def value(self) -> str:
+        """What stands for it in a space or a config."""
+        return SOURCES[self.kind].before + self.name
+
+    @property
     def origin(self) -> str:
         """Name, version and digest in a few letters, as rows of the ledger name it."""
         return f"{self.name}@{self.version.replace(' ', '-') or 'file'}+{self.digest[:12]}"
 
 
-_TYPES: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
+COLUMNS = ("val_images", "val_class_accuracy", "val_majority", "val_rarest")
+"""Of the ledger, which no metric from outside may have."""
+TYPES: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
 def _knob(name: str, content: Mapping[str, Any]) -> Knob:
     tuples = {key: tuple(value) for key in ("choices", "search") if (value := content.get(key)) is not None}
-    return Knob(**{**content, **tuples, "name": name, "kind": _TYPES[content["kind"]]})
+    return Knob(**{**content, **tuples, "name": name, "kind": TYPES[content["kind"]]})
 
 
 def _written(knob: Knob) -> dict[str, Any]:
@@ -151,8 +195,7 @@ def _written(knob: Knob) -> dict[str, Any]:
 
 def listed(kind: Kind) -> Mapping[str, Any]:
     """What this package brings along of a kind, by name."""
-    place = SOURCES[kind].listed
-    return _imported(place) if place else {}
+    return _imported(SOURCES[kind].listed)
 
 
 def installed(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
@@ -162,7 +205,15 @@ def installed(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
 
 def is_ref(value: object) -> bool:
     """Whether a value names something by its place, or is a class or function itself."""
-    return (isinstance(value, str) and ":" in value) or inspect.isclass(value) or inspect.isfunction(value)
+    named = isinstance(value, str) and REF.fullmatch(value) is not None
+    return named or inspect.isclass(value) or inspect.isfunction(value)
+
+
+def placed(plugin: Plugin, beside: Path) -> Plugin:
+    """The same where its file is written as a path from the folder `beside` on, as in the package of a job."""
+    if plugin.file is None or plugin.file.is_absolute():
+        return plugin
+    return plugin.model_copy(update={"ref": f"{os.path.abspath(beside / plugin.file)}:{plugin.ref.rpartition(':')[2]}"})
 
 
 def resolve(kind: Kind, ref: object, beside: Path | None = None) -> Plugin:
@@ -218,7 +269,7 @@ def resolve(kind: Kind, ref: object, beside: Path | None = None) -> Plugin:
         version=version,
         about=(inspect.getdoc(value) or "").partition("\n")[0],
         knobs={name: _written(knob) for name, knob in knobs.items()},
-        facts={fact: _plain(getattr(value, fact)) for fact in source.facts},
+        facts=_facts_of(source, value),
     )
 
 
@@ -226,8 +277,15 @@ def load(plugin: Plugin) -> Any:
     """The class or function behind what was written down, in the very version that was.
 
     Raises:
-        SpecError: it is not here, or not as it was; the message says what to do.
+        ResourceError: it is not on this machine, or not as it was; the message says what to do.
     """
+    try:
+        return _loaded(plugin)
+    except SpecError as error:
+        raise ResourceError(str(error)) from error
+
+
+def _loaded(plugin: Plugin) -> Any:
     place, _, name = plugin.ref.rpartition(":")
     word = SOURCES[plugin.kind].word
     if plugin.file is None:
@@ -240,8 +298,7 @@ def load(plugin: Plugin) -> Any:
                 "wherever trials run"
             )
     else:
-        if plugin.digest not in _texts:
-            _recover(plugin, word)
+        text_of(plugin)
         module = _module_of(plugin.digest, plugin.file)
     value = _named(module, plugin.ref, name)
     _check(plugin.kind, value, plugin.ref)
@@ -258,7 +315,7 @@ def look_up(kind: Kind, name: str, plugins: Iterable[Plugin] = ()) -> Any:
     if name in ours:
         return ours[name]
     for plugin in plugins:
-        if (plugin.kind, plugin.name) == (kind, name):
+        if (plugin.kind, plugin.value) == (kind, name):
             return load(plugin)
     raise SpecError(unknown(SOURCES[kind].word, name, ours))
 
@@ -278,7 +335,7 @@ def keep(text: str) -> str:
 
 def texts(plugins: Iterable[Plugin]) -> dict[str, str]:
     """The texts behind those of `plugins` that came from files, by digest: what workers are given."""
-    return {plugin.digest: _recover(plugin, plugin.kind) for plugin in plugins if plugin.file is not None}
+    return {plugin.digest: text_of(plugin) for plugin in plugins if plugin.file is not None}
 
 
 def receive(given: Mapping[str, str]) -> None:
@@ -287,11 +344,15 @@ def receive(given: Mapping[str, str]) -> None:
         keep(text)
 
 
-def _recover(plugin: Plugin, word: str) -> str:
-    """The text of a plug-in from its file, if that is still what it was."""
+def text_of(plugin: Plugin) -> str:
+    """The text behind a plug-in that came from a file: as it was read, or from the file if that is still what it was.
+
+    Raises:
+        SpecError: the file is gone or has changed.
+    """
     if plugin.digest in _texts:
         return _texts[plugin.digest]
-    path = cast(Path, plugin.file)
+    path, word = cast(Path, plugin.file), SOURCES[plugin.kind].word
     if not path.is_file():
         raise SpecError(
             f"{word} {plugin.name}: its file {path} is not here; bring it back, or name the file where it lies now, as "
@@ -311,7 +372,7 @@ def _recover(plugin: Plugin, word: str) -> str:
 
 
 def _is_path(place: str) -> bool:
-    return place.endswith(".py") or os.sep in place
+    return place.endswith(".py")
 
 
 def _file(place: str, name: str, beside: Path | None) -> Path:
@@ -336,8 +397,8 @@ def _text(path: Path) -> str:
 
 
 def _module_of(digest: str, path: Path) -> ModuleType:
-    """The module that a text makes, run once in a process; `path` names it in tracebacks and messages."""
-    name = f"automixsearch_plugin_{digest[:16]}"
+    """The module that a text makes, run once for each `path` in a process; tracebacks and messages name that."""
+    name = f"automixsearch_plugin_{hashlib.sha256(f'{digest} {path}'.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     module = ModuleType(name)
@@ -469,8 +530,13 @@ def _check(kind: Kind, value: Any, ref: str) -> None:
         missing = sorted(getattr(value, "__abstractmethods__", ()))
         if missing:
             raise SpecError(f"{ref} lacks {', '.join(missing)}, which every {source.word} has; define them")
+        for fact in source.facts:
+            if not hasattr(value, fact):
+                raise SpecError(f"{ref} says nothing of its {fact}; see {source.base.replace(':', '.')}")
         if not isinstance(getattr(value, "name", None), str):
             raise SpecError(f"{ref} has no name; give the class a line such as name: ClassVar[str] = 'mymix'")
+    else:
+        _check_call(source, value, ref)
     if not NAME.fullmatch(_name_of(value)):
         raise SpecError(
             f"{ref}: name = {brief_repr(_name_of(value))} must be 1 to 40 small letters, digits and _, a letter first"
@@ -485,6 +551,24 @@ def _check(kind: Kind, value: Any, ref: str) -> None:
         raise SpecError(f"{ref}: field {bare[0]} is no knob; declare it as {bare[0]}: ... = knob(DEFAULT, NOTE)")
 
 
+def _check_call(source: Source, value: Any, ref: str) -> None:
+    what = f"a class or function that is called as NAME({', '.join(f'{name}=...' for name in source.called)})"
+    if not callable(value):
+        raise SpecError(f"{ref} is of type {type(value).__name__} and must be {what}")
+    try:
+        inspect.signature(value).bind(**dict.fromkeys(source.called))
+    except TypeError as error:
+        raise SpecError(f"{ref} must be {what}: {error}") from None
+
+
+def _facts_of(source: Source, value: Any) -> dict[str, Any]:
+    facts = {fact: _plain(getattr(value, fact)) for fact in source.facts}
+    if source.offered:
+        taken = inspect.signature(value).parameters
+        facts["takes"] = [name for name in source.offered if name in taken]
+    return facts
+
+
 def _knobs_of(kind: Kind, value: Any) -> dict[str, Knob]:
     where = SOURCES[kind].knobs
     return {} if where is None else knobs_of(getattr(value, where) if where else value)
@@ -495,6 +579,9 @@ def _refuse_taken(kind: Kind, name: str, ref: str) -> None:
     shared: tuple[Kind, ...] = ("mixers", "losses", "algorithms")
     if kind in shared and name in SECTIONS:
         raise SpecError(f"{ref}: name = {name!r} is that of a section of a search space; choose another")
+    ours = listed(kind)
+    if kind == "metrics" and any(f"val_{name}_".startswith(f"{other}_") for other in (*ours, *COLUMNS)):
+        raise SpecError(f"{ref}: name = {name!r} is that of a column of the ledger; choose another")
     for other in shared if kind in shared else (kind,):
         if name in listed(other):
             raise SpecError(
@@ -508,4 +595,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
         return [_plain(inner) for inner in value]
-    return value
+    if is_dataclass(value):  # a column of the ledger
+        return {key.name: _plain(inner) for key in fields(value) if (inner := getattr(value, key.name)) != key.default}
+    return value.__name__ if isinstance(value, type) else value

@@ -339,6 +339,11 @@ def secret_in_file(path: Path, name: str | PurePath) -> str | None:
     return _secret_in(path.read_bytes(), str(name))
 
 
+def secret_in_text(text: str, name: str | PurePath) -> str | None:
+    """The same of a text that is the content of a file of that name."""
+    return secret_of_file(name) or _secret_in(text.encode(), str(name))
+
+
 def _secret_in(data: bytes, name: str, depth: int = 0) -> str | None:
     for member, content in _members(data, name) if depth < 3 else ():
         if kind := secret_of_file(member) or _secret_in(content, member, depth + 1):

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from automixsearch.analysis.best import Best
     from automixsearch.config.knobs import Knob
 
-from automixsearch.config.catalogue import catalogue
+from automixsearch.config.catalogue import Catalogue, catalogue
 from automixsearch.config.knobs import knobs_of
 from automixsearch.config.policy import WEIGHT, methods_of
 from automixsearch.mixers import MIXERS
+from automixsearch.registry import Plugin
 from automixsearch.results.schema import in_percent
 from automixsearch.visible import visible
 
@@ -238,36 +239,38 @@ def _first_line(message: str | None) -> str:
 KNOB_COLUMNS = ("knob", "default", "legal", "searched with auto", "published", "meaning")
 
 
-def knobs(everything: bool) -> list[tuple[str, Knob, str]]:
-    """The declared knobs of methods, losses and policies (with `everything`, of training too): their names in a space,
-    and what is published of them."""
+def knobs(everything: bool, plugins: tuple[Plugin, ...] = ()) -> list[tuple[str, Knob, str]]:
+    """The declared knobs of methods, losses and policies (with `everything`, of training too), those of `plugins`
+    included: their names in a space, and what is published of them."""
     named: list[tuple[str, Knob, str]] = []
-    for name, entry in catalogue().items():
+    known = catalogue(plugins)
+    for name, entry in known.items():
         if entry.policy and not any(row[0] == "METHOD.weight" for row in named):
             named.append(("METHOD.weight", WEIGHT, ""))
-        if not entry.joint and (everything or entry.method or entry.loss or entry.policy):
-            named.append((name, entry.knob, published_of(entry.method, entry.knob.name)))
+        ours = entry.method or entry.loss or entry.policy
+        if not entry.joint and (everything or ours or entry.algorithm in {plugin.name for plugin in plugins}):
+            named.append((name, entry.knob, published_of(known, entry.method, entry.knob.name)))
     return named
 
 
-def knob_rows(everything: bool) -> list[tuple[str, ...]]:
+def knob_rows(everything: bool, plugins: tuple[Plugin, ...] = ()) -> list[tuple[str, ...]]:
     """The declared knobs in words, as `KNOB_COLUMNS`."""
-    declared = knobs(everything)
+    declared = knobs(everything, plugins)
     return [(n, brief(k.default), k.legal, k.searched or "-", known or "-", k.note) for n, k, known in declared]
 
 
-def knob_content(everything: bool = False) -> list[dict[str, Any]]:
+def knob_content(everything: bool = False, plugins: tuple[Plugin, ...] = ()) -> list[dict[str, Any]]:
     """The declared knobs as plain values; `search` is what a space gets that says auto."""
     names = ("default", "low", "high", "open_low", "choices", "search", "log", "note")
     return [
         {"knob": name, "kind": knob.kind.__name__, **{key: getattr(knob, key) for key in names}, "published": known}
-        for name, knob, known in knobs(everything)
+        for name, knob, known in knobs(everything, plugins)
     ]
 
 
-def published_of(method: str | None, knob: str) -> str:
+def published_of(known: Catalogue, method: str | None, knob: str) -> str:
     """The values of a knob in published tables: one where all families agree, else by family or backbone."""
-    settings = MIXERS[method].published if method else {}
+    settings = known.published(method) if method else {}
     values = {family: brief(setting[knob]) for family, setting in settings.items() if knob in setting}
     families = [key for key in settings if "/" not in key]
     shared = {values.get(family) for family in families}
@@ -279,10 +282,10 @@ def published_of(method: str | None, knob: str) -> str:
     return "; ".join(value if value == common else f"{value} ({', '.join(keys)})" for value, keys in by_value.items())
 
 
-def knob_table(everything: bool = False) -> Table:
+def knob_table(everything: bool = False, plugins: tuple[Plugin, ...] = ()) -> Table:
     """The declared knobs as a terminal table."""
     table = make_table("Knobs of mixing methods, losses and policies", KNOB_COLUMNS)
-    for row in knob_rows(everything):
+    for row in knob_rows(everything, plugins):
         table.add_row(*row)
     return table
 
@@ -301,9 +304,9 @@ def method_table_markdown() -> str:
     return markdown(("method", "what it does", "knobs", "source"), method_rows())
 
 
-def knob_table_markdown(everything: bool = False) -> str:
+def knob_table_markdown(everything: bool = False, plugins: tuple[Plugin, ...] = ()) -> str:
     """The declared knobs as a Markdown table."""
-    return markdown(KNOB_COLUMNS, knob_rows(everything))
+    return markdown(KNOB_COLUMNS, knob_rows(everything, plugins))
 
 
 def markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.terminal import say
-from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.space import SearchSpace
 from automixsearch.search.watcher import Watcher
 from automixsearch.secrecy import redact
 from automixsearch.show import costs, duration, failures, policy_of, score, spent
@@ -86,8 +86,8 @@ class Watch(Watcher):
         self.rows.append({name: row.get(name) for name in SHOWN if row.get(name) is not None})
         metric = self.space.objective[0]
         if row["state"] == "complete" and row.get(metric) is not None:
-            sign = -1 if METRICS[metric] == "max" else 1
-            if self.top is None or sign * row[metric] < sign * self.top[metric]:
+            sign = self.space.sign
+            if self.top is None or sign * row[metric] > sign * self.top[metric]:
                 self.top = row
 
     def end(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from automixsearch.config.catalogue import complete
+from automixsearch.config.catalogue import catalogue
 from automixsearch.config.files import parse_space
 from automixsearch.config.points import check_point, published_points, suggest
 from automixsearch.errors import SpecError
@@ -58,7 +58,7 @@ def test_only_active_knobs_are_asked_for(wanted, asked):
     trial = Scripted(*wanted)
     values = suggest(SPACE, trial)
     assert trial.asked == asked
-    complete(values, "test")
+    catalogue().complete(values, "test")
 
 
 def test_a_method_that_does_not_mix_has_the_plain_loss():

@@ -66,7 +66,7 @@ REFUSED = [
     (changed(knobs__lr={"low": 0.1, "high": 1, "when": {"eta": 0.1}}), r"eta.*"),
     (changed(budget={"trials": 0, "epochs": 1}), r"budget.trials = 0 must be greater than or equal to 1"),
     (changed(budget={"trails": 3}), r"unknown key in budget 'trails'; did you mean 'trials'"),
-    (changed(data={"source": "cifar"}), r"data.source = 'cifar' must be digits, parquet"),
+    (changed(data={"source": "cifar"}), r"data\.source: unknown data set 'cifar'; did you mean 'cifar10'\?"),
     (changed(data={"source": "parquet"}), r"data: path is missing; source parquet reads a local directory"),
     (changed(data={"source": "digits", "path": "x"}), r"path is not used by source digits"),
     (

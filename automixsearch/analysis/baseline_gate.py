@@ -15,8 +15,6 @@ from automixsearch.analysis.best import Best, Place, best
 from automixsearch.analysis.estimate import Estimate, unit_of
 from automixsearch.analysis.selection import config_key
 from automixsearch.analysis.verdict import Verdict, judge_interval
-from automixsearch.errors import StudyError, unknown
-from automixsearch.results.schema import metric_directions
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -80,12 +78,9 @@ def gate(study: Study, metric: str | None = None, answer: Best | None = None) ->
         StudyError: no such metric.
     """
     metric = metric or study.objective[0]
-    known = metric_directions()
-    if metric not in known:
-        raise StudyError(f"study {study.name}: {unknown('metric', metric, known)}")
+    sign = study.sign(metric)
     if answer is None:
         study.check_comparable()
-    sign = 1 if known[metric] == "max" else -1
     first = _winner(answer) if answer else None
     first = first or _winner(best(study, 1, "method", metric))
     rows = _rows(study, metric, first)

@@ -14,7 +14,7 @@ import numpy as np
 from automixsearch.analysis.estimate import Estimate, unit_of
 from automixsearch.analysis.verdict import margin_of
 from automixsearch.errors import StudyError, unknown
-from automixsearch.results.schema import column_named, in_percent, metric_directions
+from automixsearch.results.schema import column_named, in_percent
 from automixsearch.results.study import fetch
 from automixsearch.show import duration
 
@@ -156,17 +156,14 @@ def best(
     Raises:
         StudyError: no such metric or column, or trials of several data sets.
     """
-    metric, per = metric or study.objective[0], per and column_named(per)
-    directions = metric_directions()
-    if metric not in directions:
-        raise StudyError(f"study {study.name}: {unknown('metric', metric, directions)}")
+    metric, per = metric or study.objective[0], per and column_named(per, study.plugins)
+    sign = study.sign(metric)
     margin = margin_of(study, margin)
-    sign = 1 if directions[metric] == "max" else -1
 
     def answer(con: DuckDBPyConnection) -> Best:
         study.compare_in(con)
         _check_columns(study, con, [metric, *([per] if per else [])])
-        return _best(con, n, metric, per, sign, margin)
+        return _best(con, n, metric, per, sign, margin, study.metrics)
 
     return study.ask(answer)
 
@@ -178,7 +175,9 @@ def _check_columns(study: Study, con: DuckDBPyConnection, names: Iterable[str]) 
             raise StudyError(f"study {study.name}: {unknown('column', name, columns)}")
 
 
-def _best(con: DuckDBPyConnection, n: int, metric: str, per: str | None, sign: int, margin: float) -> Best:
+def _best(
+    con: DuckDBPyConnection, n: int, metric: str, per: str | None, sign: int, margin: float, averaged: Iterable[str]
+) -> Best:
     configs = _configs(con, metric, per, sign, n)
     if not configs:
         return Best(metric, (), 0, 0, Noise(nan, 0, False), margin, 0, 0.0)
@@ -189,7 +188,7 @@ def _best(con: DuckDBPyConnection, n: int, metric: str, per: str | None, sign: i
     order = np.lexsort((-means, -worth))
     chosen = _first_of([configs[i] for i in order], n)
     places = [order[i] for i in chosen]
-    rows = _rows(con, [configs[i] for i in places], metric)
+    rows = _rows(con, [configs[i] for i in places], metric, averaged)
     half = _t(noise.freedom) * error
     legal = (0.0, 100.0) if unit_of(metric) else (-inf, inf)
 
@@ -313,7 +312,7 @@ def _first_of(configs: list[Row], n: int) -> list[int]:
     return chosen
 
 
-def _rows(con: DuckDBPyConnection, configs: list[Row], metric: str) -> list[Row]:
+def _rows(con: DuckDBPyConnection, configs: list[Row], metric: str, averaged: Iterable[str]) -> list[Row]:
     """The row of the first run of each config, with means over its runs and their ids and numbers."""
     key = _key(con)
     where = f"state = 'complete' AND \"{metric}\" IS NOT NULL AND {key} IN (SELECT unnest(?))"
@@ -326,15 +325,11 @@ def _rows(con: DuckDBPyConnection, configs: list[Row], metric: str) -> list[Row]
     made = []
     for config in configs:
         group = runs[config["method"], config["key"]]
-        means = {name: _mean(row.get(name) for row in group) for name in _averaged(group[0], metric)}
+        names = [name for name in group[0] if name in {"wall_s", "device_s", "energy_j", *averaged}]
+        means = {name: _mean(row.get(name) for row in group) for name in names}
         known = {"trials": [row["trial_id"] for row in group], "numbers": [row["number"] for row in group]}
         made.append(group[0] | means | known)
     return made
-
-
-def _averaged(row: Row, metric: str) -> list[str]:
-    names = {metric, "wall_s", "device_s", "energy_j", *metric_directions()}
-    return [name for name in row if name in names]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -111,7 +111,7 @@ def compare(
     """
     sample = take_sample(study, metric)
     frame = sample.frame
-    by = column_named(by)
+    by = column_named(by, study.plugins)
     if by not in frame.columns:
         raise StudyError(f"study {study.name}: {unknown('column', by, frame.columns)}")
     names = [str(name) for name in dict.fromkeys(frame[by].dropna())]

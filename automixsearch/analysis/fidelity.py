@@ -12,8 +12,7 @@ from scipy import stats
 
 from automixsearch.analysis.estimate import Estimate
 from automixsearch.analysis.selection import Frame, config_key, take_sample
-from automixsearch.errors import StudyError, unknown
-from automixsearch.results.schema import metric_directions
+from automixsearch.errors import StudyError
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -58,8 +57,7 @@ def fidelity(study: Study, metric: str | None = None, seed: int = 0) -> list[Fid
         StudyError: as `take_sample`; all runs have one schedule, or no config was run at two.
     """
     metric = metric or study.objective[0]
-    if metric not in metric_directions():
-        raise StudyError(f"study {study.name}: {unknown('metric', metric, metric_directions())}")
+    study.sign(metric)
     study.check_comparable()
     rungs = _rungs(study, metric)
     if rungs is not None:
@@ -109,7 +107,7 @@ def _rungs(study: Study, metric: str) -> tuple[int, Frame] | None:
     if not anchors:
         return None
     trials: Frame = study.trials()
-    sign = 1 if metric_directions()[metric] == "max" else -1
+    sign = study.sign(metric)
     if study.info["space"]["scheduler"]["rungs"] == "cooldown":
         return sign, _cooled(study, trials.sort_values("number").head(int(anchors)), metric)
     own = trials[

@@ -11,7 +11,7 @@ from automixsearch.analysis.estimate import unit_of
 from automixsearch.config.identity import config_identity, hash_json
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.documents import parse_config
-from automixsearch.results.schema import in_percent, metric_directions
+from automixsearch.results.schema import in_percent
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -127,9 +127,7 @@ def take_sample(
             trials of several schedules.
     """
     metric = metric or study.objective[0]
-    known = metric_directions()
-    if metric not in known:
-        raise StudyError(f"study {study.name}: {unknown('metric', metric, known)}")
+    sign = study.sign(metric)
     for purpose in purposes:
         if purpose not in PURPOSES:
             raise StudyError(f"study {study.name}: {unknown('purpose', purpose, PURPOSES)}")
@@ -171,7 +169,6 @@ def take_sample(
         )
     design = study.info.get("design") or {}
     runs = {run["number"]: run for run in design.get("runs", ())}
-    sign = 1 if known[metric] == "max" else -1
     frame, failed = _frame(rows, metric, runs), _frame(failed, metric, runs)
     images = rows["test_images" if metric.startswith("test_") else "val_images"].max() if in_percent(metric) else nan
     return Sample(

@@ -17,7 +17,7 @@ from automixsearch.analysis.estimate import Estimate, p_text, unit_of
 from automixsearch.analysis.failures import Failures, fail_unlike
 from automixsearch.analysis.selection import CENTRE, Column, Frame, Sample, knob_columns, take_sample
 from automixsearch.analysis.units import TOLERANCE, by_config, image_error
-from automixsearch.config.catalogue import catalogue, column_of
+from automixsearch.config.catalogue import column_of
 from automixsearch.config.knobs import Scalar
 from automixsearch.errors import StudyError, unknown
 from automixsearch.show import brief
@@ -184,8 +184,8 @@ def curve(study: Study, knob: str, method: str | None = None, metric: str | None
 def _curve(study: Study, sample: Sample, frame: Frame, column: str, method: str, curves: bool) -> Curve:
     """The curve of the rows of one method; curves: only those in which all other knobs are at the centre."""
     kind = "curve" if curves else "mean"
-    if curves and any(_is(level, column) for levels in frame["levels"].tolist() for level in levels):
-        frame = frame[[all(_is(name, column) for name in levels) for levels in frame["levels"]]]
+    if curves and any(_is(study, level, column) for levels in frame["levels"].tolist() for level in levels):
+        frame = frame[[all(_is(study, name, column) for name in levels) for levels in frame["levels"]]]
     places = _groups(sample, frame, column)
     groups = [place for place in places if len(place.runs)]
     centre = next((i for i, group in enumerate(groups) if CENTRE in set(group.runs["arm"])), None)
@@ -275,13 +275,13 @@ def _take(study: Study, knob: str, method: str | None, metric: str | None) -> tu
     return sample, frame, _column(study, sample, frame, knob), method
 
 
-def _is(name: str, column: str) -> bool:
-    return name in catalogue() and column_of(name) == column
+def _is(study: Study, name: str, column: str) -> bool:
+    return name in study.catalogue and column_of(name) == column
 
 
 def _column(study: Study, sample: Sample, frame: Frame, knob: str) -> str:
     known = knob_columns(frame.columns)
-    column = column_of(knob) if knob in catalogue() else knob
+    column = column_of(knob) if knob in study.catalogue else knob
     for name in (column, f"knob.{knob}"):
         if name in known:
             if frame[name].nunique() < 2:

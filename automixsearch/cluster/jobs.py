@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from automixsearch import __version__
+from automixsearch import __version__, registry
 from automixsearch.cluster.scratch import scratch
 from automixsearch.cluster.session import reach
 from automixsearch.cluster.switches import set_switches
@@ -36,9 +36,10 @@ from automixsearch.config.shipped import find_file
 from automixsearch.config.space import SearchSpace
 from automixsearch.config.yaml import read_value, read_yaml, write_yaml
 from automixsearch.errors import AutoMixError, ResourceError, SpecError, unknown
+from automixsearch.registry import Plugin
 from automixsearch.results.store import Store
 from automixsearch.search.failures import TRIES
-from automixsearch.secrecy import is_opaque, is_secret_name, redact, secret_in_file, secret_of_value
+from automixsearch.secrecy import is_opaque, is_secret_name, redact, secret_in_file, secret_in_text, secret_of_value
 from automixsearch.stopping import last_signal
 from automixsearch.studies.design import enumerate_runs, space_of
 from automixsearch.studies.file import StudyFile, load_study_file
@@ -52,6 +53,8 @@ AGAIN = "AUTOMIXSEARCH_AGAIN"
 """The variable in which the process of a job finds the command that goes on with it."""
 SENT = "automixsearch-job"
 """Folder of the package that holds the space or study."""
+PLUGINS = "plugins"
+"""Folder in it for the files of what comes from outside."""
 NEVER = (".git", "__pycache__", ".gitignore", ".rayignore", SENT)
 """Never sent: what is no file of the working directory, and what would make Ray leave out the space."""
 REMEDY = "set it on the cluster's nodes instead; what a job is sent with can be read by all who see its dashboard"
@@ -284,6 +287,7 @@ def prepare(
                 f"{path}: results = {results!r} would lie in the job's temporary folder on the cluster and vanish with "
                 "it; give an absolute path on shared storage, or a URI such as s3://bucket/mixup"
             )
+    _refuse_plugins_with_secrets(path, what.plugins)
     root = None if environment.working_dir is None else (file.parent / environment.working_dir).resolve()
     if root is not None and not root.is_dir():
         raise SpecError(f"{path}: environment.working_dir = {environment.working_dir!r}: there is no directory {root}")
@@ -382,6 +386,15 @@ def _refuse_files_with_secrets(path: str | Path, root: Path, files: Iterable[Pat
         )
 
 
+def _refuse_plugins_with_secrets(path: str | Path, plugins: Iterable[Plugin]) -> None:
+    for plugin in plugins:
+        if plugin.file is not None and (kind := secret_in_text(registry.text_of(plugin), plugin.file)):
+            raise SpecError(
+                f"{path}: nothing was sent, since {plugin.file}, which {plugin.name} comes from, seems to hold a "
+                f"secret: {kind}; take it out of the file, and let the code read it from the cluster's nodes"
+            )
+
+
 @contextmanager
 def packed(job: Prepared) -> Iterator[Path]:
     """A temporary folder with all that is sent."""
@@ -394,6 +407,12 @@ def packed(job: Prepared) -> Iterator[Path]:
             shutil.copy2(job.root / file, folder / file)
         (folder / SENT).mkdir()
         content = job.what.model_dump(mode="json", exclude={"recipe"})
+        for plugin, written in zip(job.what.plugins, content["plugins"], strict=True):
+            if plugin.file is not None:
+                inside = Path(PLUGINS, plugin.digest[:16], plugin.file.name)
+                (folder / SENT / inside).parent.mkdir(parents=True, exist_ok=True)
+                (folder / SENT / inside).write_text(registry.text_of(plugin), encoding="utf-8")
+                written["ref"] = f"{inside}:{plugin.ref.rpartition(':')[2]}"
         (folder / SENT / f"{job.kind}.yaml").write_text(write_yaml(content), encoding="utf-8")
         yield folder
 

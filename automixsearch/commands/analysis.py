@@ -93,7 +93,7 @@ def compare_command(args: argparse.Namespace) -> int:
     study = open_named(args)
     family = None
     if args.against is not None:
-        frame, by = take_sample(study, args.metric).frame, column_named(args.by)
+        frame, by = take_sample(study, args.metric).frame, column_named(args.by, study.plugins)
         names = [str(name) for name in dict.fromkeys(frame[by].dropna())] if by in frame.columns else []
         family = [(name, args.against) for name in names if name != args.against]
     found = compare(study, args.metric, args.by, args.margin, family)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.terminal import add_json, console, declare, dump_json, say
 
@@ -15,19 +15,22 @@ if TYPE_CHECKING:
 
     from automixsearch.config.data import Data
     from automixsearch.data.cache import Entry
+    from automixsearch.registry import Plugin
 
 
 def data_command(args: argparse.Namespace) -> int:
-    from automixsearch.config.data import Data, Several
+    from automixsearch.config.data import SEVERAL, Data
     from automixsearch.config.files import build, read_override
+    from automixsearch.config.outside import by_name
     from automixsearch.show import make_table
 
     content: dict[str, Any] = {"source": args.source}
     for override in args.overrides:
         key, value = read_override(override, "data.path=DIR or data.size=64")
         content[key.removeprefix("data.")] = value
-    data = build(Data, content, "data")
-    shown = _scenes(data) if data.source in get_args(Several) else _images(data)
+    named = by_name({"data": content})
+    data = build(Data, named["data"], "data")
+    shown = _scenes(data) if data.source in SEVERAL else _images(data, named.get("plugins", ()))
     if args.json:
         print(dump_json(shown))
         return 0
@@ -44,13 +47,13 @@ def data_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _images(data: Data) -> dict[str, Any]:
+def _images(data: Data, plugins: tuple[Plugin, ...]) -> dict[str, Any]:
     """A set with one class for each image."""
     import numpy as np
 
     from automixsearch.data import load
 
-    made = load(data)
+    made = load(data, plugins)
     parts = []
     for name, part in (("train", made.train), ("test", made.test)):
         height, width, channels = part.images.shape[1:]
@@ -123,7 +126,7 @@ def _when(entry: Entry) -> datetime:
 def add(commands: Any) -> None:
     """Add the commands to a parser."""
     sub = declare(commands, data_command, "Look at a data set: read it as a search does, and count.")
-    sub.add_argument("source", metavar="SOURCE", help="e.g. cub200: see search_spaces/README.md")
+    sub.add_argument("source", metavar="SOURCE", help="e.g. cub200, or my.py:load: see search_spaces/README.md")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR data.size=64")
     add_json(sub, "it")
     sub = declare(commands, cache_command, "Show the decoded images that the trials of this machine share.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.search import epoch_line
 from automixsearch.commands.terminal import add_json, console, declare, dump_json, positive, say
-from automixsearch.errors import unknown
+from automixsearch.errors import SpecError, unknown
 
 if TYPE_CHECKING:
     from automixsearch.training.run import EpochMetrics
@@ -19,30 +19,43 @@ MOST_EPOCHS = 8
 
 
 def mixers_command(args: argparse.Namespace) -> int:
+    from automixsearch.config.files import read_override
+    from automixsearch.config.outside import KEYS, by_name
+    from automixsearch.registry import installed
     from automixsearch.show import knob_content, knob_table, knob_table_markdown
 
+    named: dict[str, list[object]] = {key: list(installed(kind)) for key, kind in KEYS.items()}
+    for word in args.outside:
+        key, value = read_override(word, "method=my.py:MyMix")
+        if key not in KEYS:
+            raise SpecError(unknown("key", key, KEYS))
+        named[key].append(value)
+    plugins = by_name(named).get("plugins", ())
     if args.json:
-        print(dump_json(knob_content(args.all)))
+        print(dump_json(knob_content(args.all, plugins)))
     elif args.markdown:
-        print(knob_table_markdown(args.all))
+        print(knob_table_markdown(args.all, plugins))
     else:
-        console().print(knob_table(args.all), highlight=False)
+        console().print(knob_table(args.all, plugins), highlight=False)
     return 0
 
 
 def gallery_command(args: argparse.Namespace) -> int:
     from automixsearch.config.data import Data
     from automixsearch.config.files import build, load_config, parse_knobs
+    from automixsearch.config.outside import by_name
     from automixsearch.config.trial import TrialConfig
     from automixsearch.data import load
-    from automixsearch.errors import SpecError
     from automixsearch.mixers import MIXERS
 
     epochs = _epochs(args.epochs)
     learned = [name for name, mixer in MIXERS.items() if "mask" in mixer.needs]
     drawn = [name for name in MIXERS if name not in ("vanilla", "trivialmix", *learned)]
     methods = args.methods.split(",") if args.methods else [*drawn, *learned] if epochs else drawn
-    given = parse_knobs(args.overrides)
+    named = by_name({"method": methods})
+    methods, plugins = named["method"], named.get("plugins", ())
+    drawn += [plugin.name for plugin in plugins]
+    given = parse_knobs(args.overrides, plugins)
     mixers = {}
     for method in methods:
         if method in learned:
@@ -53,13 +66,15 @@ def gallery_command(args: argparse.Namespace) -> int:
         if method not in drawn:
             raise SpecError(f"--methods: {unknown('method', method, [*drawn, *learned])}")
         own = {name: value for name, value in given.items() if name.startswith(method + ".")}
-        content = {"data": Data(), "knobs": {"method": method, **own}}
+        content = {"data": Data(), "plugins": plugins, "knobs": {"method": method, **own}}
         mixers[method] = build(TrialConfig, content, "gallery").mixer
     trained = [method for method in learned if method in methods]
     if epochs and not trained:
         raise SpecError(f"--epochs {args.epochs} is for masks that are learned, and {', '.join(methods)} learns none; "
                         f"add {learned[0]} to --methods, or drop --epochs")  # fmt: skip
-    of_training = {name: value for name, value in given.items() if name.partition(".")[0] not in ("method", *MIXERS)}
+    of_training = {
+        name: value for name, value in given.items() if name.partition(".")[0] not in ("method", *learned, *drawn)
+    }
     for name in given:
         if name.partition(".")[0] not in methods and not (trained and name in of_training):
             raise SpecError(f"{name} belongs to none of the methods drawn: {', '.join(methods)}; drop it")
@@ -95,7 +110,6 @@ def gallery_command(args: argparse.Namespace) -> int:
 
 
 def _lams(text: str) -> list[float]:
-    from automixsearch.errors import SpecError
 
     try:
         lams = [float(part) for part in text.split(",")]
@@ -108,7 +122,6 @@ def _lams(text: str) -> list[float]:
 
 def _epochs(text: str | None) -> list[int]:
     """The epochs after which masks are drawn; none where the option is not given."""
-    from automixsearch.errors import SpecError
 
     if text is None:
         return []
@@ -125,6 +138,7 @@ def _epochs(text: str | None) -> list[int]:
 def add(commands: Any) -> None:
     """Declare the commands."""
     sub = declare(commands, mixers_command, "Print the mixing methods, losses and their knobs.")
+    sub.add_argument("outside", nargs="*", metavar="key=value", help="from outside, e.g. method=my.py:MyMix loss=...")
     sub.add_argument("--all", action="store_true", help="the training knobs too")
     sub.add_argument("--markdown", action="store_true", help="as Markdown")
     add_json(sub, "the knobs")

@@ -50,6 +50,7 @@ def next_steps(design: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def best_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.best import best
+    from automixsearch.results.exports import write_config
     from automixsearch.show import score
 
     study = open_named(args)
@@ -66,7 +67,7 @@ def best_command(args: argparse.Namespace) -> int:
             f"{answer.metric} {score(answer.metric, first.mean)}, {runs}.\n"
             f"# Train it: automixsearch train {quote(args.export)}\n"
         )
-        Path(args.export).write_text(head + study.config(first.trial_id).to_yaml(), encoding="utf-8")
+        write_config(study, first.trial_id, Path(args.export), head)
     if args.json:
         asked = {"study": study.name, "place": study.store.uri, "n": args.n, "per": args.per}
         print(dump_json(asked | best_content(study, answer) | {"left_out": study.corrupt}))

@@ -147,7 +147,7 @@ def train_command(args: argparse.Namespace) -> int:
     if args.out:
         with open(args.out, "ab"):  # now, not after hours of training
             pass
-    run = TrainingRun(config, load(config.data), device)
+    run = TrainingRun(config, load(config.data, config.plugins), device)
     for epoch in run.epochs():
         if not args.json:
             say(epoch_line(epoch, run.recipe.epochs))

@@ -76,7 +76,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     else:
         data = _load_data(what, said)
         costs = [] if data is None else [
-            plan.probe(name, plan.config_of(what.data, values), data, what.resources.cpus)
+            plan.probe(name, plan.config_of(what, values), data, what.resources.cpus)
             for name, values in settings.items()
         ]  # fmt: skip
         images = plan.train_images(what.data, data)
@@ -88,7 +88,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     if images is not None:
         from automixsearch.training.checks import stale_teachers
 
-        configs = [plan.config_of(what.data, values) for values in teachers]
+        configs = [plan.config_of(what, values) for values in teachers]
         said = [*stale_teachers(configs, images, shortest), *said]
     if isinstance(what, SearchSpace):
         made = plan.plan_search(what, costs, noise, images)
@@ -114,15 +114,15 @@ def _load_data(what: SearchSpace | StudyFile, said: list[str]) -> ImageSet | Non
     """The data, to time training on; None, and why, where they are not here."""
     from automixsearch.data import load
     from automixsearch.errors import DataError
-    from automixsearch.mixers import MIXERS
+    from automixsearch.registry import look_up
 
     try:
-        data = load(what.data)
+        data = load(what.data, what.plugins)
     except DataError as error:
         said.append(f"no times: {error}; or take times from a ledger with --from STUDY")
         return None
-    for mixer in MIXERS.values():
-        mixer.prepare()
+    for method in what.catalogue.methods:
+        look_up("mixers", method, what.plugins).prepare()
     return data
 
 

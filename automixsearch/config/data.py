@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from automixsearch.config.frozen import Frozen
 
-Several = Literal["voc2007", "voc2012", "coco2014", "coco2017"]
+SEVERAL = ("voc2007", "voc2012", "coco2014", "coco2017")
 """Sources whose images hold several classes; they can be looked at, not trained on."""
-Source = Literal[
-    "digits", "parquet", "folder", "cifar10", "cifar100", "tiny_imagenet", "imagenet", "cub200", "aircraft", "cars",
-    "inat2017", "inat2018", "places205", Several,
-]  # fmt: skip
+SOURCES = {
+    "digits": "digits",
+    "parquet": "parquet",
+    "folder": "folder",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "tiny_imagenet": "imagenet",
+    "imagenet": "imagenet",
+    "cub200": "fine_grained",
+    "aircraft": "fine_grained",
+    "cars": "fine_grained",
+    "inat2017": "inaturalist",
+    "inat2018": "inaturalist",
+    "places205": "places",
+    **dict.fromkeys(SEVERAL, "detection"),
+}
+"""Every source, and its module in `automixsearch.data`, which is imported at first use: each needs another library."""
 Pipeline = Literal["auto", "cache", "stream"]
 
 UNEQUAL = ("imagenet", "cub200", "aircraft", "cars", "inat2017", "inat2018")
 """Sources whose images differ in size."""
 
 ARRAYS = ("digits", "cifar10", "cifar100")
-"""Sources that are no image files."""
+"""Sources that are no image files; none from outside is."""
 
 
 class Data(Frozen):
     """Which images, and which part of the training set is kept for validation."""
 
-    source: Source = "digits"
+    source: str = "digits"
+    """One of `SOURCES`, or the name of one from outside, which whoever holds its plug-in checks."""
     path: str | None = None
-    """Directory in which the files of the source lie; digits has none."""
+    """Directory in which the files of the source lie; digits has none, and one from outside need not."""
     image_column: str | None = None
     label_column: str | None = None
     """Parquet columns; None: found from the schema."""
@@ -79,7 +93,8 @@ class Data(Frozen):
     def _fits(self) -> Self:
         if self.source == "digits" and self.path is not None:
             raise ValueError("path is not used by source digits (it is embedded); drop it")
-        if self.source != "digits" and self.path is None:
+        arrays = self.source in ARRAYS or self.source not in SOURCES
+        if self.source in SOURCES and self.source != "digits" and self.path is None:
             raise ValueError(f"path is missing; source {self.source} reads a local directory, e.g. data.path=DIR")
         if self.download and not self.source.startswith("cifar"):
             raise ValueError(f"download works for cifar10 and cifar100, not for source {self.source}; drop it")
@@ -90,12 +105,12 @@ class Data(Frozen):
             raise ValueError(f"size is missing; the images of source {self.source} differ in size; e.g. data.size=256")
         if self.size is None and self.resize == "squash":
             raise ValueError("resize = squash has no effect without size; give one, e.g. data.size=256")
-        if self.pipeline == "stream" and self.source in ARRAYS:
+        if self.pipeline == "stream" and arrays:
             raise ValueError(f"pipeline = stream reads encoded images, and source {self.source} has none; drop it")
         for name in ("size", "labels", "trim"):
-            if getattr(self, name) and self.source in get_args(Several):
+            if getattr(self, name) and self.source in SEVERAL:
                 raise ValueError(f"{name} is for images with one class, and source {self.source} has several; drop it")
         for name in ("trim", "orientation"):
-            if getattr(self, name) != type(self).model_fields[name].default and self.source in ARRAYS:
+            if getattr(self, name) != type(self).model_fields[name].default and arrays:
                 raise ValueError(f"{name} works for image files, and source {self.source} has none; drop it")
         return self

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from automixsearch.config.catalogue import Entry, catalogue, check_backbone, is_active
+from automixsearch.config.catalogue import Catalogue, Entry, catalogue
 from automixsearch.config.knobs import Knob, Scalar, normal
 from automixsearch.config.policy import methods_of
 from automixsearch.errors import SpecError, brief_repr, unknown
@@ -36,7 +36,7 @@ class Dimension:
 
     def active(self, values: Mapping[str, Scalar]) -> bool:
         """Whether the dimension matters, given the values chosen before it."""
-        return is_active(self.entry, values) and all(values.get(name) in allowed for name, allowed in self.when)
+        return self.entry.active(values) and all(values.get(name) in allowed for name, allowed in self.when)
 
     def holds(self, value: object) -> bool:
         """Whether `value` can come out of this dimension."""
@@ -61,7 +61,7 @@ class Dimension:
         return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
 
 
-def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
+def dimensions(knobs: Mapping[str, Any], epochs: int, known: Catalogue | None = None) -> tuple[Dimension, ...]:
     """Turn the `knobs` of a space into checked dimensions, method and loss first, conditional ones last.
 
     A short name such as `alpha` stands for that knob of every chosen method and loss that has it; a full name
@@ -70,13 +70,13 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
     Raises:
         SpecError: with key, rule, value and remedy.
     """
-    known = catalogue()
+    known = known or catalogue()
     if "epochs" in knobs:
         raise SpecError("knobs.epochs is the budget, not a knob to search; use budget.epochs")
     found: dict[str, Dimension] = {}
     for name in ("method", "loss"):
         written = knobs.get(name, "vanilla" if name == "method" else "mce")
-        found[name] = _dimension(name, known[name], written)
+        found[name] = _dimension(name, known, written)
         if found[name].when:
             raise SpecError(f"{name}.when: method and loss have no conditions; drop it")
     chosen = {name: found[name].choices or () for name in found}
@@ -93,7 +93,7 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
             continue
         if owner_chosen:
             used.add(key)
-            found[name] = _dimension(name, entry, knobs[key], key)
+            found[name] = _dimension(name, known, knobs[key], key)
     for key in knobs:
         if key not in found and key not in used:
             beside = [name for name in found if name.rpartition(".")[2] == key]
@@ -106,7 +106,7 @@ def dimensions(knobs: Mapping[str, Any], epochs: int) -> tuple[Dimension, ...]:
             _refuse(key, known, chosen)
     found["epochs"] = Dimension("epochs", known["epochs"], (known["epochs"].knob.check(epochs, "budget.epochs"),))
     _check_conditions(found)
-    _check_backbones(found)
+    _check_backbones(found, known)
     if "warmup_epochs" in found:
         longest = max(map(float, found["warmup_epochs"].choices or (found["warmup_epochs"].high,)))
         if longest >= epochs:
@@ -126,8 +126,9 @@ def _refuse(key: str, known: Mapping[str, Entry], chosen: Mapping[str, tuple[Sca
     raise SpecError(unknown("knob", key, set(known) | shorts))
 
 
-def _dimension(name: str, entry: Entry, written: object, key: str | None = None) -> Dimension:
-    key, knob = key or name, entry.knob
+def _dimension(name: str, known: Catalogue, written: object, key: str | None = None) -> Dimension:
+    key, entry = key or name, known[name]
+    knob = entry.knob
     if written == "all" and knob.choices is not None and "all" not in knob.choices:
         return Dimension(name, entry, knob.choices)
     if written == "auto" and "auto" not in (knob.choices or ()):
@@ -140,7 +141,7 @@ def _dimension(name: str, entry: Entry, written: object, key: str | None = None)
     if isinstance(written, list):
         return Dimension(name, entry, _choices(knob, written, key))
     if isinstance(written, dict):
-        return _mapping(name, entry, written, key)
+        return _mapping(name, known, written, key)
     return Dimension(name, entry, (knob.check(written, key),))
 
 
@@ -153,9 +154,9 @@ def _choices(knob: Knob, written: list[Any], key: str) -> tuple[Scalar, ...]:
     return values
 
 
-def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dimension:
-    knob, rest = entry.knob, dict(written)
-    when = _when(rest.pop("when", {}), key)
+def _mapping(name: str, known: Catalogue, written: dict[str, Any], key: str) -> Dimension:
+    entry, rest = known[name], dict(written)
+    knob, when = entry.knob, _when(rest.pop("when", {}), key, known)
     if "value" in rest or "choices" in rest:
         inner = "value" if "value" in rest else "choices"
         given = rest.pop(inner)
@@ -163,13 +164,13 @@ def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dime
             raise SpecError(f"{key}.{min(rest)} does not go with {key}.{inner}; keep one of them")
         if inner == "choices" and not isinstance(given, list):
             raise SpecError(f"{key}.choices = {brief_repr(given)} must be a list")
-        made = _dimension(name, entry, given, f"{key}.{inner}")
+        made = _dimension(name, known, given, f"{key}.{inner}")
         return Dimension(name, entry, made.choices, made.low, made.high, made.log, when)
     for inner in rest:
         if inner not in ("low", "high", "log"):
             raise SpecError(unknown(f"key in {key}", inner, ("low", "high", "log", "choices", "value", "when")))
     if not rest and when:
-        made = _dimension(name, entry, "auto", key)
+        made = _dimension(name, known, "auto", key)
         return Dimension(name, entry, made.choices, made.low, made.high, made.log, when)
     if knob.choices is not None:
         raise SpecError(f"{key} takes no range: list its values instead ({knob.legal})")
@@ -188,15 +189,15 @@ def _mapping(name: str, entry: Entry, written: dict[str, Any], key: str) -> Dime
     return Dimension(name, entry, None, float(low), float(high), log, when)
 
 
-def _when(written: object, key: str) -> When:
+def _when(written: object, key: str, known: Catalogue) -> When:
     """Conditions as written, in the types of the knobs that they name."""
     if not isinstance(written, dict):
         raise SpecError(f"{key}.when = {brief_repr(written)} must be a mapping such as {{loss: decoupled}}")
     found = []
     for name, values in written.items():
         values = values if isinstance(values, list) else [values]
-        if name in catalogue():  # one that is unknown is refused when all dimensions are there
-            values = [catalogue()[name].knob.check(value, f"{key}.when.{name}") for value in values]
+        if name in known:  # one that is unknown is refused when all dimensions are there
+            values = [known[name].knob.check(value, f"{key}.when.{name}") for value in values]
         found.append((name, tuple(values)))
     return tuple(found)
 
@@ -217,17 +218,17 @@ def _check_conditions(found: Mapping[str, Dimension]) -> None:
                     raise SpecError(f"{where}: {unknown('value', value, other.choices)}")
 
 
-def _check_backbones(found: Mapping[str, Dimension]) -> None:
+def _check_backbones(found: Mapping[str, Dimension], known: Catalogue) -> None:
     """Refuse a space in which a backbone can meet a knob that it cannot follow."""
     checked = [
         d for name, d in found.items() if name in ("width", "stem", "drop_path") or name.endswith((".stages", ".layer"))
     ]
-    backbones = found["backbone"].choices if "backbone" in found else (catalogue()["backbone"].knob.default,)
+    backbones = found["backbone"].choices if "backbone" in found else (known["backbone"].knob.default,)
     for backbone, dimension in product(backbones or (), checked):
         if all(backbone in allowed for name, allowed in dimension.when if name == "backbone"):
             low, high, kind = dimension.low, dimension.high, dimension.entry.knob.kind
             for value in dimension.choices or (kind(low), kind(min(low + 1, high))):
-                check_backbone({"backbone": backbone, dimension.name: value}, "knobs")
+                known.check_backbone({"backbone": backbone, dimension.name: value}, "knobs")
 
 
 def scaled(knobs: Mapping[str, Scalar], epochs: int) -> dict[str, Scalar]:

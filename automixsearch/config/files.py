@@ -11,15 +11,17 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from automixsearch.config.catalogue import catalogue
+from automixsearch.config.catalogue import METRICS, Catalogue, catalogue
 from automixsearch.config.frozen import Frozen
+from automixsearch.config.outside import KEYS, by_name, written_plugins
 from automixsearch.config.points import check_point
 from automixsearch.config.policy import methods_of
 from automixsearch.config.shipped import find_file
-from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.space import SearchSpace
 from automixsearch.config.trial import TrialConfig
 from automixsearch.config.yaml import read_value, read_yaml
 from automixsearch.errors import SpecError, brief_repr, shortened, unknown
+from automixsearch.registry import Plugin
 
 LARGEST = 200_000
 """Bytes of a file that people write."""
@@ -74,14 +76,36 @@ def read_content(file: Path, where: str, overrides: Iterable[str], model: type[F
     if not isinstance(content, dict):
         raise SpecError(f"{where}: must be a mapping of keys to values, with at least `knobs`")
     content.setdefault("name", file.stem)
-    written = [(part, set(part)) for key in ("knobs", "vary") if isinstance(part := content.get(key), dict)]
-    named = {_override(content, override, model) for override in overrides}
+    written = [(key, set(part)) for key in ("knobs", "vary") if isinstance(part := content.get(key), dict)]
+    content, named = _overridden(content, overrides, model, where, file.parent)
     if named & {"method", "loss"}:
-        for part, keys in written:
-            _narrow(part, keys - named, content)
+        for key, keys in written:
+            _narrow(content[key], keys - named, content)
     if content.get("recipe") is not None:
         _include(content, file.parent, named, where)
     return content
+
+
+def _overridden(
+    content: dict[str, Any], overrides: Iterable[str], model: type[Frozen], where: str, folder: Path
+) -> tuple[dict[str, Any], set[str]]:
+    """The content of a file with `key=value` overrides in it, all plug-ins by name; and the keys of the overrides."""
+    naming, others = [], []
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        (naming if key.rpartition(".")[2] in KEYS else others).append(override)
+    try:
+        content |= {"plugins": written} if (written := written_plugins(content, folder)) else {}
+        named = {_override(content, override, model) for override in naming}
+        content = by_name(content, folder)  # after which there may be more knobs
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+    return content, named | {_override(content, override, model) for override in others}
+
+
+def _catalogue(content: Mapping[str, Any]) -> Catalogue:
+    """The knobs that the content of a file may name."""
+    return catalogue(content.get("plugins", ()))
 
 
 class RecipeFile(Frozen):
@@ -127,21 +151,21 @@ def _narrow(part: dict[str, Any], written: set[str], content: Mapping[str, Any])
     """Drop the knobs of a `part` of a file, those `written` there, that belong to methods or losses which its `content`
     does not choose."""
     places = [content.get("knobs", {}), content.get("vary", {})]
-    factors = content.get("factors", {})
+    known, factors = _catalogue(content), content.get("factors", {})
     factors = list(factors.values()) if isinstance(factors, dict) else []
     places += [level for factor in factors if isinstance(factor, dict) for level in factor.values()]
 
     def chosen(kind: str) -> list[Any]:
-        default = content["knobs"].get(kind, catalogue()[kind].knob.default)
+        default = content["knobs"].get(kind, known[kind].knob.default)
         values = [default, *(place[kind] for place in places[1:] if isinstance(place, dict) and kind in place)]
         if "all" in values or "auto" in values:
-            return list(catalogue()[kind].knob.choices or ())
+            return list(known[kind].knob.choices or ())
         return [one for value in values for one in (value, *_listed(value))]
 
     methods = [name for method in chosen("method") if isinstance(method, str) for name in methods_of(method)]
     losses = chosen("loss")
     for key in written:
-        owners = [entry for name, entry in catalogue().items() if key in (name, name.rpartition(".")[2])]
+        owners = [entry for name, entry in known.items() if key in (name, name.rpartition(".")[2])]
         if owners and not any(e.method in (None, *methods) and e.loss in (None, *losses) for e in owners):
             del part[key]
 
@@ -176,22 +200,23 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrialConfig:
         raise SpecError(f"{path}: must be a mapping of keys to values, with `data` and `knobs`")
     if content.keys() & (SearchSpace.model_fields.keys() - TrialConfig.model_fields.keys()):
         raise SpecError(f"{path}: is a search space, not the config of one trial; use automixsearch search {path}")
-    for override in overrides:
-        _override(content, override, TrialConfig)
+    content, _ = _overridden(content, overrides, TrialConfig, str(path), Path(path).parent)
     return build(TrialConfig, content, str(path))
 
 
-def parse_knobs(overrides: Iterable[str]) -> dict[str, Any]:
-    """Read `knob=value` strings: the values by full name.
+def parse_knobs(overrides: Iterable[str], plugins: tuple[Plugin, ...] = ()) -> dict[str, Any]:
+    """Read `knob=value` strings: the values by full name, which can be a knob of one of `plugins`.
 
     Raises:
         SpecError: a word is no `key=value`, or no knob.
     """
-    content: dict[str, Any] = {"knobs": {}}
+    content: dict[str, Any] = {"knobs": {}, "plugins": plugins}
     for override in overrides:
         _override(content, override, TrialConfig)
-    if len(content) > 1:
-        raise SpecError(f"override {max(content.keys() - {'knobs'})} is no knob; only knobs can be given here")
+    if len(content) > 2:
+        raise SpecError(
+            f"override {max(content.keys() - {'knobs', 'plugins'})} is no knob; only knobs can be given here"
+        )
     return content["knobs"]
 
 
@@ -278,8 +303,13 @@ def _override(content: dict[str, Any], override: str, model: type[Frozen] = Sear
     if section == "knobs" and inner:
         section, inner, key = "", "", inner
     if section not in model.model_fields:
-        shorts = {name.rpartition(".")[2] for name in catalogue()}
-        known = {*catalogue(), *shorts, *model.model_fields, *(("trials",) if model is SearchSpace else ())}
+        knobs = _catalogue(content)
+        known = {
+            *knobs,
+            *(name.rpartition(".")[2] for name in knobs),
+            *model.model_fields,
+            *(("trials",) if model is SearchSpace else ()),
+        }
         if key in DIRECTIONS:
             raise SpecError(f"override {override}: {DIRECTION}")
         if key not in known:

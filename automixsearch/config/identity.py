@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.config.catalogue import catalogue
+from automixsearch.config.data import Data
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 ELSEWHERE = ("path", "download", "pipeline")
 """What of `data` may differ from machine to machine: where they lie and how they are read, not what they are."""
-PASSING = ("about", "name", "recipe", "resources")
+PASSING = ("about", "name", "plugins", "recipe", "resources")
 """What of a space may change while its study goes on, beside the number of trials."""
 LAYOUT = ("on_bad_image", "image_column", "label_column")
 """What of `data` tells how a copy of a published set is stored."""
@@ -57,15 +58,13 @@ def config_identity(
         for name, value in config["knobs"].items()
         if name not in without and (name in _version_1()["knobs"] or value != _default(name))
     }
-    for name in (*(() if seeds else SEEDS), *(() if data else ("data", "data_fingerprint"))):
+    for name in ("plugins", *(() if seeds else SEEDS), *(() if data else ("data", "data_fingerprint"))):
         content.pop(name, None)
     return content
 
 
 def data_identity(data: Mapping[str, Any]) -> dict[str, Any]:
     """What data are, wherever they lie; a list of labels goes by its file's name."""
-    from automixsearch.config.data import Data
-
     content = {name: value for name, value in data.items() if name not in ELSEWHERE}
     if isinstance(content.get("labels"), str):
         content["labels"] = os.path.basename(content["labels"])

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from automixsearch.config.catalogue import catalogue, complete, mixes
 from automixsearch.config.dimensions import Dimension, scaled
-from automixsearch.config.knobs import Scalar, knobs_of, published_for
+from automixsearch.config.knobs import Scalar, published_for
 from automixsearch.config.policy import methods_of
 from automixsearch.config.space import SearchSpace
 from automixsearch.errors import SpecError, brief_repr, shortened, unknown
-from automixsearch.losses import LOSSES
-from automixsearch.mixers import MIXERS
 
 
 class Suggester(Protocol):
@@ -32,7 +29,7 @@ def suggest(space: SearchSpace, trial: Suggester) -> dict[str, Scalar]:
     for dimension in space.dimensions:
         if dimension.name not in ("method", "loss") and not dimension.active(values):
             continue
-        if dimension.name == "loss" and not mixes(values["method"]):
+        if dimension.name == "loss" and not space.catalogue.mixes(values["method"]):
             values["loss"] = "mce"
         elif dimension.choices is not None and dimension.fixed:
             values[dimension.name] = dimension.choices[0]
@@ -60,7 +57,7 @@ def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> 
         values[name] = by_name[name].entry.knob.check(point.get(name, next(iter(choices))), f"{where}: {name}")
         if values[name] not in choices:
             raise SpecError(f"{where}: {unknown('value', values[name], choices)}")
-    if not mixes(values["method"]):
+    if not space.catalogue.mixes(values["method"]):
         values["loss"] = "mce"
     taken: dict[str, Scalar] = {}
     for name, value in point.items():
@@ -70,9 +67,9 @@ def check_point(space: SearchSpace, point: Mapping[str, object], where: str) -> 
             raise SpecError(
                 f"{where}: {name} = {brief_repr(value)} lies outside the space ({shortened(str(dimension))})"
             )
-        if not dimension.fixed and (full != "loss" or mixes(values["method"])):
+        if not dimension.fixed and (full != "loss" or space.catalogue.mixes(values["method"])):
             taken[full] = dimension.entry.knob.check(value, f"{where}: {name}")
-    complete({**values, **taken}, where)
+    space.catalogue.complete({**values, **taken}, where)
     return taken
 
 
@@ -112,13 +109,15 @@ def published_points(space: SearchSpace) -> Iterator[tuple[dict[str, Scalar], st
     plain = "mce" if "mce" in losses else next(iter(losses))
     for method in methods:
         names = methods_of(method)
-        settings = {name: published_for(MIXERS[name].published, space.family, backbone) for name in names}
+        settings = {name: published_for(space.catalogue.published(name), space.family, backbone) for name in names}
         values = {f"{name}.{knob}": value for name in names for knob, value in settings[name].items()}
-        yield _searched(by_name, {"method": method, **({"loss": plain} if mixes(method) else {})}, values)
+        yield _searched(
+            by_name, {"method": method, **({"loss": plain} if space.catalogue.mixes(method) else {})}, values
+        )
     for loss in losses:
-        for method, setting in published_for(LOSSES[str(loss)].published, space.family, backbone).items():
+        for method, setting in published_for(space.catalogue.published(str(loss)), space.family, backbone).items():
             if method in methods:
-                own = knobs_of(LOSSES[str(loss)])
+                own = space.catalogue.losses[str(loss)]
                 values = {f"{loss if knob in own else method}.{knob}": value for knob, value in setting.items()}
                 yield _searched(by_name, {"method": method, "loss": loss}, values)
 
@@ -127,7 +126,7 @@ def backbone_of(space: SearchSpace) -> str:
     """The backbone of all trials; empty where it is searched."""
     dimension = next((one for one in space.dimensions if one.name == "backbone"), None)
     if dimension is None:
-        return str(catalogue()["backbone"].knob.default)
+        return str(space.catalogue["backbone"].knob.default)
     return str(dimension.choices[0]) if dimension.fixed and dimension.choices else ""
 
 

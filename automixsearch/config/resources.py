@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,7 +10,6 @@ from pydantic import Field, model_validator
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.policy import methods_of
 from automixsearch.errors import unknown
-from automixsearch.mixers import MIXERS
 
 
 class Share(Frozen):
@@ -73,11 +73,13 @@ class Resources(Frozen):
         if self.packing != "off" and self.gpus not in ("auto", 0):
             rule = "decides what share of a GPU a trial has"
             raise ValueError(f"packing = {self.packing} {rule}, as gpus = {self.gpus} does; drop one of them")
-        for method in self.per_method:
-            for name in methods_of(method):
-                if name not in MIXERS:
-                    raise ValueError(f"per_method: {unknown('method', name, MIXERS)}")
         return self
+
+    def check_methods(self, methods: Iterable[str]) -> None:
+        """Refuse a `per_method` for what is none of the `methods` that there are. Raises: ValueError."""
+        for name in (name for method in self.per_method for name in methods_of(method)):
+            if name not in methods:
+                raise ValueError(f"resources.per_method: {unknown('method', name, methods)}")
 
     @property
     def distributed(self) -> bool:

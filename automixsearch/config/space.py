@@ -6,32 +6,17 @@ import math
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from automixsearch.config.catalogue import catalogue
+from automixsearch.config.catalogue import Catalogue, catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.dimensions import Dimension, dimensions
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.identity import hash_json, space_identity
 from automixsearch.config.knobs import normal
+from automixsearch.config.outside import Plugins, by_name
 from automixsearch.config.resources import Resources
 from automixsearch.errors import SpecError, brief_repr, unknown
-
-METRICS = {
-    "val_top1": "max",
-    "val_top5": "max",
-    "val_loss": "min",
-    "val_ece": "min",
-    "val_balanced_accuracy": "max",
-    "val_macro_f1": "max",
-    "val_auroc": "max",
-    "train_loss": "min",
-    "wall_s": "min",
-    "device_s": "min",
-}
-"""What a search may optimise, and in which direction. Test scores are not among them, on purpose."""
-PER_EPOCH = tuple(name for name in METRICS if not name.endswith("_s"))
-"""Those that each epoch has a value of."""
 
 
 class Budget(Frozen):
@@ -108,6 +93,8 @@ class SearchSpace(Frozen):
     name: str = Field(default="search", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     about: str = ""
     data: Data = Data()
+    plugins: Plugins = ()
+    """What of it comes from outside; follows from the knobs that name it."""
     knobs: dict[str, Any]
     budget: Budget = Budget()
     objective: tuple[str, ...] = ("val_top1",)
@@ -124,12 +111,22 @@ class SearchSpace(Frozen):
     resources: Resources = Resources()
     purpose: Literal["search", "study", "replicate", "confirm"] = "search"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, content: object) -> object:
+        try:
+            return by_name(content) if isinstance(content, dict) else content
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+
     @field_validator("priors")
     @classmethod
-    def _in_their_types(cls, value: object) -> object:
+    def _in_their_types(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, list):
             return value
-        kinds = {name.rpartition(".")[2]: entry.knob.kind for name, entry in catalogue().items()}
+        kinds = {
+            name.rpartition(".")[2]: entry.knob.kind for name, entry in catalogue(info.data.get("plugins", ())).items()
+        }
         return [
             {name: normal(inner, kinds.get(name.rpartition(".")[2], object)) for name, inner in point.items()}
             for point in value
@@ -142,23 +139,25 @@ class SearchSpace(Frozen):
 
     @field_validator("objective", mode="before")
     @classmethod
-    def _objectives(cls, value: object) -> object:
+    def _objectives(cls, value: object, info: ValidationInfo) -> object:
+        known = catalogue(info.data.get("plugins", ())).metrics
         if not isinstance(value, str | list | tuple):
             raise ValueError(
                 f"{brief_repr(value)} must be the name of a metric, or a list of names; each has its direction: "
-                + ", ".join(f"{name} ({'maximised' if way == 'max' else 'minimised'})" for name, way in METRICS.items())
+                + ", ".join(f"{name} ({'maximised' if way == 'max' else 'minimised'})" for name, way in known.items())
             )
         names = (value,) if isinstance(value, str) else tuple(value)
         for name in names:
-            if not isinstance(name, str) or name not in METRICS:
+            if not isinstance(name, str) or name not in known:
                 hint = " (test scores are read once, at the end, and never optimised)"
-                raise ValueError(unknown("metric", name, METRICS) + (hint if str(name).startswith("test") else ""))
+                raise ValueError(unknown("metric", name, known) + (hint if str(name).startswith("test") else ""))
         if not names or len(set(names)) < len(names):
             raise ValueError(f"{list(names)} must be one metric, or several different ones; drop what is double")
         return names
 
     @model_validator(mode="after")
     def _together(self) -> Self:
+        self.resources.check_methods(self.catalogue.methods)
         if len(self.objective) > 1 and self.scheduler.name != "fifo":
             raise ValueError(
                 f"scheduler {self.scheduler.name} cannot stop trials early with {len(self.objective)} objectives: "
@@ -166,10 +165,11 @@ class SearchSpace(Frozen):
                 "use scheduler: fifo or a single objective"
             )
         first = next(iter(self.objective))
-        if self.scheduler.name != "fifo" and first not in PER_EPOCH:
+        measured = [name for name in self.catalogue.metrics if not name.endswith("_s")]
+        if self.scheduler.name != "fifo" and first not in measured:
             raise ValueError(
                 f"scheduler {self.scheduler.name} needs an objective that is measured every epoch; "
-                f"{first} only grows; use one of {', '.join(PER_EPOCH)}"
+                f"{first} only grows; use one of {', '.join(measured)}"
             )
         if self.fidelity is not None:
             if len(self.rungs) == 1:
@@ -181,6 +181,11 @@ class SearchSpace(Frozen):
                     f"more than budget.trials = {self.budget.trials}; lower the anchors or raise the trials"
                 )
         return self
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The knobs there are, those from outside included."""
+        return catalogue(self.plugins)
 
     @cached_property
     def rungs(self) -> tuple[int, ...]:
@@ -199,7 +204,7 @@ class SearchSpace(Frozen):
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
         """The knobs with their ranges, conditions and fixed values, checked, in the order of suggestion."""
-        found = dimensions(self.knobs, self.budget.epochs)
+        found = dimensions(self.knobs, self.budget.epochs, self.catalogue)
         if self.scheduler.name == "asha" and self.scheduler.rungs == "cooldown":
             kinds = next((d.choices for d in found if d.name == "schedule"), None) or ("cosine",)
             if "cosine" in kinds:
@@ -218,7 +223,12 @@ class SearchSpace(Frozen):
     @property
     def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:
         """`maximize` or `minimize` for each objective."""
-        return tuple("maximize" if METRICS[name] == "max" else "minimize" for name in self.objective)
+        return tuple("maximize" if self.catalogue.metrics[name] == "max" else "minimize" for name in self.objective)
+
+    @property
+    def sign(self) -> int:
+        """1 where the first objective is to be as large as can be, -1 where as small."""
+        return 1 if self.catalogue.metrics[self.objective[0]] == "max" else -1
 
     @cached_property
     def space_id(self) -> str:

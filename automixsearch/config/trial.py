@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from automixsearch.config.catalogue import algorithm_of, complete
+from automixsearch.config.catalogue import Catalogue, catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.identity import config_identity, hash_json
 from automixsearch.config.knobs import Scalar, knobs_of
+from automixsearch.config.outside import Plugins, by_name, named_by
 from automixsearch.config.policy import Policy, methods_of
 from automixsearch.config.recipe import Recipe
 from automixsearch.config.upgrade import SCHEMA_VERSION, upgrade
 from automixsearch.config.yaml import write_yaml
 from automixsearch.errors import SpecError
-from automixsearch.losses import LOSSES, Loss
-from automixsearch.mixers import MIXERS, Mixer
+from automixsearch.losses import Loss
+from automixsearch.mixers import Mixer
 from automixsearch.mixers.switch import switched
+from automixsearch.registry import look_up
+
+if TYPE_CHECKING:
+    from automixsearch.config.space import SearchSpace
+    from automixsearch.studies.file import StudyFile
 
 
 class TrialConfig(Frozen):
     """All that decides the outcome of one training run, every default written out.
 
-    `knobs` holds the active knobs by full name. `data_fingerprint` is the hash of the decoded data set, so a
+    `knobs` holds the active knobs by full name, and `plugins` what of them comes from outside.
+    `data_fingerprint` is the hash of the decoded data set, so a
     config names its data by content; where they lie (`data.path`, a list in `data.labels`) does not enter `config_id`.
 
     Examples:
@@ -41,18 +49,22 @@ class TrialConfig(Frozen):
     data_fingerprint: str | None = None
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     seed: int = Field(default=0, ge=0, lt=2**63)
+    plugins: Plugins = ()
     knobs: dict[str, Any]
 
     @model_validator(mode="before")
     @classmethod
     def _upgraded(cls, content: object) -> object:
-        return upgrade(content) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or not isinstance(content.get("knobs"), dict):
+            return content
+        made = by_name(upgrade(content))
+        return made | {"plugins": named_by(made.get("plugins", ()), made.get("data"), made["knobs"])}
 
     @field_validator("knobs")
     @classmethod
-    def _complete(cls, values: dict[str, Any]) -> dict[str, Scalar]:
+    def _complete(cls, values: dict[str, Any], info: ValidationInfo) -> dict[str, Scalar]:
         try:
-            return complete(values, "knobs")
+            return catalogue(info.data.get("plugins", ())).complete(values, "knobs")
         except SpecError as error:
             raise ValueError(str(error).removeprefix("knobs: ")) from None
 
@@ -60,6 +72,16 @@ class TrialConfig(Frozen):
     def config_id(self) -> str:
         """Hash of everything but the place of the data: 16 hexadecimal digits."""
         return hash_json(config_identity(self.model_dump(mode="json")))
+
+    @classmethod
+    def of(cls, what: SearchSpace | StudyFile, knobs: Mapping[str, Scalar], **more: Any) -> Self:
+        """The config of a trial of a search or a study, of `knobs` by full name; more: its other fields, as seeds."""
+        return cls(data=what.data, plugins=what.plugins, knobs=dict(knobs), **more)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The knobs there are, those from outside included."""
+        return catalogue(self.plugins)
 
     @property
     def config_key(self) -> str:
@@ -78,13 +100,13 @@ class TrialConfig(Frozen):
         for name in names:
             values = self._owned(name)
             weights.append(float(values.pop("weight", 1.0)))
-            members.append(MIXERS[name](**values))
+            members.append(look_up("mixers", name, self.plugins)(**values))
         return switched(members, weights, self.policy.switch, self.policy.mix_prob)
 
     @property
     def algorithm(self) -> str:
-        """The way of training, by its name in `algorithms.ALGORITHMS`."""
-        return algorithm_of(self.knobs)
+        """The name of the way of training."""
+        return self.catalogue.algorithm_of(self.knobs)
 
     @property
     def policy(self) -> Policy:
@@ -95,7 +117,7 @@ class TrialConfig(Frozen):
     def loss(self) -> Loss:
         """The loss with its values."""
         name = str(self.knobs["loss"])
-        return LOSSES[name](**self._owned(name))
+        return look_up("losses", name, self.plugins)(**self._owned(name))
 
     @property
     def recipe(self) -> Recipe:
@@ -108,4 +130,4 @@ class TrialConfig(Frozen):
 
     def to_yaml(self) -> str:
         """The config as a file that `automixsearch train` takes."""
-        return write_yaml(self.model_dump())
+        return write_yaml(self.model_dump(mode="json", exclude=None if self.plugins else {"plugins"}))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from automixsearch.evaluation.metric import Metric
 
 BINS = 15
 
@@ -20,6 +24,7 @@ class Scores:
 
     balanced_accuracy: the mean accuracy of the classes that have images. macro_f1: the mean F1 of the classes that have
     images or were answered. auroc: the area under the ROC curve; None where there are not two classes with images.
+    own: those of metrics from outside, by name.
     """
 
     top1: float
@@ -29,6 +34,13 @@ class Scores:
     balanced_accuracy: float
     macro_f1: float
     auroc: float | None
+    own: Mapping[str, float] = field(default_factory=dict)
+
+    def columns(self, part: str) -> dict[str, Any]:
+        """The columns of the ledger, as of the `part` val or test."""
+        named = {**vars(self), **self.own}
+        del named["own"]
+        return {f"{part}_{name}": value for name, value in named.items()}
 
 
 @dataclass(frozen=True)
@@ -79,18 +91,29 @@ class ScoreSums:
 
     Layout of `sums`, float64 [4 + 3 BINS]: images, correct, correct in the top 5, loss; then for each bin of
     top-1 confidence its images, confidence and correct answers. Layout of `images`, float64 [3, n]: of each image its
-    label, the predicted class, and for two classes by how much the logit of the second is larger.
+    label, the predicted class, and for two classes by how much the logit of the second is larger. `own` holds the
+    sums of the metrics from outside.
 
     Args:
         images, classes: how many there are. rank, size: of the worker, which sees every size-th image from rank on.
+        metrics: from outside.
     """
 
     def __init__(
-        self, images: int, classes: int, device: torch.device | str = "cpu", rank: int = 0, size: int = 1
+        self,
+        images: int,
+        classes: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        size: int = 1,
+        metrics: Sequence[Metric] = (),
     ) -> None:
         self.classes, self.rank, self.size, self.seen = classes, rank, size, 0
         self.sums = torch.zeros(4 + 3 * BINS, dtype=torch.float64, device=device)
         self.images = torch.zeros(3, images, dtype=torch.float64, device=device)
+        self.metrics = metrics
+        nothing = torch.zeros(0, classes, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+        self.own = [torch.zeros_like(metric.sums(*nothing)) for metric in metrics]
         self.edges = torch.linspace(0, 1, BINS + 1, device=device)[1:-1]
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -114,6 +137,8 @@ class ScoreSums:
         end = self.seen + len(labels)
         self.images[:, self.rank :: self.size][:, self.seen : end] = torch.stack([labels, top[:, 0], margin]).double()
         self.seen = end
+        for metric, total in zip(self.metrics, self.own, strict=True):
+            total += metric.sums(logits, labels)
 
     @property
     def diverged(self) -> bool:
@@ -130,7 +155,7 @@ class ScoreSums:
         sums = self.sums.cpu()
         count, correct, correct5, loss = sums[:4].tolist()
         if not count or self.diverged:
-            return Scores(*[math.nan] * 6, auroc=None)
+            return Scores(*[math.nan] * 6, auroc=None, own={metric.name: math.nan for metric in self.metrics})
         _, confidence, hits = sums[4:].view(3, BINS)
         ece = float((hits - confidence).abs().sum()) / count
         answers = self.answers()
@@ -142,6 +167,7 @@ class ScoreSums:
             balanced_accuracy=answers.balanced_accuracy,
             macro_f1=answers.macro_f1,
             auroc=self._auroc(answers.labels),
+            own={metric.name: float(metric.value(total)) for metric, total in zip(self.metrics, self.own, strict=True)},
         )
 
     def _auroc(self, labels: np.ndarray) -> float | None:

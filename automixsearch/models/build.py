@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 
 import torch
@@ -11,13 +12,16 @@ from automixsearch.config.recipe import Recipe
 from automixsearch.models.base import Backbone
 from automixsearch.models.registry import check_sides, network_of
 from automixsearch.models.weights import load_weights
+from automixsearch.registry import Plugin
 from automixsearch.seeds import derive_seed
 
 
-def build_model(recipe: Recipe, in_channels: int, num_classes: int, seed: int, side: int) -> Backbone:
+def build_model(
+    recipe: Recipe, in_channels: int, num_classes: int, seed: int, side: int, plugins: Iterable[Plugin] = ()
+) -> Backbone:
     """Build the backbone of `recipe` with a linear head, for images of side x side pixels.
 
-    It is initialised from `seed`, then from `recipe.weights`; global random state stays.
+    It can be one of `plugins`. It is initialised from `seed`, then from `recipe.weights`; global random state stays.
 
     Raises:
         SpecError: the images do not fit the backbone, or the weights do not.
@@ -25,14 +29,14 @@ def build_model(recipe: Recipe, in_channels: int, num_classes: int, seed: int, s
     check_sides(recipe.backbone, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "init"))
-        model = _build(recipe, in_channels, num_classes, side)
+        model = _build(recipe, in_channels, num_classes, side, plugins)
     if recipe.weights:
         load_weights(model, recipe.weights, recipe.backbone)
     return model
 
 
-def _build(recipe: Recipe, in_channels: int, num_classes: int, side: int) -> Backbone:
-    network = network_of(recipe.backbone)
+def _build(recipe: Recipe, in_channels: int, num_classes: int, side: int, plugins: Iterable[Plugin]) -> Backbone:
+    network = network_of(recipe.backbone, plugins)
     file, _, name = network.built.partition(":")
     made = getattr(import_module(f"automixsearch.models.{file}"), name)  # torchvision takes a second to import
     obeyed = {knob: getattr(recipe, knob) for knob in ("stem", "drop_path") if getattr(network, knob)}

@@ -107,7 +107,7 @@ def from_torchvision(name: str, in_channels: int, num_classes: int, side: int) -
             f"backbone torchvision/{name} cannot be built for images of {side} pixels: {reason}; use another size "
             "(data.size or train_size), or another backbone"
         ) from None
-    ends = _ends(network, side if given.keys() & set(SIZED.values()) else SIDE)
+    ends = ends_of(network, side if given.keys() & set(SIZED.values()) else SIDE)
     if in_channels != 3:
         _take_channels(network, in_channels)
     return Tapped(f"torchvision/{name}", network, ends, side, in_channels)
@@ -122,10 +122,10 @@ def _take_channels(network: nn.Module, channels: int) -> None:
             return
 
 
-def _ends(network: nn.Module, side: int) -> list[tuple[str, float]]:
+def ends_of(network: nn.Module, side: int, channels: int = 3, device: str = "meta") -> list[tuple[str, float]]:
     """The parts of a network that put out maps or tokens, in order, each with how often these are smaller."""
     sizes: list[tuple[str, float]] = []
-    bare = copy.deepcopy(network).to("meta").eval()
+    bare = copy.deepcopy(network).to(device).eval()
     last = channels_last(network)
 
     def note(part: str) -> Any:
@@ -140,7 +140,7 @@ def _ends(network: nn.Module, side: int) -> list[tuple[str, float]]:
     for part, module in _parts(bare):
         module.register_forward_hook(note(part))
     with torch.no_grad():
-        bare(torch.empty(2, 3, side, side, device="meta"))
+        bare(torch.zeros(2, channels, side, side, device=device))
     return sizes
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automixsearch.errors import SpecError
+
+if TYPE_CHECKING:
+    from automixsearch.registry import Plugin
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,22 @@ BACKBONES = {
 OTHERS = {
     "timm": Network("library:from_timm", sized=True, drop_path=True, wide=False, late=True),
     "torchvision": Network("library:from_torchvision", sized=True, wide=False, late=True),
+    "own": Network("own:from_outside", sized=True, late=True),
 }
-"""Packages whose networks are backbones too, as PACKAGE/NAME."""
+"""Packages whose networks are backbones too, as PACKAGE/NAME; own: what comes from outside."""
 
 
-def network_of(backbone: str) -> Network:
-    """What is known of a backbone, ours or of one of the `OTHERS`, without building it."""
+def network_of(backbone: str, plugins: Iterable[Plugin] = ()) -> Network:
+    """What is known of a backbone, ours or of one of the `OTHERS`, without building it; `plugins` know the own ones."""
     package, _, name = backbone.partition("/")
-    return replace(OTHERS[package], given={"name": name}) if name else BACKBONES[backbone]
+    if package != "own":
+        return replace(OTHERS[package], given={"name": name}) if name else BACKBONES[backbone]
+    for plugin in plugins:
+        if (plugin.kind, plugin.name) == ("backbones", name):
+            takes = plugin.facts["takes"]
+            obeyed = {"wide": "width" in takes, "drop_path": "drop_path" in takes}
+            return replace(OTHERS[package], given={"plugin": plugin}, **obeyed)
+    return OTHERS[package]
 
 
 def check_sides(backbone: str, *sides: int) -> None:

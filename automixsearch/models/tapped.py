@@ -65,14 +65,20 @@ class Tapped(Backbone):
     Args:
         title: its name in messages. network: it keeps its parameters and names, but that its classifier becomes `head`
             and its strided 1x1 convolutions are `Conv1x1`. ends: the modules at which stages can end, in order, each
-            with how often it is smaller than the image. side, channels: of the images.
+            with how often it is smaller than the image; or by stage the module at which it ends. side, channels: of
+            the images.
 
     Raises:
         SpecError: the network does not take such images, or does not end in one linear layer.
     """
 
     def __init__(
-        self, title: str, network: nn.Module, ends: Sequence[tuple[str, float]], side: int, channels: int
+        self,
+        title: str,
+        network: nn.Module,
+        ends: Sequence[tuple[str, float]] | Mapping[str, str],
+        side: int,
+        channels: int,
     ) -> None:
         super().__init__()
         self.title, self.network, self.channels, self.side = title, network, channels, side
@@ -87,7 +93,7 @@ class Tapped(Backbone):
             (rf"^{re.escape(name)}\.(?=weight$|bias$)", "head."),
             (r"^(?!network\.|head\.(?:weight|bias)$)", "network."),
         )
-        self.taps = self._taps(stages_of(ends), x, logits)
+        self.taps = self._taps(ends if isinstance(ends, Mapping) else stages_of(ends), x, logits)
         for module, mode in training:
             module.training = mode
         self.widths = {stage: tap.channels for stage, tap in self.taps.items()}

@@ -89,7 +89,7 @@ def _library(model: Backbone, backbone: str) -> tuple[str, dict[str, Tensor]]:
     if package == "timm":
         assert isinstance(model, Tapped)
         return timm_weights(name, model.channels, model.side)
-    if not name and backbone not in LIBRARY:
+    if package == "own" or (not name and backbone not in LIBRARY):
         raise SpecError(
             f"weights = library: torchvision has none for backbone {backbone}, only for {', '.join(LIBRARY)}; "
             "give a file"

@@ -10,7 +10,7 @@ from automixsearch.analysis.estimate import Estimate
 from automixsearch.errors import StudyError
 from automixsearch.report import charts
 from automixsearch.report.parts import Column
-from automixsearch.results.schema import in_percent, metric_directions
+from automixsearch.results.schema import in_percent
 from automixsearch.show import brief
 
 T = TypeVar("T")
@@ -45,11 +45,6 @@ def short(knob: str) -> str:
 def unit(name: str) -> str:
     """A metric with its unit."""
     return f"{name} %" if in_percent(name) else name
-
-
-def larger_is_better(metric: str) -> bool:
-    """Whether a metric is to be as large as can be."""
-    return metric_directions()[metric] == "max"
 
 
 def file_name(name: str) -> str:

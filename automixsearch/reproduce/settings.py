@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from automixsearch.config.catalogue import catalogue, is_active
+from automixsearch.config.catalogue import catalogue
 from automixsearch.config.files import RecipeFile, build, parse_knobs, read_text
 from automixsearch.config.identity import data_measured, hash_json
 from automixsearch.config.knobs import Scalar, published_for
@@ -429,7 +429,7 @@ def study_name(cell: Cell, scale: str = "paper", changes: Changes | None = None,
 def _concerns(name: str, chosen: Mapping[str, Any]) -> bool:
     """Whether a knob has an effect under the method and loss of a cell."""
     values = {"method": chosen["method"], "loss": chosen.get("loss", "mce")}
-    return name in values or is_active(catalogue()[name], values)
+    return name in values or catalogue()[name].active(values)
 
 
 def _tiny(published: Setting) -> tuple[dict[str, Any], dict[str, Scalar]]:

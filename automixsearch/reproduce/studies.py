@@ -56,7 +56,7 @@ class Column:
         rows = {cell.row for cell in self.cells}
         first = {run.arm: run for run in self.design.runs if run.replicate == 0 and run.arm in rows}
         return {
-            arm: TrialConfig(data=self.space.data, knobs=dict(run.values), seed=run.seed, split_seed=run.split_seed)
+            arm: TrialConfig.of(self.space, run.values, seed=run.seed, split_seed=run.split_seed)
             for arm, run in first.items()
         }
 

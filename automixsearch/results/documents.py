@@ -23,8 +23,10 @@ from pydantic import (
     model_validator,
 )
 
+from automixsearch.config.outside import Plugins
 from automixsearch.config.upgrade import SCHEMA_VERSION, NewerVersion, upgrade
 from automixsearch.errors import DamagedError, StudyError, brief_repr, unknown
+from automixsearch.registry import Plugin
 from automixsearch.results.names import PATTERN, ROW_FILE
 
 if TYPE_CHECKING:
@@ -161,6 +163,18 @@ def stored_config(text: str, where: str) -> TrialConfig:
     except ValidationError as error:
         said = "; ".join(_explain(TrialConfig, one) for one in error.errors()[:3])
         raise DamagedError(f"{where}: config: {said}; restore the row's file from a copy, or upgrade") from None
+
+
+def written_plugins(study: Mapping[str, Any], where: str = "study.json") -> tuple[Plugin, ...]:
+    """What came from outside in a study, as its `study.json` says; none of it is imported.
+
+    Raises:
+        DamagedError: that cannot be read.
+    """
+    try:
+        return _adapter(Plugins).validate_python((study.get("space") or {}).get("plugins") or ())
+    except ValidationError as error:
+        _refuse(where, f"plugins: {error.errors()[0]['msg']}", StudyDocument.remedy)
 
 
 def canonical(content: Any) -> str:
@@ -327,6 +341,7 @@ class EnvironmentEntry(Document):
     automixsearch: str
     python: str
     packages: dict[str, str]
+    plugins: list[str] = []
 
 
 class HalvingEntry(Document):

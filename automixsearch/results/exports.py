@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.config.catalogue import catalogue
+from automixsearch.config.catalogue import Entry
 from automixsearch.config.points import suggest, whole
 from automixsearch.config.space import SearchSpace
 from automixsearch.errors import StudyError
 from automixsearch.results.documents import parse_config
-from automixsearch.results.schema import TABLES, Table, metric_directions
+from automixsearch.results.schema import TABLES, Table
 from automixsearch.visible import csv_text
 
 if TYPE_CHECKING:
@@ -106,13 +106,12 @@ def optuna_study(study: Study, storage: str | Path | BaseStorage | None = None) 
     from optuna.trial import TrialState, create_trial
 
     states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    directions = metric_directions()
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = optuna.create_study(
         storage=_storage(storage),
         study_name=study.name,
-        directions=["maximize" if directions[name] == "max" else "minimize" for name in study.objective],
+        directions=["maximize" if study.sign(name) > 0 else "minimize" for name in study.objective],
     )
     optuna.logging.set_verbosity(level)
     for name in ("question", "name"):
@@ -198,6 +197,26 @@ def _storage(place: str | Path | BaseStorage | None) -> Any:
     return optuna.storages.JournalStorage(JournalFileBackend(str(place)))
 
 
+def write_config(study: Study, trial_id: str, file: Path, head: str = "") -> None:
+    """Write the config of a trial as YAML, ready to train, and beside it the files that it takes from outside.
+
+    head: comments that go before it.
+    """
+    config, written = study.config(trial_id), []
+    for plugin in config.plugins:
+        text = study.store.get(f"plugins/{plugin.digest}.py")
+        if plugin.file is None or text is None:
+            written.append(plugin)
+            continue
+        copy = file.parent / plugin.file.name
+        if copy.exists() and copy.read_bytes() != text:
+            copy = copy.with_name(f"{copy.stem}_{plugin.digest[:8]}.py")
+        copy.write_bytes(text)
+        written.append(plugin.model_copy(update={"ref": f"./{copy.name}:{plugin.ref.rpartition(':')[2]}"}))
+    content = config.model_copy(update={"plugins": tuple(written)})
+    file.write_text(head + content.to_yaml(), encoding="utf-8")
+
+
 def _parameters(
     study: Study, rows: list[dict[str, Any]]
 ) -> Iterable[tuple[dict[str, Any], dict[str, BaseDistribution]]]:
@@ -217,7 +236,9 @@ def _parameters(
     for values in knobs:
         for name, value in values.items():
             found.setdefault(name, set()).add(value)
-    distributions = {name: _distribution(name, seen) for name, seen in found.items() if len(seen) > 1}
+    distributions = {
+        name: _distribution(study.catalogue.get(name), seen) for name, seen in found.items() if len(seen) > 1
+    }
     for values in knobs:
         own = {name: value for name, value in values.items() if name in distributions}
         yield own, {name: distributions[name] for name in own}
@@ -228,13 +249,12 @@ def _knobs(study: Study, row: Mapping[str, Any]) -> dict[str, Any]:
     return parse_config(text, f"study {study.name}, trial {row['trial_id']}")["knobs"] if text else {}
 
 
-def _distribution(name: str, seen: set[Any]) -> BaseDistribution:
+def _distribution(entry: Entry | None, seen: set[Any]) -> BaseDistribution:
     """The range or the list of the values that occur."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if any(isinstance(value, str | bool) for value in seen):
         return CategoricalDistribution(tuple(sorted(seen, key=str)))
-    entry = catalogue().get(name)
     low, high = min(seen), max(seen)
     log = entry is not None and entry.knob.log and low > 0
     if all(isinstance(value, int) for value in seen):

@@ -17,11 +17,11 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from automixsearch.algorithms import ALGORITHMS
-from automixsearch.config.catalogue import CANONICAL, catalogue, column_of, joint_column_of
+from automixsearch.config.catalogue import CANONICAL, PER_EPOCH, Catalogue, catalogue, column_of
 from automixsearch.config.policy import methods_of
-from automixsearch.config.space import METRICS, PER_EPOCH
 from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import unknown
+from automixsearch.registry import TYPES, Plugin
 from automixsearch.results.columns import Column, amount, percent, share
 from automixsearch.results.names import PATTERN
 from automixsearch.results.seal import seal
@@ -156,13 +156,31 @@ def columns(table: Table) -> tuple[Column, ...]:
     if table == "epochs":
         told = [column for algorithm in ALGORITHMS.values() for column in algorithm.columns]
         return _OWNER + _EPOCH + tuple({column.name: column for column in told}.values())
-    return _OWNER + _SETUP + _knob_columns() + _OUTCOME + _ORIGIN + _COST
+    return _OWNER + _SETUP + _knob_columns(catalogue()) + _OUTCOME + _ORIGIN + _COST
 
 
-def _knob_columns() -> tuple[Column, ...]:
+@cache
+def more_columns(table: Table, plugins: tuple[Plugin, ...]) -> tuple[Column, ...]:
+    """The columns that rows have beside these because of what comes from outside; where null they are left out."""
+    if table == "epochs":
+        told = [content for plugin in plugins for content in plugin.facts.get("columns", ())]
+        made = [Column(**{**content, "kind": TYPES[content["kind"]]}) for content in told]
+    else:
+        made = list(_knob_columns(catalogue(plugins)))
+    ends = (".cooled",) if table == "epochs" else ()
+    for plugin in plugins:
+        if plugin.kind == "metrics":
+            names = [plugin.value, *(f"{plugin.value}{end}" for end in ends)]
+            names += [] if ends else [f"test_{plugin.name}"]
+            made += [Column(name, float, plugin.about) for name in names]
+    ours = {column.name for column in columns(table)}
+    return tuple({column.name: column for column in made if column.name not in ours}.values())
+
+
+def _knob_columns(knobs: Catalogue) -> tuple[Column, ...]:
     """One column for all knobs of one short name: the canonical ones first, then `knob.<name>`."""
     found: dict[str, Column] = {}
-    for name, entry in catalogue().items():
+    for name, entry in knobs.items():
         if entry.joint:
             continue
         column, note = column_of(name), f"{name}: {entry.knob.note}"
@@ -171,12 +189,20 @@ def _knob_columns() -> tuple[Column, ...]:
             raise TypeError(f"knob {name} is {entry.knob.kind}, but its column {column} is {known.kind}")
         if known.note != note:
             found[column] = Column(column, known.kind, f"{known.note}; {note}")
-    for name, entry in catalogue().items():
-        joint = joint_column_of(name)
+    for name, entry in knobs.items():
+        joint = knobs.joint_column_of(name)
         if joint is not None:
             found[joint] = Column(joint, entry.knob.kind, f"{name}, where several methods are joined")
     first = [found.pop(name) for name in CANONICAL]
     return (*first, *found.values())
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    """The type of the values of a column."""
+    import pyarrow as pa
+
+    types = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+    return types.get(column.kind) or pa.timestamp("us", "UTC")
 
 
 @cache
@@ -184,17 +210,18 @@ def schema(table: Table) -> pa.Schema:
     """The Arrow schema of a table, notes included."""
     import pyarrow as pa
 
-    types = {
-        int: pa.int64(),
-        float: pa.float64(),
-        str: pa.string(),
-        bool: pa.bool_(),
-        datetime: pa.timestamp("us", "UTC"),
-    }
     fields = [
-        pa.field(column.name, types[column.kind], not column.needed, {"note": column.note}) for column in columns(table)
+        pa.field(column.name, arrow_type(column), not column.needed, {"note": column.note}) for column in columns(table)
     ]
     return pa.schema(fields, {"table": table, "schema_version": str(SCHEMA_VERSION)})
+
+
+@cache
+def more_schema(table: Table, plugins: tuple[Plugin, ...]) -> pa.Schema:
+    """The Arrow schema of `more_columns`."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(column.name, arrow_type(column)) for column in more_columns(table, plugins)])
 
 
 def render_columns(table: Table) -> str:
@@ -208,10 +235,10 @@ def render_columns(table: Table) -> str:
 
 
 @cache
-def metric_directions() -> dict[str, str]:
-    """`max` or `min` for each metric that trials can be ordered by, test scores included."""
-    tests = {name.replace("val_", "test_"): way for name, way in METRICS.items() if name.startswith("val_")}
-    return METRICS | tests
+def metric_directions(plugins: tuple[Plugin, ...] = ()) -> dict[str, str]:
+    """`max` or `min` for each metric that trials can be ordered by, test scores and those of `plugins` included."""
+    known = catalogue(plugins).metrics
+    return known | {name.replace("val_", "test_"): way for name, way in known.items() if name.startswith("val_")}
 
 
 @cache
@@ -225,8 +252,8 @@ def config_row(config: TrialConfig) -> dict[str, Any]:
     row: dict[str, Any] = {}
     joined = len(methods_of(config.method)) > 1
     for name, value in config.knobs.items():
-        of_method = joined and catalogue()[name].method is not None
-        column = joint_column_of(name) if of_method else column_of(name)
+        of_method = joined and config.catalogue[name].method is not None
+        column = config.catalogue.joint_column_of(name) if of_method else column_of(name)
         if column in row:
             raise ValueError(f"two active knobs share the column {column}; {name} is the second")
         if column is not None:
@@ -242,24 +269,28 @@ def config_row(config: TrialConfig) -> dict[str, Any]:
     }
 
 
-def column_named(name: str) -> str:
+def column_named(name: str, plugins: tuple[Plugin, ...] = ()) -> str:
     """The column of the trials that people mean: a knob's may be named as the knob is (`lr` -> `knob.lr`)."""
-    names = {column.name for column in columns("trials")}
+    names = {column.name for column in (*columns("trials"), *more_columns("trials", plugins))}
     return f"knob.{name}" if name not in names and f"knob.{name}" in names else name
 
 
-def check_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+def check_row(table: Table, row: Mapping[str, Any], plugins: tuple[Plugin, ...] = ()) -> dict[str, Any]:
     """`row` as it will be stored: missing columns are null, and so are NaN and infinite numbers.
+
+    plugins: what comes from outside in the study, and can have columns of its own.
 
     Raises:
         ValueError: a key is no column, a needed value is missing, a time has no zone, or the state is not
             final. Each is a bug in the caller.
     """
-    known = columns(table)
-    for name in row.keys() - {column.name for column in known}:
+    known, more = columns(table), more_columns(table, plugins)
+    for name in row.keys() - {column.name for column in (*known, *more)}:
         raise ValueError(f"{table}: {unknown('column', name, [column.name for column in known])}")
     stored = {column.name: _value(column, row.get(column.name), table) for column in known}
     stored["schema_version"] = SCHEMA_VERSION
+    values = {column.name: _value(column, row.get(column.name), table) for column in more}
+    stored |= {name: value for name, value in values.items() if value is not None}
     for column in known:
         if column.needed and stored[column.name] is None:
             raise ValueError(f"{table}: {column.name} is missing")

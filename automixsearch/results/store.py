@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from automixsearch.errors import DamagedError, StorageError, StudyError, unknown
-from automixsearch.results.documents import MergeDocument, StudyDocument, encode_document, read_document, write_document
+from automixsearch.results.documents import (
+    MergeDocument,
+    StudyDocument,
+    encode_document,
+    read_document,
+    write_document,
+    written_plugins,
+)
 from automixsearch.results.files import LocalFiles, RemoteFiles, open_files
 from automixsearch.results.lease import Fence
 from automixsearch.results.names import check_name
@@ -36,6 +43,7 @@ from automixsearch.results.schema import (
     faults,
     in_order,
     label,
+    more_schema,
     schema,
     to_arrow,
 )
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.dataset import Dataset
 
+    from automixsearch.registry import Plugin
     from automixsearch.results.rows import RowFile
 
 T = TypeVar("T")
@@ -133,6 +142,14 @@ class Store:
         self.patience_s, self._token = patience_s, token
         self.note = note or (lambda text: None)
 
+    @cached_property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """What comes from outside in the study, which can have columns of its own; a driver and its workers set it."""
+        try:
+            return written_plugins(self.info())
+        except StudyError:  # rows can be read where this document cannot
+            return ()
+
     def __reduce__(self) -> tuple[type[Store], tuple[str, str, float, str]]:
         return Store, (self.results, self.study, self.patience_s, self.token)
 
@@ -190,7 +207,7 @@ class Store:
     def _write(self, table: Table, row: Mapping[str, Any]) -> bool:
         if row.get("study", self.study) != self.study:
             raise ValueError(f"{table}: study is {row['study']!r}, but the store is of {self.study!r}")
-        stored = check_row(table, {**row, "study": self.study, "schema_version": SCHEMA_VERSION})
+        stored = check_row(table, {**row, "study": self.study, "schema_version": SCHEMA_VERSION}, self.plugins)
         stored |= {name: redact(value) for name, value in stored.items() if isinstance(value, str)}
         trial_id, stem = stored["trial_id"], _stem(*(stored[name] for name in KEYS[table]))
         name = self._path(table, f"{stem}.parquet")
@@ -271,7 +288,7 @@ class Store:
                 alone = None
             rows = alone.read(trials=[trial_id]).to_pylist() if alone else []
             if len(rows) == 1:
-                return dict.fromkeys(schema("trials").names) | rows[0]
+                return dict.fromkeys((*schema("trials").names, *more_schema("trials", self.plugins).names)) | rows[0]
         return next(iter(self._rows_of("trials", trial_id, copied).to_pylist()), None)
 
     def epoch_rows(self, trial_id: str | None = None, copied: bool = False) -> list[dict[str, Any]]:
@@ -315,10 +332,16 @@ class Store:
     def _read(
         self, table: Table, columns: list[str] | None, trials: Collection[str] | None, names: list[str]
     ) -> pa.Table:
+        import pyarrow as pa
+
         from automixsearch.results.rows import join, settle
 
         wanted = None if columns is None else list(dict.fromkeys([*columns, *KEYS[table]]))
-        types, parts, known, newer = dict[str, Any](), [], dict.fromkeys(schema(table).names), ""
+        more = more_schema(table, self.plugins)
+        if wanted is not None:
+            more = pa.schema([field for field in more if field.name in wanted])
+        types, parts, newer = {field.name: field.type for field in more}, [more.empty_table()], ""
+        known = dict.fromkeys((*schema(table).names, *more.names))
         for name in names:
             file = self._open(table, name)
             if file is None:
@@ -328,7 +351,7 @@ class Store:
             part = file.read(wanted, trials)
             if self._agrees(table, name, part, types):
                 parts.append(part)
-        if newer and not parts:
+        if newer and not parts[1:]:
             path = self._path(table, newer)
             raise StudyError(f"{self._where(path)}: {self.corrupt[path]}")
         for column in columns or ():

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from automixsearch.archives import check_records
+from automixsearch.config.catalogue import Catalogue, catalogue
 from automixsearch.errors import DamagedError, StorageError, StudyError, unknown
-from automixsearch.results.documents import parse_config, stored_config
+from automixsearch.results.documents import parse_config, stored_config, written_plugins
 from automixsearch.results.files import open_files
 from automixsearch.results.schema import (
     KEYS,
@@ -27,6 +28,7 @@ from automixsearch.results.schema import (
     column_named,
     in_order,
     metric_directions,
+    more_columns,
     to_arrow,
     utc,
 )
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from automixsearch.config.trial import TrialConfig
+    from automixsearch.registry import Plugin
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -72,6 +75,36 @@ class Study:
     def info(self) -> Row:
         """What the driver wrote into `study.json`: objective, total_trials, space, space_id; or nothing."""
         return self.store.info()
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The knobs there are, with those that came from outside."""
+        return catalogue(self.plugins)
+
+    @cached_property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """What came from outside, as the driver wrote it down; none of it is imported."""
+        return written_plugins(self.info, f"{self.store.uri}/study.json")
+
+    @cached_property
+    def metrics(self) -> dict[str, str]:
+        """The metrics that trials can be ordered by, test scores included, each with its direction, `max` or `min`."""
+        return metric_directions(self.plugins)
+
+    def sign(self, metric: str) -> int:
+        """1 where a metric is to be as large as can be, -1 where as small.
+
+        Raises:
+            StudyError: there is no such metric.
+        """
+        if metric not in self.metrics:
+            raise StudyError(f"study {self.name}: {unknown('metric', metric, self.metrics)}")
+        return 1 if self.metrics[metric] == "max" else -1
+
+    @property
+    def followed(self) -> str:
+        """The metric whose course over the epochs is drawn: the first objective where an epoch has it."""
+        return self.objective[0] if self.objective[0].startswith("val_") else "val_top1"
 
     @property
     def argument(self) -> str:
@@ -184,8 +217,8 @@ class Study:
         Raises:
             StudyError: no such metric or column, trials of several data sets, or the storage cannot be read.
         """
-        metric, per = metric or self.objective[0], per and column_named(per)
-        sign = 1 if _direction(metric) == "max" else -1
+        metric, per = metric or self.objective[0], per and column_named(per, self.plugins)
+        sign = self.sign(metric)
         where = f"state = '{TrialState.COMPLETE}' AND \"{metric}\" IS NOT NULL"
         if per is None:
             sql = f'SELECT trial_id, number FROM trials WHERE {where} ORDER BY {-sign} * "{metric}", number LIMIT {n}'
@@ -206,7 +239,7 @@ class Study:
 
     def pareto_rows(self) -> list[Row]:
         """The complete trials that no other beats in every objective, by the first objective, best first."""
-        signs = [-1 if _direction(name) == "max" else 1 for name in self.objective]
+        signs = [-self.sign(name) for name in self.objective]
         wanted = ", ".join(f'"{name}"' for name in self.objective)
         where = " AND ".join(f'"{name}" IS NOT NULL' for name in self.objective)
         sql = f"SELECT trial_id, number, {wanted} FROM trials WHERE state = '{TrialState.COMPLETE}' AND {where}"
@@ -349,6 +382,10 @@ class Study:
         else:
             con.read_parquet(paths, union_by_name=True, hive_partitioning=False).create_view(table)
             con.execute("SET parquet_metadata_cache = true")  # every query would decode the footers anew
+        plugins = self.store.plugins
+        own = {column.name for column in more_columns(table, plugins)} & metric_directions(plugins).keys()
+        if not own <= {*con.table(table).columns}:
+            return False  # no row has such a score yet, and the view would lack its column
         if self._single.get(table) == paths:  # merged or not, a file's rows are never changed
             return True
         keys = ", ".join(KEYS[table])
@@ -378,13 +415,6 @@ class Study:
             return f"study {self.name}: {unknown('trial', trial, ids)}"
         known = f"it has {len(ids)} ended trials, {ids[0]} to {ids[-1]}"
         return f"study {self.name}: unknown trial {str(trial)!r}; {known}"
-
-
-def _direction(metric: str) -> str:
-    known = metric_directions()
-    if metric not in known:
-        raise StudyError(unknown("metric", metric, known))
-    return known[metric]
 
 
 def _trial_id(trial: str | int) -> str:

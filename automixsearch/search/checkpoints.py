@@ -14,7 +14,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.config.space import METRICS
 from automixsearch.results.names import is_name
 from automixsearch.results.store import weights_of
 
@@ -48,11 +47,13 @@ class Retention:
     best: int = 1
     last: int = 2
     metric: str = "val_top1"
+    sign: int = 1
+    """1 where the metric is to be large, -1 where small."""
 
     @classmethod
     def of(cls, space: SearchSpace) -> Retention:
         """As a space has it, by its first objective."""
-        return cls(**space.resources.checkpoints.model_dump(), metric=space.objective[0])
+        return cls(**space.resources.checkpoints.model_dump(), metric=space.objective[0], sign=space.sign)
 
     def save(self, store: Store, trial_id: str, epoch: int, state: bytes) -> None:
         """Add a checkpoint, and let go of those before the last."""
@@ -83,4 +84,4 @@ class Retention:
         value = row.get(self.metric)
         if value is None or math.isnan(value) or row.get("state", "complete") != "complete":
             return math.inf
-        return -value if METRICS[self.metric] == "max" else value
+        return -self.sign * value

@@ -12,6 +12,7 @@ from automixsearch.config.space import SearchSpace
 from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import AutoMixError, StudyError
 from automixsearch.results.schema import TABLES
+from automixsearch.search.plugins import keep_texts
 from automixsearch.search.provenance import ENTRY
 from automixsearch.search.task import Task
 from automixsearch.versions import versions
@@ -69,16 +70,23 @@ def claim(store: Store, space: SearchSpace, design: Design | None, data: dict[st
         "total_trials": space.budget.trials,
         "space": space.model_dump(mode="json"),
         ENTRY: data,
-        "environments": _environments(before.get("environments") or []),
+        "environments": _environments(before.get("environments") or [], space),
     }
     if design is not None:
         content["design"] = _with_winners(design.content, before.get("design"))
     store.put_document("study.json", content)
+    keep_texts(store, space.plugins)
 
 
-def _environments(before: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The versions of Python and of the packages that decide results, of every driver that the study had."""
-    content = {"automixsearch": __version__, "python": platform.python_version(), "packages": versions()}
+def _environments(before: list[dict[str, Any]], space: SearchSpace) -> list[dict[str, Any]]:
+    """The versions of Python, of the packages that decide results and of plug-ins, of every driver that the study
+    had."""
+    content: dict[str, Any] = {
+        "automixsearch": __version__,
+        "python": platform.python_version(),
+        "packages": versions(),
+        **({"plugins": [plugin.origin for plugin in space.plugins]} if space.plugins else {}),
+    }
     digest = hash_json(content)
     return before if any(old["hash"] == digest for old in before) else [*before, {"hash": digest, **content}]
 

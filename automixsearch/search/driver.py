@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automixsearch.config.space import SearchSpace
+from automixsearch.registry import texts
+from automixsearch.results.documents import written_plugins
 from automixsearch.results.schema import TABLES, listed
 from automixsearch.results.store import Store
 from automixsearch.search.claim import refuse_other_space
 from automixsearch.search.failures import STORAGE_PATIENCE_S, TRIES
 from automixsearch.search.on_ray import run_on_ray
+from automixsearch.search.plugins import changes
 from automixsearch.search.prepare import prepare
 from automixsearch.search.task import Task
 from automixsearch.search.watcher import Watcher
@@ -74,11 +77,15 @@ def run_search(
         ['complete']
     """
     watcher = watcher or Watcher()
+    texts(space.plugins)  # what is missing is told before anything is written
     store = Store(results, space.name, STORAGE_PATIENCE_S, note=watcher.note)
     with as_interrupt(), store.lock(), _leaving_nothing_behind(store):
         store.repair()
         refuse_other_space(store, space, design)
         space = _with_what_has_begun(store, space, watcher)
+        store.plugins = space.plugins
+        for text in changes(written_plugins(store.info()), space.plugins, store.uri):
+            watcher.note(text)
         _compact(store)
         # Reading the data and starting Ray take seconds each and wait for different things.
         loading = in_background(prepare, space, store.shared(), design)

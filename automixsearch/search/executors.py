@@ -18,6 +18,7 @@ from automixsearch.results.store import Store
 from automixsearch.search.checkpoints import Retention
 from automixsearch.search.failures import STORAGE_PATIENCE_S, Attempt, Place
 from automixsearch.search.notes import leave_note
+from automixsearch.search.plugins import received, renewed
 from automixsearch.search.task import Task
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def _open(config: dict[str, Any]) -> tuple[Store, Task]:
     task = Task.load(store, config["trial_id"])
     if task is None:
         raise StudyError(f"trial {config['trial_id']} has no document in {config['results']}/{config['study']}")
-    return store, task
+    store.plugins = received(config["plugins"])
+    return store, renewed(task, store.plugins)
 
 
 def distributed_trial(config: dict[str, Any]) -> None:

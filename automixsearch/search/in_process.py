@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from automixsearch.errors import AutoMixError, ResourceError, StudyError, remedy
 from automixsearch.search.checkpoints import Retention
 from automixsearch.search.failures import Place, cause_of, is_of_world
+from automixsearch.search.plugins import renewed
 from automixsearch.search.proposers import make_proposer
 from automixsearch.search.trial import limit_threads, run_trial
 from automixsearch.search.trial_rows import after, failed_row
@@ -36,6 +37,7 @@ def run_in_process(
         watcher.note(note)
     try:
         while (task := proposer.next()) is not None:
+            task = renewed(task, space.plugins)
             watcher.heard("start", task, {})
             try:
                 for metrics in run_trial(store, task, pick_device(), World(), Retention.of(space)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from automixsearch import registry
 from automixsearch.cluster.room import Need, Peak
 from automixsearch.config.points import suggest
 from automixsearch.config.space import SearchSpace
@@ -32,11 +33,11 @@ def heaviest(space: SearchSpace, method: str, fingerprint: str | None = None) ->
     first stage where a stage is searched, and one config for each backbone."""
     backbones = next((d.choices for d in space.dimensions if d.name == "backbone"), None) or (None,)
     return [
-        TrialConfig(
-            data=space.data,
+        TrialConfig.of(
+            space,
+            suggest(space, _Heaviest({"method": method, "backbone": backbone})),
             data_fingerprint=fingerprint,
             split_seed=space.seeds.split,
-            knobs=suggest(space, _Heaviest({"method": method, "backbone": backbone})),
         )
         for backbone in backbones
     ]
@@ -71,7 +72,7 @@ def measure(config: TrialConfig, device: torch.device, steps: int = STEPS) -> Pe
     from automixsearch.data.stream import Streamed
     from automixsearch.training.run import TrainingRun
 
-    images = load(config.data)
+    images = load(config.data, config.plugins)
     run = TrainingRun(config, images, device, steps=steps)
     next(run.epochs())
     run.state()
@@ -88,12 +89,13 @@ def peak_rss(pid: int | str = "self") -> float:
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def _probe(content: str, cpus: float) -> Peak:
+def _probe(content: str, cpus: float, texts: dict[str, str]) -> Peak:
     """What runs in the process of a probe."""
     from automixsearch.search.trial import limit_threads
     from automixsearch.training.run import pick_device
 
     limit_threads(cpus)
+    registry.receive(texts)
     return measure(TrialConfig.model_validate_json(content), pick_device())
 
 
@@ -107,13 +109,13 @@ def probe(
     """
     import ray
 
-    asked = []
+    asked, texts = [], registry.texts(space.plugins)
     for method in space.methods:
         held = need(method).held
         gpus = 1.0 if held.get("GPU") else 0.0
         run = ray.remote(max_calls=1, max_retries=0, num_cpus=held["CPU"], num_gpus=gpus)(_probe)
         for config in heaviest(space, method, fingerprint):
-            asked.append((method, run.remote(config.model_dump_json(), held["CPU"])))
+            asked.append((method, run.remote(config.model_dump_json(), held["CPU"], texts)))
     peaks: dict[str, Peak] = {}
     for method, answer in asked:
         try:

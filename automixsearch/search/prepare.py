@@ -13,7 +13,7 @@ from automixsearch.config.space import SearchSpace
 from automixsearch.data import load
 from automixsearch.data.base import split
 from automixsearch.errors import SpecError, StudyError
-from automixsearch.mixers import MIXERS
+from automixsearch.registry import look_up
 from automixsearch.search.claim import claim, is_free
 from automixsearch.search.provenance import described, other_data
 from automixsearch.show import few_images
@@ -34,7 +34,7 @@ def prepare(space: SearchSpace, store: Store, design: Design | None) -> tuple[st
     Returns:
         The fingerprint of the data, and what a user should know before hours are spent.
     """
-    images = load(space.data)
+    images = load(space.data, space.plugins)
     if "val_auroc" in space.objective and len(images.classes) != 2:
         raise SpecError(
             f"objective = val_auroc is of two classes, and {images.name} has {len(images.classes)}; use "
@@ -60,11 +60,11 @@ def prepare(space: SearchSpace, store: Store, design: Design | None) -> tuple[st
     claim(store, space, design, data)
     for method in space.methods:
         for name in methods_of(method):
-            MIXERS[name].prepare()
+            look_up("mixers", name, space.plugins).prepare()
     for part in splits.values():
         store.put(f"splits/{part.split_id}.json", part.to_json().encode())
     settings = method_settings(space).values() if design is None else teacher_settings(design)
-    configs = [config_of(space.data, values) for values in settings]
+    configs = [config_of(space, values) for values in settings]
     held = images.train.labels[split(images, space.data.val_fraction, space.seeds.split).val]
     rarest = (int(np.bincount(labels, minlength=len(images.classes)).min()) for labels in (held, images.test.labels))
     stale = stale_teachers(configs, len(images.train.labels), space.rungs[0])

@@ -110,7 +110,7 @@ class Task:
             "rung": self.rung,
             "candidate": self.candidate,
             "stop_reason": self.stop_reason,
-            "code_version": code_version(),
+            "code_version": " ".join([code_version(), *(plugin.origin for plugin in self.config.plugins)]),
             "study_seed": self.study_seed,
             "workers": self.workers,
             "started_at": datetime.fromisoformat(self.started_at),

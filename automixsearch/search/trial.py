@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,7 +82,7 @@ def limit_threads(cpus: float) -> None:
 def _train(
     store: Store, task: Task, device: torch.device, world: World, retention: Retention
 ) -> Iterator[dict[str, Any]]:
-    image_set = load(task.config.data)
+    image_set = load(task.config.data, task.config.plugins)
     run, note = _resumed(store, task, image_set, device, world)
     place = {"device": device_name(device), "threads": torch.get_num_threads(), "host": socket.gethostname()}
     saved_at, cost = time.perf_counter(), 0.0
@@ -109,7 +108,7 @@ def _train(
         store.write_trial(
             task.row(
                 "complete" if task.stop_reason is None else "pruned",
-                **run_columns(last),
+                **run_columns(last, task.config.plugins),
                 **test,
                 val_top1_best=max(run.val_top1s),
                 val_top1_median=run.val_top1_median,
@@ -140,7 +139,7 @@ def _await_verdict(store: Store, task: Task, epoch: int) -> None:
 def _test_columns(run: TrainingRun) -> dict[str, Any]:
     """Test scores: read once, and only of a full schedule."""
     outcome = run.finish()
-    scores = {f"test_{name}": value for name, value in asdict(outcome.test).items()}
+    scores = outcome.test.columns("test")
     named = {name: getattr(outcome, name) for name in ("test_top1_median", "test_top1_best")}
     return scores | named | _of_classes("test", outcome.test_classes) | {"test_images": len(run.test)}
 

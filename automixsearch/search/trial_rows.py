@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.config.space import PER_EPOCH
+from automixsearch.config.catalogue import PER_EPOCH
 from automixsearch.errors import AutoMixError
 from automixsearch.search.failures import Failure, Place, cause_of, same
 from automixsearch.search.task import Task
 
 if TYPE_CHECKING:
+    from automixsearch.registry import Plugin
     from automixsearch.results.store import Store
 
 
-def run_columns(last: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a trial row that come from its last epoch; empty `last`: nothing was measured."""
-    names = (*PER_EPOCH, "wall_s", "device_s", "energy_j")
+def run_columns(last: dict[str, Any], plugins: tuple[Plugin, ...]) -> dict[str, Any]:
+    """The columns of a trial row that come from its last epoch; empty `last`: nothing was measured. plugins: those of
+    its config, whose metrics have columns of their own."""
+    names = [*PER_EPOCH, "wall_s", "device_s", "energy_j"]
+    names += [plugin.value for plugin in plugins if plugin.kind == "metrics"]
     return {name: last.get(name) for name in names} | {"epochs_run": last.get("epoch", 0)}
 
 
@@ -32,7 +35,7 @@ def pruned_row(store: Store, task: Task, result: Mapping[str, Any]) -> dict[str,
     last = last_epoch(store, task.trial_id)
     reason = f"below the best of its method at epoch {last.get('epoch', 0)}"
     place = {name: result.get(name) for name in ("device", "threads", "host")}
-    return task.row("pruned", **run_columns(last), **place, stop_reason=reason)
+    return task.row("pruned", **run_columns(last, task.config.plugins), **place, stop_reason=reason)
 
 
 def failed_row(store: Store, task: Task) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def failed_row(store: Store, task: Task) -> dict[str, Any]:
     last = task.failures[-1]
     return task.row(
         "failed",
-        **run_columns(last_epoch(store, task.trial_id)),
+        **run_columns(last_epoch(store, task.trial_id), task.config.plugins),
         host=last.place.host or None,
         error_class=last.cause,
         error_message=last.message,

@@ -12,6 +12,7 @@ from automixsearch.search.checkpoints import Retention
 from automixsearch.search.compaction import Compaction
 from automixsearch.search.executors import InlineTrial, distributed_trial, held
 from automixsearch.search.notes import Notes, take_notes
+from automixsearch.search.plugins import handed_out
 from automixsearch.search.proposers.halving import Halving
 from automixsearch.search.tune_memory import EndedTrialsCleared, NoProgressLines
 from automixsearch.search.tune_scheduler import PerMethodASHA
@@ -49,6 +50,7 @@ def fit(proposer: Proposer, room: Room, watcher: Watcher, folder: Path) -> None:
             "results": store.results,
             "study": store.study,
             "token": store.token,
+            "plugins": handed_out(space),
             "workers": space.resources.workers,
             "retention": asdict(Retention.of(space)),
             "scratch": str(store.local_path("ray") or f"{store.uri}/ray"),

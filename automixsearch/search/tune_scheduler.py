@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.space import SearchSpace
 
 
 class PerMethodASHA(FIFOScheduler):
@@ -23,7 +23,7 @@ class PerMethodASHA(FIFOScheduler):
         super().__init__()
         self.reduction, self.spares = space.scheduler.reduction, spares
         self.column = f"{space.objective[0]}.cooled"
-        self.sign = 1 if METRICS[space.objective[0]] == "max" else -1
+        self.sign = space.sign
         self.stopped: set[str] = set()
         self._scores: dict[tuple[str, int], dict[str, float]] = {}
 

@@ -14,15 +14,12 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.config.catalogue import catalogue, complete
 from automixsearch.config.dimensions import Dimension
 from automixsearch.config.identity import hash_json
 from automixsearch.config.knobs import published_for
 from automixsearch.config.points import suggest
 from automixsearch.config.policy import methods_of
 from automixsearch.errors import SpecError
-from automixsearch.losses import LOSSES
-from automixsearch.mixers import MIXERS
 from automixsearch.seeds import derive_seed
 from automixsearch.studies.factorial import aliases, fraction
 
@@ -224,7 +221,7 @@ def _strata(study: StudyFile, space: SearchSpace) -> Iterator[Values]:
     for values in product(*(dimension.choices or () for dimension in listed)):
         chosen = dict(zip((dimension.name for dimension in listed), values, strict=True))
         method = chosen.get("method") or next(d for d in space.dimensions if d.name == "method").choices[0]  # type: ignore[index]
-        told = {name: v for name, v in chosen.items() if catalogue()[name].method in (None, *methods_of(method))}
+        told = {name: v for name, v in chosen.items() if space.catalogue[name].method in (None, *methods_of(method))}
         if (key := hash_json(told)) not in seen:
             seen.add(key)
             yield told
@@ -254,12 +251,9 @@ def _centre(study: StudyFile, dimension: Dimension, values: Values) -> Scalar:
                     f"knobs.{key} and vary.{short} both have several values; give knobs.{key} one, the centre"
                 )
             return knob.check(study.knobs[key], f"knobs.{key}")
-    published: Mapping[str, Any] = {}
-    if owner in MIXERS:
-        published = published_for(MIXERS[owner].published, study.family, values.get("backbone"))
-    elif owner in LOSSES:
-        by_method = published_for(LOSSES[owner].published, study.family, values.get("backbone"))
-        published = by_method.get(str(values.get("method")), {})
+    published = published_for(study.catalogue.published(owner), study.family, values.get("backbone"))
+    if owner in study.catalogue.losses:
+        published = published.get(str(values.get("method")), {})
     return knob.check(published.get(short, knob.default), name)
 
 
@@ -284,7 +278,7 @@ def _refuse_twins(study: StudyFile, stratum: str, arms: Sequence[Arm]) -> None:
         raise SpecError(f"vary: nothing of it has an effect in {stratum or 'this study'}; leave that stratum out")
     seen: dict[str, str] = {}
     for arm in arms:
-        key = hash_json(complete(arm.values, f"arm {arm.name}"))
+        key = hash_json(study.catalogue.complete(arm.values, f"arm {arm.name}"))
         if key in seen:
             raise SpecError(
                 f"{stratum}: the arms {seen[key]!r} and {arm.name!r} are the same config: what tells them apart has no "
@@ -376,7 +370,7 @@ def _ablation(study: StudyFile, space: SearchSpace, base: Values) -> Iterator[Ar
             level = "on" if levels[factor] else "off"
             setting = study.settings(level, factor)
             values |= {
-                full: catalogue()[full].knob.check(value, f"factors.{factor}.{level}.{full}")
+                full: study.catalogue[full].knob.check(value, f"factors.{factor}.{level}.{full}")
                 for full, value in setting.items()
             }
         yield Arm(name, levels, _filled(space, values), place)

@@ -10,16 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from automixsearch.config.catalogue import catalogue
+from automixsearch.config.catalogue import Catalogue, catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.files import build, read_content
 from automixsearch.config.frozen import Frozen
+from automixsearch.config.outside import Plugins, by_name
 from automixsearch.config.policy import methods_of
 from automixsearch.config.resources import Resources
 from automixsearch.config.shipped import find_file
-from automixsearch.config.space import METRICS, Budget, Sampler, SearchSpace, Seeds
+from automixsearch.config.space import Budget, Sampler, SearchSpace, Seeds
 from automixsearch.errors import SpecError, unknown
 from automixsearch.studies.design import enumerate_runs
 
@@ -119,6 +120,8 @@ class StudyFile(Frozen):
     """The file that gave knobs, family and epochs where this one does not say otherwise; all of it is in them."""
     family: Literal["cifar", "tiny", "imagenet", "fine_grained"] = "cifar"
     """Whose published settings are the centre of curves where `knobs` gives none."""
+    plugins: Plugins = ()
+    """What of it comes from outside; follows from the knobs that name it."""
     knobs: dict[str, Any] = Field(default_factory=dict)
     """The base: single values, and lists, for each of whose values the whole design is run (the strata)."""
     vary: dict[str, Any] = Field(default_factory=dict)
@@ -147,16 +150,26 @@ class StudyFile(Frozen):
     def _by_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, content: object) -> object:
+        try:
+            return by_name(content) if isinstance(content, dict) else content
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+
     @field_validator("metric")
     @classmethod
-    def _measured(cls, value: str) -> str:
-        if value not in METRICS:
+    def _measured(cls, value: str, info: ValidationInfo) -> str:
+        known = catalogue(info.data.get("plugins", ())).metrics
+        if value not in known:
             hint = " (test scores choose nothing; reports show them beside)" if value.startswith("test") else ""
-            raise ValueError(unknown("metric", value, METRICS) + hint)
+            raise ValueError(unknown("metric", value, known) + hint)
         return value
 
     @model_validator(mode="after")
     def _together(self) -> Self:
+        self.resources.check_methods(self.catalogue.methods)
         name = self.design.name
         wanted, other = ("vary", "factors") if name in CURVES else ("factors", "vary")
         if not getattr(self, wanted):
@@ -197,6 +210,11 @@ class StudyFile(Frozen):
                 raise ValueError(f"design.order: {name} needs {min(missing)}, which comes later; put it first")
 
     @property
+    def catalogue(self) -> Catalogue:
+        """The knobs there are, those from outside included."""
+        return catalogue(self.plugins)
+
+    @property
     def order(self) -> list[str]:
         """The factors in the order of a path: as declared, or as written."""
         return self.design.order or list(self.factors)
@@ -231,6 +249,7 @@ class StudyFile(Frozen):
             name=self.name,
             about=self.about,
             data=self.data,
+            plugins=self.plugins,
             knobs=merged,
             recipe=self.recipe,
             family=self.family,
@@ -255,12 +274,12 @@ class StudyFile(Frozen):
 
     def _by_full_name(self, written: Mapping[str, Any]) -> dict[str, Any]:
         """Values by full names; a name that was written in full wins over a short one."""
-        short_first = sorted(written, key=lambda key: key in catalogue())
+        short_first = sorted(written, key=lambda key: key in self.catalogue)
         return {full: written[key] for key in short_first for full in self._full(key)}
 
     def _full(self, key: str) -> list[str]:
         """The full names that a short name stands for in this study; the name itself where it is full, or unknown."""
-        known = catalogue()
+        known = self.catalogue
         if key in known:
             return [key]
         chosen = {"method": self._chosen("method"), "loss": self._chosen("loss")}
@@ -277,7 +296,7 @@ class StudyFile(Frozen):
 
     def _chosen(self, kind: str) -> list[str]:
         """The methods or losses that may occur."""
-        knob = catalogue()[kind].knob
+        knob = self.catalogue[kind].knob
         written = [self.knobs.get(kind), self.vary.get(kind)]
         written += [getattr(factor, level).get(kind) for factor in self.factors.values() for level in ("off", "on")]
         found: list[Any] = []

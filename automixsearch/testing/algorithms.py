@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 
 from automixsearch.algorithms import ALGORITHMS, Algorithm
 from automixsearch.algorithms.base import Batch, Clock, Images, Setup
-from automixsearch.config.catalogue import _active, catalogue
+from automixsearch.config.catalogue import catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.knobs import Scalar
 from automixsearch.config.trial import TrialConfig
@@ -68,7 +68,7 @@ def listed(*kinds: type[Algorithm]) -> Iterator[None]:
 
 
 def _forget() -> None:
-    for derived in (catalogue, _active, columns, schema):
+    for derived in (catalogue, columns, schema):
         derived.cache_clear()
 
 

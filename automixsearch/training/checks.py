@@ -44,7 +44,7 @@ def check_network(recipe: Recipe, space: SearchSpace, images: ImageSet) -> None:
 
     *size, channels = images.train.images.shape[1:]
     (side, _), test = recipe.sides(*size)
-    network = build_model(recipe, channels, len(images.classes), 0, side).eval()
+    network = build_model(recipe, channels, len(images.classes), 0, side, space.plugins).eval()
     if test != (side, side):
         try:
             with torch.no_grad():

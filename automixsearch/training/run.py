@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from automixsearch.algorithms import ALGORITHMS
 from automixsearch.algorithms.base import Batch, Clock, Setup
 from automixsearch.archives import check_records
+from automixsearch.config.catalogue import PER_EPOCH
 from automixsearch.config.recipe import Recipe
-from automixsearch.config.space import PER_EPOCH
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet, channel_statistics, split
@@ -30,6 +29,7 @@ from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig
 from automixsearch.evaluation.classification import Answers, Scores, ScoreSums
 from automixsearch.models import Backbone, build_model, count_parameters
 from automixsearch.models.batch_norm import make_global
+from automixsearch.registry import look_up
 from automixsearch.seeds import derive_seed
 from automixsearch.training.batches import Batches, training_batches
 from automixsearch.training.checks import check_batches
@@ -134,6 +134,9 @@ class TrainingRun:
         self.val_top1s: list[float] = []
         self.test_top1s: list[float] = []
         self.answers: Answers | None = None
+        named = [plugin for plugin in config.plugins if plugin.kind == "metrics"]
+        self.metrics = [look_up("metrics", plugin.value, config.plugins)() for plugin in named]
+        self.own = [plugin.value for plugin in named]
         self._load_data(image_set, steps)
         self._build(image_set)
 
@@ -173,7 +176,7 @@ class TrainingRun:
 
     def _build(self, image_set: ImageSet) -> None:
         recipe, channels, self.classes = self.recipe, image_set.train.images.shape[3], len(image_set.classes)
-        model = build_model(recipe, channels, self.classes, self.config.seed, self.train_side)
+        model = build_model(recipe, channels, self.classes, self.config.seed, self.train_side, self.config.plugins)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         setup = Setup(
             config=self.config,
@@ -188,7 +191,7 @@ class TrainingRun:
             mean=self.train.mean,
             std=self.train.std,
         )
-        made = ALGORITHMS[self.config.algorithm].build(setup)
+        made = look_up("algorithms", self.config.algorithm, self.config.plugins).build(setup)
         self.algorithm = made.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         if self.world.size > 1 and recipe.batch_norm == "global":
             make_global(self.algorithm)
@@ -234,6 +237,8 @@ class TrainingRun:
         scores, self.answers = heads[self.algorithm.heads[0]], evaluated[self.algorithm.heads[0]].answers()
         if len(heads) > 1:
             told |= {f"val_top1.{name}": one.top1 for name, one in heads.items()}
+        measured = scores.columns("val")
+        told |= {name: measured.pop(name) for name in self.own}
         self.epoch += 1
         self.val_top1s.append(scores.top1)
         tested = self.tested and pace is recipe  # a branch is never tested
@@ -245,7 +250,7 @@ class TrainingRun:
             epoch=self.epoch,
             lr=lr,
             train_loss=sum(losses) / len(losses),
-            **{f"val_{name}": value for name, value in asdict(scores).items()},
+            **measured,
             wall_s=self.wall_s,
             device_s=self.wall_s * self.world.size,
             images_per_s=len(losses) * recipe.batch_size / trained_s,
@@ -257,7 +262,8 @@ class TrainingRun:
     def _with_branch(self, metrics: EpochMetrics) -> EpochMetrics:
         """The metrics of an epoch, with the scores of the cool-down that branches off after it, and its costs."""
         cooled = self.branch(max(1, round(self.recipe.cooldown * self.epoch)))
-        scores = {f"{name}.cooled": getattr(cooled, name) for name in PER_EPOCH}
+        row = cooled.row()
+        scores = {f"{name}.cooled": row[name] for name in (*PER_EPOCH, *self.own)}
         return replace(
             metrics,
             wall_s=self.wall_s,
@@ -359,7 +365,7 @@ class TrainingRun:
         """
         self.algorithm.eval()
         rank, size = self.world.rank, self.world.size
-        sums = {name: ScoreSums(len(part), self.classes, self.device, rank, size) for name in heads}
+        sums = {name: ScoreSums(len(part), self.classes, self.device, rank, size, self.metrics) for name in heads}
         batch = max(256, self.recipe.batch_size)
         for x, y in part.in_order(batch, rank, size, self.recipe.test_size):
             with self.algorithm.autocast():
@@ -367,8 +373,8 @@ class TrainingRun:
             for name in heads:
                 sums[name].add(logits[name], y)
         for one in sums.values():
-            self.world.sum(one.sums)
-            self.world.sum(one.images)
+            for total in (one.sums, one.images, *one.own):
+                self.world.sum(total)
             if one.diverged:
                 raise NonFiniteLoss(
                     "diverged: an output of the network was NaN or infinite; "
@@ -493,7 +499,7 @@ def train(config: TrialConfig, image_set: ImageSet | None = None, device: torch.
         True
     """
     if image_set is None:
-        image_set = load(config.data)
+        image_set = load(config.data, config.plugins)
     run = TrainingRun(config, image_set, device or pick_device())
     for _ in run.epochs():
         pass

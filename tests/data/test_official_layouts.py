@@ -384,12 +384,3 @@ def test_the_ledger_counts_the_images_that_were_left_out(tmp_path: Path) -> None
     row = store.trial_row("t00000")
     assert row is not None, "no row"
     assert (row["state"], row["skipped_images"], row["test_images"]) == ("complete", 1, 3)
-
-
-def test_every_source_that_can_be_written_has_its_module() -> None:
-    from typing import get_args
-
-    from automixsearch.config.data import Source
-    from automixsearch.data import SOURCES
-
-    assert set(SOURCES) == set(get_args(Source))

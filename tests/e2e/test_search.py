@@ -144,16 +144,28 @@ def test_a_trial_that_fails_is_recorded_with_its_cause_and_the_search_goes_on(cl
 
 
 def test_a_killed_driver_loses_nothing_and_the_same_command_goes_on(cluster, space):
+    """With a method, a loss, a network and a metric from a file, which the workers get from the driver."""
+    own = space.parent / "own.py"
+    own.write_text((Path(__file__).parents[1] / "plugins" / "example" / "stripes.py").read_text())
+    outside = [
+        f"{key}={own}:{name}" for key, name in (("loss", "Focal"), ("backbone", "Net"), ("objective", "Balanced"))
+    ]
+    words = ("epochs=20", f"method=[mixup, '{own}:StripeMix']", *outside)
     folder = space.parent / "results" / "tiny" / "epochs"
-    process = search(cluster, space, "epochs=20")
+    process = search(cluster, space, *words)
     wait_for(lambda: len(list(folder.glob("*.parquet"))) > 12 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = {path: path.read_bytes() for path in (space.parent / "results").rglob("*.parquet")}
     assert before
-    status, _, errors = finish(search(cluster, space, "epochs=20"))
+    status, _, errors = finish(search(cluster, space, *words))
     assert status == 0, errors
-    check_ledger(space, 6)
+    trials = check_ledger(space, 6)
+    assert set(trials.method) == {"mixup", "stripemix"}
+    assert set(trials["knob.loss"]) == {"focal"}
+    assert set(trials["knob.backbone"]) == {"own/net"}
+    assert trials[["val_balanced", "test_balanced"]].notna().all(axis=None)
+    assert all("stripemix" not in text for text in trials[trials.method == "mixup"].code_version)
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

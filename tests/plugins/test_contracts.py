@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import sys
 from dataclasses import dataclass
 
 import pytest
 import torch
-from mymix import StripeMix
 
 from automixsearch.algorithms.base import Term
 from automixsearch.algorithms.supervised import Supervised
@@ -16,9 +17,16 @@ from automixsearch.losses import MCE
 from automixsearch.mixers.base import pairs
 from automixsearch.testing import AlgorithmContract, ContractError, MixerContract, check_loss, check_mixer
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "example"))
+from stripes import Focal, StripeMix
+
 
 class TestStripeMix(MixerContract):
     mixer = StripeMix
+
+
+def test_the_loss_of_the_example_keeps_the_contract():
+    check_loss(Focal)
 
 
 @dataclass(frozen=True)

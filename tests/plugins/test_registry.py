@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from automixsearch.config.knobs import knobs_of
-from automixsearch.errors import SpecError
+from automixsearch.errors import ResourceError, SpecError
 from automixsearch.mixers.cutmix import CutMix
 from automixsearch.registry import Plugin, load, look_up, resolve
 
-MYMIX = Path(__file__).parent / "mymix.py"
+MYMIX = Path(__file__).parent / "example" / "stripes.py"
 HEAD = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -51,10 +51,12 @@ def test_a_class_is_found_by_its_module_or_by_its_file(stripes: Plugin) -> None:
 
 def test_a_changed_and_a_missing_file_are_told(stripes: Plugin, tmp_path: Path) -> None:
     other = stripes.model_copy(update={"ref": f"{tmp_path}/my.py:StripeMix", "digest": "0" * 64})
-    with pytest.raises(SpecError, match=r"mixing method stripemix: its file .*my\.py is not here; bring it back"):
+    with pytest.raises(ResourceError, match=r"mixing method stripemix: its file .*my\.py is not here; bring it back"):
         load(other)
     (tmp_path / "my.py").write_text(MYMIX.read_text())
-    with pytest.raises(SpecError, match=r"my\.py has changed since this was made \(source 000000000000 then, .*undo"):
+    with pytest.raises(
+        ResourceError, match=r"my\.py has changed since this was made \(source 000000000000 then, .*undo"
+    ):
         load(other)
 
 

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from automixsearch.config.catalogue import CANONICAL, catalogue, column_of, joint_column_of
+from automixsearch.config.catalogue import CANONICAL, METRICS, catalogue, column_of
 from automixsearch.config.data import Data
-from automixsearch.config.space import METRICS
 from automixsearch.config.trial import TrialConfig
 from automixsearch.results.schema import (
     FEW,
@@ -40,7 +39,7 @@ def test_every_knob_has_a_column_of_its_type() -> None:
     types = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
     trials = schema("trials")
     for name, entry in catalogue().items():
-        for column in {None if entry.joint else column_of(name), joint_column_of(name)} - {None}:
+        for column in {None if entry.joint else column_of(name), catalogue().joint_column_of(name)} - {None}:
             assert trials.field(column).type == types[entry.knob.kind]
             assert trials.field(column).nullable
 

@@ -45,7 +45,7 @@ def alone(code: str, **values) -> str:
 
 MEASURE = """
 from automixsearch.search.memory import _probe
-print(_probe(config, 1).host)
+print(_probe(config, 1, {}).host)
 """
 
 

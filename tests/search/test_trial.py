@@ -206,7 +206,7 @@ def ended(store, number: int, retention: Retention, **values) -> None:
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_the_weights_of_the_best_trials_stay(place, tmp_path, request):
     store = Store(tmp_path if place == "disk" else request.getfixturevalue("s3"), "s")
-    retention = Retention(best=2, metric="val_loss")
+    retention = Retention(best=2, metric="val_loss", sign=-1)
     for number, loss in enumerate([0.5, 0.9, None, 0.4, 0.5, 0.3, 0.7]):
         ended(store, number, retention, val_loss=loss)
         store.put("weights/t00009.pt", b"of a trial that has no row yet")
@@ -248,9 +248,9 @@ def test_a_trial_leaves_its_weights_which_are_those_of_its_network(trial, tmp_pa
 
 def test_a_space_says_what_is_kept():
     content = {"knobs": {"method": "mixup"}, "objective": ["val_loss", "wall_s"]}
-    assert Retention.of(parse_space(content, "test")) == Retention(best=1, last=2, metric="val_loss")
+    assert Retention.of(parse_space(content, "test")) == Retention(best=1, last=2, metric="val_loss", sign=-1)
     more = {**content, "resources": {"checkpoints": {"best": 5, "last": 1}}}
-    assert Retention.of(parse_space(more, "test")) == Retention(best=5, last=1, metric="val_loss")
+    assert Retention.of(parse_space(more, "test")) == Retention(best=5, last=1, metric="val_loss", sign=-1)
     assert parse_space(content, "test").space_id == parse_space(more, "test").space_id
     with pytest.raises(SpecError, match=r"resources\.checkpoints\.last = 0 .*greater than or equal to 1"):
         parse_space({**content, "resources": {"checkpoints": {"last": 0}}}, "test")
@@ -367,6 +367,7 @@ def test_a_process_that_cannot_import_torch_has_said_where_it_runs(trial, monkey
     store, task = trial
     monkeypatch.setitem(sys.modules, "automixsearch.search.trial", None)
     config = {"results": store.results, "study": store.study, "token": "", "trial_id": task.trial_id, "cpus": 1}
+    config["plugins"] = {"written": [], "texts": {}}
     with pytest.raises(ImportError, match=r"automixsearch\.search\.trial"):
         _start_inline(config)
     assert Attempt.load(store, task.trial_id).place.host == socket.gethostname()

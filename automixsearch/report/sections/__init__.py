@@ -112,7 +112,7 @@ def _of_study(study: Study, design: str | None) -> list[Section]:
     )
     return [
         *([parts] if design in ABLATIONS else []),
-        robustness.section(cards or [], refused),
+        robustness.section(study, cards or [], refused),
         compare.section(study, cards or []),
         tuning.section(cards or [], refused),
         knobs,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Figure, Section, Table, Verdict
-from automixsearch.report.wording import MOST_NAMED, ask, estimate, larger_is_better, listed, p_text, plain, points
+from automixsearch.report.wording import MOST_NAMED, ask, estimate, listed, p_text, plain, points
 from automixsearch.results.study import Study
 from automixsearch.show import brief
 
@@ -30,11 +30,7 @@ def section(study: Study, cards: Sequence[Scorecard]) -> Section:
     answer, refused = ask(lambda: compare(study))
     if not answer:
         return Section("comparison", title, missing=[refused or "One method: nothing to compare."])
-    leader = (
-        max(cards, key=lambda card: (1 if larger_is_better(card.metric) else -1) * card.mean.value).method
-        if cards
-        else answer[0].a
-    )
+    leader = max(cards, key=lambda card: study.sign(card.metric) * card.mean.value).method if cards else answer[0].a
     own = [one for one in answer if leader in (one.a, one.b)]
     verdicts = lead_sentences(leader, own)
     contrasts, _ = ask(lambda: compare_sensitivity(study, cards=cards))

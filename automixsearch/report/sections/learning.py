@@ -8,8 +8,7 @@ from typing import Any
 
 from automixsearch.report import charts
 from automixsearch.report.parts import Figure, Section, Table
-from automixsearch.report.wording import file_name, larger_is_better, unit
-from automixsearch.results.schema import EPOCH_SCORES
+from automixsearch.report.wording import file_name, unit
 from automixsearch.results.study import Study
 from automixsearch.show import policy_of
 
@@ -19,7 +18,7 @@ GHOSTS = 24
 
 def section(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section:
     """How the best trial of each method learned, and faintly how others of it did."""
-    metric = study.objective[0] if study.objective[0] in EPOCH_SCORES else EPOCH_SCORES[0]
+    metric = study.followed
     epochs = study.store.read("epochs", ["trial_id", "epoch", metric])
     curves: dict[str, list[tuple[int, float]]] = {}
     for trial_id, epoch, value in zip(
@@ -34,7 +33,7 @@ def section(study: Study, rows: Sequence[Mapping[str, Any]]) -> Section:
             title,
             missing=["No epochs: the ledger of this study holds none; a search or a study writes one row for each."],
         )
-    sign = 1 if larger_is_better(metric) else -1
+    sign = study.sign(metric)
     inks = charts.inks(row["method"] for row in rows)
     chosen: dict[str, tuple[Mapping[str, Any], list[Mapping[str, Any]]]] = {}
     for method in charts.in_order(row["method"] for row in rows):

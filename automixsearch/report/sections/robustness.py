@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Section, Table
-from automixsearch.report.wording import estimate, larger_is_better, listed, marked, plain
+from automixsearch.report.wording import estimate, listed, marked, plain
 from automixsearch.show import brief
 
 if TYPE_CHECKING:
     from automixsearch.analysis.robustness import Scorecard
+    from automixsearch.results.study import Study
 
 
-def section(cards: Sequence[Scorecard], refused: str) -> Section:
+def section(study: Study, cards: Sequence[Scorecard], refused: str) -> Section:
     """A scorecard of each method."""
     title = "Robustness"
     if not cards:
         return Section("robustness", title, missing=[refused])
     rows = [row for card in cards for row in card.rows()]
     inks = charts.inks(row["method"] for row in rows)
-    larger = "larger is better" if larger_is_better(cards[0].metric) else "smaller is better"
+    larger = "larger is better" if study.sign(cards[0].metric) > 0 else "smaller is better"
     columns = [
         Column("method", plain("method")),
         marked("mean", rows, inks, "mean under the prior"),

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from automixsearch.report.parts import Section
-from automixsearch.report.wording import larger_is_better, short, unit
-from automixsearch.results.schema import EPOCH_SCORES, in_percent
+from automixsearch.report.wording import short, unit
+from automixsearch.results.schema import in_percent
 from automixsearch.results.study import Study
 from automixsearch.show import brief, error_of, not_cleared, policy_of, varied
 from automixsearch.visible import visible
@@ -67,7 +67,7 @@ def payload(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     add("trial_id", "trial", [visible(trial_id) for trial_id in of("trial_id")])
     for name in metrics:
-        way = {"sorted": "down" if larger_is_better(name) else "up"} if name == metrics[0] else {}
+        way = {"sorted": "down" if study.sign(name) > 0 else "up"} if name == metrics[0] else {}
         numbers(name, unit(name), of(name), 2 if in_percent(name) else 4, **way)
         if name == metrics[0]:
             note = "95 % error of the number of validation images alone"
@@ -103,7 +103,7 @@ def _why(row: Mapping[str, Any]) -> str | None:
 
 def _curves(study: Study, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The course of each trial in a few points; nothing where there are no epochs, or too many trials for a page."""
-    metric = study.objective[0] if study.objective[0] in EPOCH_SCORES else EPOCH_SCORES[0]
+    metric = study.followed
     epochs = study.store.read("epochs", ["trial_id", "epoch", metric]).sort_by("epoch")
     if not epochs.num_rows or len(rows) > MOST_CURVES:
         return {}

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.space import SearchSpace
 from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
 from automixsearch.search.checkpoints import Retention
@@ -71,12 +71,8 @@ class DesignRuns:
         begun = Task.load(self.store, trial_id_of(run.number))
         if begun is not None:
             return begun
-        config = TrialConfig(
-            data=self.space.data,
-            data_fingerprint=self.fingerprint,
-            split_seed=run.split_seed,
-            seed=run.seed,
-            knobs=dict(run.values),
+        config = TrialConfig.of(
+            self.space, run.values, data_fingerprint=self.fingerprint, split_seed=run.split_seed, seed=run.seed
         )
         task = Task(
             trial_id=trial_id_of(run.number),
@@ -107,8 +103,7 @@ class DesignRuns:
 
     def _settle(self) -> None:
         """Decide by the ledger which configs are confirmed, and write it down."""
-        metric = self.space.objective[0]
-        sign = 1 if METRICS[metric] == "max" else -1
+        metric, sign = self.space.objective[0], self.space.sign
         chosen = winners(self.design, self.store.trial_rows(["number", "state", metric]), metric, sign)
         for run in self.runs:
             if run.waits and run.rank is not None:

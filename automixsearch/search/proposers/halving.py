@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.config.points import suggest, whole
-from automixsearch.config.space import METRICS, SearchSpace
+from automixsearch.config.space import SearchSpace
 from automixsearch.results.documents import stored_config
 from automixsearch.results.exports import Recorder
 from automixsearch.search.proposers.optuna_trials import OptunaTrials, Row, at_rung, with_knobs
@@ -41,7 +41,7 @@ class Halving:
     ) -> None:
         self.space, self.store, self.note = space, store, note
         self.metric = space.objective[0]
-        self.sign = 1 if METRICS[self.metric] == "max" else -1
+        self.sign = space.sign
         self.trials = OptunaTrials(space, store, fingerprint, self._values)
         self.priors, problems = priors(space)
         methods, rungs = space.methods, 1 if space.branches else len(space.rungs)

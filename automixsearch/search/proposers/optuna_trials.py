@@ -168,12 +168,12 @@ class OptunaTrials:
         """Trial `number` of these values, with the full schedule."""
         seeds = self.space.seeds
         shared = seeds.training == "shared"
-        config = TrialConfig(
-            data=self.space.data,
+        config = TrialConfig.of(
+            self.space,
+            values,
             data_fingerprint=self.fingerprint,
             split_seed=seeds.split,
             seed=derive_seed(seeds.study, "training", "all" if shared else number),
-            knobs=values,
         )
         return Task(
             trial_id=trial_id_of(number),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from automixsearch.config.catalogue import mixes
 from automixsearch.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def active_part(space: SearchSpace, point: dict[str, Scalar]) -> dict[str, Scala
     values: dict[str, Scalar] = {}
     for dimension in space.dimensions:
         value = point.get(dimension.name, dimension.choices[0] if dimension.choices else dimension.low)
-        if dimension.name == "loss" and not mixes(values["method"]):
+        if dimension.name == "loss" and not space.catalogue.mixes(values["method"]):
             value = "mce"
         if dimension.name in ("method", "loss") or dimension.active(values):
             values[dimension.name] = value

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.config.catalogue import column_of
-from automixsearch.config.data import Data
-from automixsearch.config.trial import TrialConfig
+from automixsearch.config.recipe import Recipe
 from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.data.base import ImageSet, Part, split
 from automixsearch.results.documents import parse_config
@@ -20,6 +19,8 @@ from automixsearch.search.task import Task
 from automixsearch.studies.plan.lengths import Length, cooled
 
 if TYPE_CHECKING:
+    from automixsearch.config.data import Data
+    from automixsearch.config.trial import TrialConfig
     from automixsearch.results.study import Study
 
 
@@ -117,6 +118,7 @@ def costs_of(
     frame: Any = study.trials()
     frame = frame[frame["state"].isin(["complete", "pruned"]) & (frame["epochs_run"] > 0)]
     frame = frame.assign(trained=frame["epochs_run"] + _cooled_epochs(study, frame))
+    plain = Recipe()
     seconds = frame["device_s"] / frame["trained"] * epochs
     logs = seconds.clip(lower=1e-9).map(math.log)
     by_method = logs.groupby(frame["method"])
@@ -130,7 +132,8 @@ def costs_of(
             odd.append(f"study {study.name} has no run of {values['method']}: its time is left out")
             continue
         for knob in ("backbone", "width", "batch_size", "train_size"):
-            here, there = TrialConfig(knobs=dict(values), data=Data()).knobs[knob], set(own[column_of(knob)])
+            here = values.get(knob, getattr(plain, knob))
+            there = set(own[column_of(knob)])
             note = f"times of study {study.name} are of {knob} {', '.join(map(str, there))}, not {here}"
             if there != {here} and note not in odd:
                 odd.append(note)

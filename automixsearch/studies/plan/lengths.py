@@ -35,7 +35,7 @@ def expected_lengths(space: SearchSpace, values: Mapping[str, Any]) -> tuple[tup
     anchors = 0 if space.fidelity is None else space.fidelity.anchors
     even = {method: trials // len(methods) + (place < trials % len(methods)) for place, method in enumerate(methods)}
     if space.branches:
-        cooldown = config_of(space.data, values).recipe.cooldown
+        cooldown = config_of(space, values).recipe.cooldown
         trained = [end + sum(cooled(cooldown, branch) for branch in space.branches if branch <= end) for end in rungs]
         lengths = []
         for method, count in even.items():

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from automixsearch.config.data import Data
 from automixsearch.config.space import SearchSpace
 from automixsearch.config.trial import TrialConfig
 from automixsearch.studies.design import Design, known_setting
+from automixsearch.studies.file import StudyFile
 
 TEACHER = ("ema", "ema_start", "ema_end", "ema_hold", "report")
 """Knobs of AutoMix that say how its teacher follows, and whether it is reported."""
 
 
-def config_of(data: Data, values: Mapping[str, Any]) -> TrialConfig:
+def config_of(what: SearchSpace | StudyFile, values: Mapping[str, Any]) -> TrialConfig:
     """The config of a run, without seeds."""
-    return TrialConfig(data=data, knobs=dict(values))
+    return TrialConfig.of(what, values)
 
 
 def method_settings(space: SearchSpace) -> dict[str, Mapping[str, Any]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from automixsearch.config.knobs import published_for
 from automixsearch.config.points import backbone_of
 from automixsearch.config.space import SearchSpace
-from automixsearch.mixers import MIXERS
 from automixsearch.studies.design import Design
 from automixsearch.studies.plan.noise import Noise, Resolved
 
@@ -87,7 +86,7 @@ def range_warnings(space: SearchSpace, dimensions: Iterable[Dimension], centred:
                 f"{name} goes from {low:g} to {high:g} without log: nine in ten draws lie above "
                 f"{low + (high - low) / 10:g}; add log: true"
             )
-        published = MIXERS[one.entry.method].published if one.entry.method in MIXERS else {}
+        published = space.catalogue.published(one.entry.method)
         known = published_for(published, space.family, backbone_of(space)).get(name.rpartition(".")[2])
         if known is not None and not centred and not low <= float(known) <= high:
             said.append(
