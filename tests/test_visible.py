@@ -125,8 +125,8 @@ def test_the_live_view_shows_what_stored_text_holds(hostile):
 
     from rich.console import Console
 
+    from automixsearch.commands.watch import Watch
     from automixsearch.config.files import parse_space
-    from automixsearch.watch import Watch
 
     out = StringIO()
     watch = Watch(Console(file=out, markup=False, width=140))

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from automixsearch.commands.watch import Watch
 from automixsearch.config.space import SearchSpace
 from automixsearch.show import energy
-from automixsearch.watch import Watch
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def reproduce_command(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) -> bool:
     """Run what is missing; whether the user stopped it."""
+    from automixsearch.commands.watch import Watch
     from automixsearch.reproduce.studies import SEEDS, run
-    from automixsearch.watch import Watch
 
     def watch() -> Watch:
         return Watch(console(stderr=True), lines=args.lines or args.debug)

@@ -64,10 +64,10 @@ def run_and_report(
     import automixsearch.analysis.verdict
     import automixsearch.results.study  # noqa: F401
     from automixsearch.cluster.jobs import AGAIN
+    from automixsearch.commands.watch import Watch
     from automixsearch.config.space import SearchSpace
     from automixsearch.search.driver import run_search, run_study
     from automixsearch.studies.design import enumerate_runs
-    from automixsearch.watch import Watch
 
     watch = Watch(console(stderr=True), lines=lines or debug)  # a live view would swallow a debugger's prompt
     try:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Hears what happens in a search; this one ignores it all. See `automixsearch.watch` for one that shows it."""
+    """Hears what happens in a search; this one ignores it all. `automixsearch.commands.watch` has one that shows it."""
 
     def begin(self, space: SearchSpace, done: list[dict[str, Any]]) -> None:
         """The search starts, with the rows of the trials that earlier runs finished."""
