@@ -28,7 +28,8 @@ from automixsearch.mixers import MIXERS
 from automixsearch.models import build_model
 from automixsearch.training.run import TrainingRun
 
-DRAWN = [name for name in MIXERS if name not in ("vanilla", "trivialmix", "automix")]
+LEARNED = {name for name, mixer in MIXERS.items() if "mask" in mixer.needs}
+DRAWN = [name for name in MIXERS if name not in {"vanilla", "trivialmix", *LEARNED}]
 
 
 @pytest.fixture(scope="module")
