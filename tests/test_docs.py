@@ -22,6 +22,7 @@ GENERATED = {
     ("automixsearch/mixers/README.md", "knobs"): lambda: knob_table_markdown(),
     ("automixsearch/results/README.md", "trials"): lambda: render_columns("trials").strip(),
     ("automixsearch/results/README.md", "epochs"): lambda: render_columns("epochs").strip(),
+    ("automixsearch/results/README.md", "outcomes"): lambda: render_columns("outcomes").strip(),
 }
 
 

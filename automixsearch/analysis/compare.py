@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import isfinite, nan, sqrt
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,22 @@ from automixsearch.analysis.failures import Failures, fail_unlike
 from automixsearch.analysis.power import detectable_at
 from automixsearch.analysis.robustness import Scorecard, scorecards
 from automixsearch.analysis.selection import Column, Frame, Sample, take_sample
-from automixsearch.analysis.units import TOLERANCE, block_of, image_error, mean_of, point_of
+from automixsearch.analysis.units import (
+    TOLERANCE,
+    ImageContrast,
+    block_of,
+    contrast_of_images,
+    image_error,
+    mean_of,
+    point_of,
+)
 from automixsearch.analysis.verdict import Verdict, judge, margin_of
 from automixsearch.errors import StudyError, unknown
+from automixsearch.results.documents import parse
 from automixsearch.results.schema import column_named
 
 if TYPE_CHECKING:
-    from automixsearch.results.study import Study
+    from automixsearch.results.study import ImageOutcomes, Study
 
 UNKNOWN = Estimate(nan)
 
@@ -39,6 +49,7 @@ class Comparison:
     wins: the share of pairs in which a is better (of all pairs of runs, where they are unpaired).
     failed: how many of a and of b. counted: the difference with each failure at the worst score of the study. There is
         no verdict where it would be another one, or where one side fails more often than the other.
+    images: the difference image by image, where the ledger has the outcomes of all pairs.
     """
 
     a: str
@@ -57,6 +68,7 @@ class Comparison:
     failed: tuple[Failures, Failures]
     counted: Estimate = UNKNOWN
     note: str = ""
+    images: ImageContrast | None = None
 
     @property
     def sentence(self) -> str:
@@ -87,6 +99,8 @@ class Comparison:
             | {"failed_a": self.failed[0].failed, "ended_a": self.failed[0].units}
             | {"failed_b": self.failed[1].failed, "ended_b": self.failed[1].units}
             | self.counted.row("difference_counted")
+            | {"image_error": self.images.error if self.images else None}
+            | {"image_error_unpaired": self.images.unpaired if self.images else None}
             | {"verdict": str(self.verdict), "note": self.note}
         ]
 
@@ -122,20 +136,40 @@ def compare(
             raise StudyError(f"study {study.name}: {unknown(by, name, names)}")
     margin = margin_of(study, margin)
     pairs = list(family) if family is not None else list(combinations(names, 2))
-    plain = _comparisons(sample, by, pairs, margin)
+    outcomes = _outcomes(study, sample)
+    plain = _comparisons(sample, by, pairs, margin, outcomes)
     if not len(sample.failed):
         return plain
-    return [
-        _agreed(one, other) for one, other in zip(plain, _comparisons(sample.counted, by, pairs, margin), strict=True)
-    ]
+    counted = _comparisons(sample.counted, by, pairs, margin, outcomes)
+    return [_agreed(one, other) for one, other in zip(plain, counted, strict=True)]
 
 
-def _comparisons(sample: Sample, by: str, pairs: Sequence[tuple[str, str]], margin: float) -> list[Comparison]:
+MOST_RUNS = 20_000
+"""Runs up to which comparisons pair on images; of more, which images were drawn is no question of width."""
+
+
+def _outcomes(study: Study, sample: Sample) -> dict[str, ImageOutcomes]:
+    """The outcomes of the runs, as far as they are those of their scores."""
+    if sample.metric != "val_top1" or len(sample.frame) > MOST_RUNS:
+        return {}
+    found = study.outcomes(list(sample.frame["trial_id"]))
+    scores = zip(sample.frame["trial_id"], sample.frame["score"], strict=True)
+    return {name: found[name] for name, score in scores
+            if name in found and abs(100 * found[name].right.mean() - score) < 1e-6}  # fmt: skip
+
+
+def _comparisons(
+    sample: Sample,
+    by: str,
+    pairs: Sequence[tuple[str, str]],
+    margin: float,
+    outcomes: Mapping[str, ImageOutcomes],
+) -> list[Comparison]:
     parts = dict(iter(sample.frame.groupby(sample.frame[by].astype(str), sort=False)))
     failed = dict(iter(sample.failed.groupby(sample.failed[by].astype(str), sort=False)))
     none = sample.failed.iloc[:0]
     counts = {name: Failures.of(part, failed.get(name, none), sample.drawn) for name, part in parts.items()}
-    compared = [_compare(sample, a, b, parts[a], parts[b], margin) for a, b in pairs]
+    compared = [_compare(sample, a, b, parts[a], parts[b], margin, outcomes) for a, b in pairs]
     return holm([replace(one, failed=(counts[one.a], counts[one.b])) for one in compared], sample.sign)
 
 
@@ -150,8 +184,17 @@ LEAST_PAIRS = 3
 """Shared seeds and splits, each with several runs, that make pairs; from fewer an interval says next to nothing."""
 
 
-def _compare(sample: Sample, a: str, b: str, left: Frame, right: Frame, margin: float) -> Comparison:
+def _compare(
+    sample: Sample,
+    a: str,
+    b: str,
+    left: Frame,
+    right: Frame,
+    margin: float,
+    outcomes: Mapping[str, ImageOutcomes],
+) -> Comparison:
     """The comparison without a verdict: p-values are not corrected yet."""
+    images = None
     drawn = sample.drawn and max(left["config_key"].nunique(), right["config_key"].nunique()) > 1
     sides = _sides(left, right, drawn)
     both = sides[0].merge(sides[1], on=["point", "block"], suffixes=("_a", "_b"))
@@ -166,6 +209,8 @@ def _compare(sample: Sample, a: str, b: str, left: Frame, right: Frame, margin: 
         wins = float((np.sign(sample.sign * mean.units) / 2 + 0.5).mean())
         alone = sum(int(side["runs"].sum()) for side in sides) - int((both["runs_a"] + both["runs_b"]).sum())
         note = f"{alone} runs without a partner are left out" if alone else ""
+        images = contrast_of_images(_weights(both), outcomes) if outcomes else None
+        note = "; ".join(part for part in (note, images.sentence if images else "") if part)
     else:
         x, y = (
             mean_of(side["score"].to_numpy(), side["point"].to_numpy(), side["block"].to_numpy(), drawn)
@@ -180,11 +225,74 @@ def _compare(sample: Sample, a: str, b: str, left: Frame, right: Frame, margin: 
     spread = max(float(np.ptp(part["score"])) if len(part) else 0.0 for part in (left, right))
     if spread < TOLERANCE and abs(value) < TOLERANCE:
         note, error = "all scores are equal, which says nothing about their noise", nan
-    estimate, p, p_equivalent = student(value, error, freedom, margin, image_error(value, sample.quantum, weights))
+    least = max(image_error(value, sample.quantum, weights), images.error if images else 0.0)
+    estimate, p, p_equivalent = student(value, error, freedom, margin, least)
     mde = detectable_at(error, freedom) if error > 0 and freedom >= 1 else nan
     paired = not note.startswith("unpaired")
     return Comparison(a, b, sample.metric, estimate, p, p, p_equivalent, margin, mde, n, paired, wins,
-                      Verdict.UNRESOLVED, (Failures(0, n), Failures(0, n)), note=note)  # fmt: skip
+                      Verdict.UNRESOLVED, (Failures(0, n), Failures(0, n)), note=note, images=images)  # fmt: skip
+
+
+def _weights(both: Frame) -> dict[str, float]:
+    """The weight of each run in the mean difference of pairs."""
+    return {
+        trial: sign / len(both) / len(trials)
+        for side, sign in (("trials_a", 1), ("trials_b", -1))
+        for trials in both[side]
+        for trial in trials
+    }
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The classes and the images on which two sides differ most, in points of accuracy, largest first."""
+
+    classes: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each class, then one for each image, which is a place in the training part of the data."""
+        return [*self.classes, *self.images]
+
+    @property
+    def sentence(self) -> str:
+        """Both in words; empty where they differ on none."""
+        one = [f"{row['class']} ({row['difference']:+.1f} points on {row['images']} images)" for row in self.classes]
+        other = [
+            f"{row['image']} ({row['class'] + ', ' if row['class'] else ''}{row['difference']:+.0f})"
+            for row in self.images
+        ]
+        parts = [f"{kind} {', '.join(said)}" for kind, said in (("classes", one), ("images", other)) if said]
+        if not parts:
+            return ""
+        return f"{self.images[0]['a']} minus {self.images[0]['b']} is largest on {', and on '.join(parts)}."
+
+
+def most_apart(study: Study, comparison: Comparison, most: int = 3) -> Apart:
+    """The `most` classes and images on which two sides differ most; classes, where the study names those of its split.
+
+    Nothing, where the comparison is not paired on images.
+    """
+    by_image, label = dict[int, list[float]](), dict[int, str]()
+    for split, gaps in comparison.images.gaps.items() if comparison.images else ():
+        data = study.store.get(f"splits/{split}.json")
+        known = parse(data, f"splits/{split}.json") if data else {}
+        places, names = known.get("val") or range(len(gaps)), known.get("classes") or []
+        label |= {place: str(names[k]) for place, k in zip(places, known.get("labels") or [], strict=False)}
+        for place, gap in zip(places, gaps.tolist(), strict=True):
+            by_image.setdefault(place, []).append(100 * gap)
+    images = {place: fmean(found) for place, found in by_image.items()}
+    by_class: dict[str, list[float]] = {}
+    for place, name in label.items():
+        by_class.setdefault(name, []).append(images[place])
+    pair: dict[str, Any] = {"a": comparison.a, "b": comparison.b}
+    classes = [pair | {"class": name, "images": len(found), "difference": fmean(found)}
+               for name, found in by_class.items()]  # fmt: skip
+    single = [pair | {"class": label.get(place), "image": place, "difference": gap} for place, gap in images.items()]
+    return Apart(*(
+        sorted((row for row in rows if row["difference"]), key=lambda row: -abs(row["difference"]))[:most]
+        for rows in (classes, single)
+    ))  # fmt: skip
 
 
 def _sides(left: Frame, right: Frame, drawn: bool) -> tuple[Frame, Frame]:
@@ -195,7 +303,9 @@ def _sides(left: Frame, right: Frame, drawn: bool) -> tuple[Frame, Frame]:
     whole = pd.concat([left, right], ignore_index=True)
     whole = whole.assign(block=block_of(whole), point=point_of(whole) if drawn else 0)
     one, two = (
-        part.groupby(["point", "block"], sort=False)["score"].agg(score="mean", runs="size").reset_index()
+        part.groupby(["point", "block"], sort=False)
+        .agg(score=("score", "mean"), runs=("score", "size"), trials=("trial_id", list))
+        .reset_index()
         for part in (whole.iloc[: len(left)], whole.iloc[len(left) :])
     )
     return one, two

@@ -7,15 +7,17 @@ curves) or where there is one only, the sample are the blocks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from automixsearch.analysis.selection import Frame
+    from automixsearch.results.study import ImageOutcomes
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.intp]
@@ -151,3 +153,50 @@ def image_error(value: float, quantum: float, weights: float) -> float:
         weights: the sum of the squares of the weights that the runs have in the difference, 2 for one pair.
     """
     return sqrt(quantum * max(abs(value), quantum) * weights / 2)
+
+
+@dataclass(frozen=True)
+class ImageContrast:
+    """A difference of accuracies, image by image.
+
+    gaps: for each split the share of runs of one side that answer an image rightly minus that of the other, [n].
+    error: the standard error of the difference in points, were the images drawn anew and the networks kept. unpaired:
+    the same from the counts alone, as if each run had images of its own.
+    """
+
+    gaps: Mapping[str, Array]
+    error: float
+    unpaired: float
+
+    @property
+    def sentence(self) -> str:
+        """What pairing on images gains."""
+        apart = 100 * float(np.mean([np.abs(gap).mean() for gap in self.gaps.values()]))
+        half, counts = 1.96 * self.error, 1.96 * self.unpaired
+        gain = f", {1 - half / counts:.0%} narrower" if half < counts else ""
+        return (
+            f"paired on images: {apart:.1f} % are answered differently, so which images were drawn moves the "
+            f"difference by ±{half:.2f} points, and by ±{counts:.2f} from the counts alone{gain}"
+        )
+
+
+def contrast_of_images(weights: Mapping[str, float], outcomes: Mapping[str, ImageOutcomes]) -> ImageContrast | None:
+    """The sum of accuracies with weights that sum to 0, by trial; None where a trial has no outcomes.
+
+    The difference of an image is one observation, whatever the number of runs: runs share the images of their split.
+    Splits count as independent, though they may share images.
+
+    Source: the variance of a difference of paired proportions; McNemar, Psychometrika 12 (1947).
+    """
+    if not weights.keys() <= outcomes.keys():
+        return None
+    sums, sides, counts = dict[str, Any](), dict[str, float](), 0.0
+    for trial, weight in weights.items():
+        found = outcomes[trial]
+        right = found.right
+        sums[found.split_id] = sums.get(found.split_id, 0.0) + weight * right
+        sides[found.split_id] = sides.get(found.split_id, 0.0) + max(weight, 0.0)
+        counts += weight**2 * right.mean() * (1 - right.mean()) / len(right)
+    variance = sum(float(np.var(gap)) / len(gap) for gap in sums.values())
+    gaps = {split: gap / (sides[split] or 1.0) for split, gap in sums.items()}
+    return ImageContrast(gaps, 100 * sqrt(variance), 100 * sqrt(counts))

@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
     sub = _command(commands, compare_command, "Compare the methods of a study with each other.")
     sub.add_argument("--by", default="method", metavar="COLUMN", help="what to compare: method, stratum, arm, a knob")
     sub.add_argument("--against", metavar="NAME", help="compare all with this one only")
+    sub.add_argument("--images", action="store_true", help="name the classes and images on which they differ most")
     sub.add_argument("--margin", type=float, metavar="POINTS", help="differences that do not matter (the study's, 0.3)")
     sub = _command(commands, sensitivity_command, "Print what one knob does, or two do together.")
     sub.add_argument("--knob", action="append", required=True, metavar="KNOB", help="e.g. alpha; twice for a heat map")
@@ -85,9 +86,10 @@ def robustness_command(args: argparse.Namespace) -> int:
 
 
 def compare_command(args: argparse.Namespace) -> int:
-    from automixsearch.analysis.compare import compare
+    from automixsearch.analysis.compare import compare, most_apart
     from automixsearch.analysis.estimate import p_text
     from automixsearch.analysis.selection import take_sample
+    from automixsearch.errors import StudyError
     from automixsearch.results.schema import column_named
 
     study = open_named(args)
@@ -97,8 +99,12 @@ def compare_command(args: argparse.Namespace) -> int:
         names = [str(name) for name in dict.fromkeys(frame[by].dropna())] if by in frame.columns else []
         family = [(name, args.against) for name in names if name != args.against]
     found = compare(study, args.metric, args.by, args.margin, family)
+    if args.images and not any(one.images for one in found):
+        raise StudyError(f"study {study.name}: no comparison has pairs whose outcomes are in the ledger; drop --images")
+    apart = [most_apart(study, one) for one in found if one.images] if args.images else []
     if args.json:
-        return _json([one.sentence for one in found], comparisons=found)
+        more: dict[str, Any] = {"apart": apart} if args.images else {}
+        return _json([one.sentence for one in found], comparisons=found, **more)
     _say(_few([one.sentence for one in found]))
     fails = any(one.failed for c in found for one in c.failed)
     counted = ("failed", "a - b with failures") if fails else ()
@@ -108,6 +114,7 @@ def compare_command(args: argparse.Namespace) -> int:
              p_text(c.p_equivalent), c.n, f"{c.wins:.0%}", c.mde, c.verdict)
             for c in found))  # fmt: skip
     _say(dict.fromkeys(f"{one.note}." for one in found if one.note))
+    _say(one.sentence for one in apart if one.sentence)
     return 0
 
 

@@ -164,10 +164,13 @@ class Split:
             digest.update(indices.astype("<i8").data)
         return digest.hexdigest()[:16]
 
-    def to_json(self) -> str:
-        """One line that `from_json` reads: the validation indices and what they refer to."""
+    def to_json(self, image_set: ImageSet | None = None) -> str:
+        """One line that `from_json` reads: the validation indices and what they refer to; of `image_set` the class of
+        each of these images and the names of the classes too."""
         images = len(self.train) + len(self.val)
         content = {"split_id": self.split_id, "fingerprint": self.fingerprint, "images": images}
+        if image_set is not None:
+            content |= {"labels": image_set.train.labels[self.val].tolist(), "classes": image_set.classes}
         return json.dumps(content | {"val": self.val.tolist()}, separators=(",", ":"))
 
     @classmethod

@@ -14,7 +14,7 @@ from automixsearch.config.points import suggest, whole
 from automixsearch.config.space import SearchSpace
 from automixsearch.errors import StudyError
 from automixsearch.results.documents import parse_config
-from automixsearch.results.schema import TABLES, Table
+from automixsearch.results.schema import Table
 from automixsearch.visible import csv_text
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def write_csv(study: Study, place: str | Path) -> list[Path]:
     place = Path(place)
     alone = place.suffix == ".csv"
     (place.parent if alone else place).mkdir(parents=True, exist_ok=True)
-    files: dict[Table, Path] = {"trials": place} if alone else {table: place / f"{table}.csv" for table in TABLES}
+    files: dict[Table, Path] = {"trials": place}
+    if not alone:
+        files = {"trials": place / "trials.csv", "epochs": place / "epochs.csv"}
     for table, path in files.items():
         rows = study.table(table)
         for position, field in enumerate(rows.schema):

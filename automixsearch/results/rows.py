@@ -23,6 +23,7 @@ PLAIN = {
                pa.string()),
     "truth value": (types.is_boolean, pa.bool_()),
     "time": (types.is_timestamp, pa.timestamp("us", "UTC")),
+    "string of bytes": (lambda kind: types.is_binary(kind) or types.is_large_binary(kind), pa.binary()),
     "nothing": (types.is_null, pa.null()),
 }  # fmt: skip
 """What a value can be, and the type that it is read as."""
@@ -131,7 +132,7 @@ def conform(table: Table, rows: pa.Table) -> pa.Table:
         found = next((name for name, (fits, _) in PLAIN.items() if fits(kind)), "")
         if found == "nothing" and field.name not in ours:
             continue
-        if not found:
+        if not found or (found == "string of bytes" and ours.get(field.name) != pa.binary()):
             raise Damaged(
                 f"column {field.name} is {str(kind)[:100]}; a ledger holds numbers, strings, true, false, times"
             )

@@ -34,10 +34,14 @@ if TYPE_CHECKING:
 ROW_GROUP = 10_000
 """Rows per row group of a merged file: small, so that fetching one trial out of a million decodes little."""
 
-Table = Literal["trials", "epochs"]
-TABLES: tuple[Table, ...] = ("trials", "epochs")
-KEYS: dict[Table, tuple[str, ...]] = {"trials": ("trial_id",), "epochs": ("trial_id", "epoch")}
-ORDER: dict[Table, tuple[str, ...]] = {"trials": ("number", "trial_id"), "epochs": ("trial_id", "epoch")}
+Table = Literal["trials", "epochs", "outcomes"]
+TABLES: tuple[Table, ...] = ("trials", "epochs", "outcomes")
+KEYS: dict[Table, tuple[str, ...]] = {
+    "trials": ("trial_id",),
+    "epochs": ("trial_id", "epoch"),
+    "outcomes": ("trial_id",),
+}
+ORDER: dict[Table, tuple[str, ...]] = {**KEYS, "trials": ("number", "trial_id")}
 
 
 class TrialState(StrEnum):
@@ -149,10 +153,31 @@ _EPOCH = (
     ),
 )
 
+_BITS = (
+    Column("data_fingerprint", str, "hash of the decoded data set"),
+    Column(
+        "split_id",
+        str,
+        "the validation split, whose images splits/<split_id>.json lists",
+        needed=True,
+    ),
+    amount("images", "images of the validation split", int),
+    amount("right", "how many of them were answered rightly", int, limit="images"),
+    Column(
+        "bits",
+        bytes,
+        "1 for each image answered rightly, else 0: image i of the split's list is bit 7 - i % 8 of byte i // 8 "
+        "(numpy.packbits); the last byte is filled up with 0",
+        needed=True,
+    ),
+)
+
 
 @cache
 def columns(table: Table) -> tuple[Column, ...]:
     """The columns of a table in order."""
+    if table == "outcomes":
+        return _OWNER + _BITS
     if table == "epochs":
         told = [column for algorithm in ALGORITHMS.values() for column in algorithm.columns]
         return _OWNER + _EPOCH + tuple({column.name: column for column in told}.values())
@@ -162,6 +187,8 @@ def columns(table: Table) -> tuple[Column, ...]:
 @cache
 def more_columns(table: Table, plugins: tuple[Plugin, ...]) -> tuple[Column, ...]:
     """The columns that rows have beside these because of what comes from outside; where null they are left out."""
+    if table == "outcomes":
+        return ()
     if table == "epochs":
         told = [content for plugin in plugins for content in plugin.facts.get("columns", ())]
         made = [Column(**{**content, "kind": TYPES[content["kind"]]}) for content in told]
@@ -201,7 +228,7 @@ def arrow_type(column: Column) -> pa.DataType:
     """The type of the values of a column."""
     import pyarrow as pa
 
-    types = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+    types = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_(), bytes: pa.binary()}
     return types.get(column.kind) or pa.timestamp("us", "UTC")
 
 
@@ -226,7 +253,8 @@ def more_schema(table: Table, plugins: tuple[Plugin, ...]) -> pa.Schema:
 
 def render_columns(table: Table) -> str:
     """The columns of a table as Markdown, for the documentation."""
-    words = {int: "int64", float: "float64", str: "string", bool: "bool", datetime: "timestamp[us, UTC]"}
+    words = {int: "int64", float: "float64", str: "string", bool: "bool", bytes: "binary"}
+    words |= {datetime: "timestamp[us, UTC]"}
     lines = ["| column | type | null | meaning |", "|---|---|---|---|"]
     for column in columns(table):
         null = "no" if column.needed else "yes"

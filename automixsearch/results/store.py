@@ -63,7 +63,7 @@ P = ParamSpec("P")
 MERGED_ROWS, MERGED_FILES = 100_000, 5_000
 """`compact` fills a merged file up to this many rows, from this many files at once; files under half of it are
 merged again."""
-TIDY_ROWS = {"trials": 2_000, "epochs": 20_000}
+TIDY_ROWS = {"trials": 2_000, "epochs": 20_000, "outcomes": 2_000}
 """The same while a search runs: its driver shall not hold more rows than this in memory."""
 
 _MERGED, _JOURNAL, _MARKS = "merged-", ".journal-", ".merged-"
@@ -203,8 +203,13 @@ class Store:
         """Write the row of one epoch; False if it was there already. Raises: as `write_trial`."""
         return self._write("epochs", row)
 
+    def write_outcome(self, row: Mapping[str, Any]) -> bool:
+        """Write which images a trial answered rightly, before its own row: where a killed try has left another, this
+        one takes its place. Raises: as `write_trial`."""
+        return self._write("outcomes", row, anew=True)
+
     @patient
-    def _write(self, table: Table, row: Mapping[str, Any]) -> bool:
+    def _write(self, table: Table, row: Mapping[str, Any], anew: bool = False) -> bool:
         if row.get("study", self.study) != self.study:
             raise ValueError(f"{table}: study is {row['study']!r}, but the store is of {self.study!r}")
         stored = check_row(table, {**row, "study": self.study, "schema_version": SCHEMA_VERSION}, self.plugins)
@@ -215,7 +220,7 @@ class Store:
             return False
         data = encode(to_arrow(table, [stored]))
         if not self.files.create(name, data):
-            if not self._is_torn(table, stem):
+            if not anew and not self._is_torn(table, stem):
                 return False
             self.files.replace(name, data)
         self.corrupt.pop(name, None)

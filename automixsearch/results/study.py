@@ -10,7 +10,8 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,8 +36,10 @@ from automixsearch.results.schema import (
 from automixsearch.results.store import Store, weights_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
+    from numpy.typing import NDArray
     from pandas import DataFrame
 
     from automixsearch.config.trial import TrialConfig
@@ -44,6 +47,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageOutcomes:
+    """Which validation images a trial answered rightly; bits: packed, in the order of the split's list."""
+
+    split_id: str
+    images: int
+    bits: bytes
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """bool [n]: whether each image was answered rightly."""
+        import numpy as np
+
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.images).astype(bool)
+
+
 Point = tuple[tuple[float, ...], int, str]
 """Values to be minimised, number and id of a trial."""
 
@@ -203,6 +224,22 @@ class Study:
             return pd.DataFrame() if answer is None else answer.to_arrow_table().to_pandas()
 
         return self.ask(ask, wanted, arrow=True)
+
+    def outcomes(self, trials: Collection[str] | None = None) -> dict[str, ImageOutcomes]:
+        """Which validation images trials answered rightly, by trial; those that cannot be believed are left out.
+
+        trials: of which; None: of all that have them.
+        """
+        found = {}
+        rows = self.store.read("outcomes", ["trial_id", "split_id", "images", "right", "bits"], trials)
+        for row in rows.to_pylist():
+            outcome = ImageOutcomes(row["split_id"], row["images"] or 0, row["bits"])
+            if len(outcome.bits) == -(-outcome.images // 8) and outcome.right.sum() == row["right"]:
+                found[row["trial_id"]] = outcome
+            else:
+                place = f"{self.name}/outcomes, trial {row['trial_id']}"
+                self.store.corrupt[place] = "its bits are not as many as it says; remove the row"
+        return found
 
     # As plain rows ------------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def prepare(space: SearchSpace, store: Store, design: Design | None) -> tuple[st
         for name in methods_of(method):
             look_up("mixers", name, space.plugins).prepare()
     for part in splits.values():
-        store.put(f"splits/{part.split_id}.json", part.to_json().encode())
+        store.put(f"splits/{part.split_id}.json", part.to_json(images).encode())
     settings = method_settings(space).values() if design is None else teacher_settings(design)
     configs = [config_of(space, values) for values in settings]
     held = images.train.labels[split(images, space.data.val_fraction, space.seeds.split).val]

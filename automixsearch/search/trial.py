@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import torch
 
 from automixsearch.data import load
@@ -105,6 +106,8 @@ def _train(
     if world.rank == 0:
         if test and retention.wants(store, last):
             store.put(weights_of(task.trial_id), run.weights())
+        if run.answers is not None:
+            store.write_outcome(_outcome_row(task, run, run.answers.right))
         store.write_trial(
             task.row(
                 "complete" if task.stop_reason is None else "pruned",
@@ -142,6 +145,18 @@ def _test_columns(run: TrainingRun) -> dict[str, Any]:
     scores = outcome.test.columns("test")
     named = {name: getattr(outcome, name) for name in ("test_top1_median", "test_top1_best")}
     return scores | named | _of_classes("test", outcome.test_classes) | {"test_images": len(run.test)}
+
+
+def _outcome_row(task: Task, run: TrainingRun, right: np.ndarray) -> dict[str, Any]:
+    """The row that tells which validation images were answered rightly."""
+    return {
+        "trial_id": task.trial_id,
+        "data_fingerprint": task.config.data_fingerprint,
+        "split_id": run.split.split_id,
+        "images": len(right),
+        "right": int(right.sum()),
+        "bits": np.packbits(right).tobytes(),
+    }
 
 
 def _of_classes(part: str, columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from ledgers import write_study
+from scipy import stats
 from worlds import sobol_rows
 
 from automixsearch.cli import main
@@ -71,3 +73,43 @@ def test_whether_halving_went_on_is_told_beside_what_it_rests_on(capsys, results
     file.write_text(json.dumps(json.loads(file.read_text()) | {"halving": {"stopped": True, "why": why}}))
     assert why in run(capsys, tmp_path, "fidelity", "anchors")
     assert why in section(open_study(tmp_path / "anchors")).verdicts[0].sentence
+
+
+def test_pairs_of_one_split_are_compared_image_by_image(capsys, tmp_path) -> None:
+    g, n = np.random.default_rng(0), 200
+    hard = g.random(n)  # both methods fail on the same images
+    labels = np.arange(n) % 4
+    right = {
+        (method, seed): hard + 0.05 * g.normal(size=n) < 0.8 + 0.3 * (method == "cutmix") * (labels == 2)
+        for method in ("mixup", "cutmix") for seed in range(3)
+    }  # fmt: skip
+    rows = [{"knobs": {"method": method}, "score": 100 * found.mean(), "seed": seed, "val_images": n}
+            for (method, seed), found in right.items()]  # fmt: skip
+    study = write_study(tmp_path, "s", rows)
+    plain = json.loads(run(capsys, tmp_path, "compare", "s", "--json"))["comparisons"][0]
+    assert plain["image_error"] is None
+    assert main(["compare", "s", "--images", "--results", str(tmp_path)]) == 2
+    assert "no comparison has pairs whose outcomes are in the ledger; drop --images" in capsys.readouterr().err
+    for number, found in enumerate(right.values()):
+        known = {"split_id": "a", "images": n, "right": int(found.sum()), "bits": np.packbits(found).tobytes()}
+        study.store.write_outcome({"trial_id": f"t{number:05d}"} | known)
+    places = 7 * np.arange(n)
+    document = {"val": places.tolist(), "labels": labels.tolist(), "classes": ["w", "x", "y", "z"]}
+    study.store.put("splits/a.json", json.dumps(document).encode())
+    found = json.loads(run(capsys, tmp_path, "compare", "s", "--images", "--json"))
+    (row,) = found["comparisons"]
+    mean = {method: np.mean([right[method, seed] for seed in range(3)], 0) for method in ("mixup", "cutmix")}
+    gap = mean["mixup"] - mean["cutmix"]
+    assert row["difference"] == pytest.approx(100 * gap.mean())
+    assert row["image_error"] == pytest.approx(100 * gap.std() / n**0.5)
+    shares = np.array([one.mean() for one in right.values()])
+    assert row["image_error_unpaired"] == pytest.approx(100 * ((shares * (1 - shares)).sum() / n) ** 0.5 / 3)
+    assert row["difference_high"] - row["difference"] >= stats.t.ppf(0.975, 2) * row["image_error"] - 1e-9
+    first, *_, image = found["apart"]
+    assert (first["class"], first["images"]) == ("y", 50)
+    assert first["difference"] == pytest.approx(100 * gap[labels == 2].mean())
+    assert abs(image["difference"]) == pytest.approx(100 * abs(gap[image["image"] // 7]))
+    assert image["class"] == "y"
+    said = " ".join(run(capsys, tmp_path, "compare", "s", "--images").split())
+    assert "paired on images:" in said
+    assert "mixup minus cutmix is largest on classes y (" in said

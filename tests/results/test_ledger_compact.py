@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from automixsearch.results import store as module
 from automixsearch.results.files import LocalFiles
-from automixsearch.results.schema import schema
+from automixsearch.results.schema import encode, schema, to_arrow
 from automixsearch.results.store import Store
 from automixsearch.results.study import Study
 
@@ -304,3 +305,33 @@ def test_a_drop_that_dies_loses_no_other_row(tmp_path: Path, monkeypatch: pytest
     Store(tmp_path, "s").drop(["t00003"])
     assert [row["number"] for row in Store(tmp_path, "s").trial_rows()] == [0, 1, 2, 4]
     assert len(Store(tmp_path, "s").epoch_rows()) == 8
+
+
+def test_outcomes_are_merged_and_read_and_damaged_ones_named(tmp_path: Path) -> None:
+    store, generator = Store(tmp_path, "s"), np.random.default_rng(0)
+    right = generator.random((4, 13)) < 0.5
+
+    def told(number: int) -> dict[str, Any]:
+        bits = np.packbits(right[number]).tobytes()
+        known = {"split_id": "a", "images": 13, "right": int(right[number].sum()), "bits": bits}
+        return {"trial_id": f"t{number:05d}"} | known
+
+    assert store.write_outcome(told(1) | {"trial_id": "t00000"})  # by a try that was killed before it wrote its row
+    for number in range(3):
+        assert store.write_outcome(told(number))
+    assert store.compact() == 3
+    assert not store.write_outcome(told(0)), "a merged one is not written again"
+    store.write_outcome(told(3))
+    path = tmp_path / "s" / "outcomes" / "t00003.parquet"
+    path.write_bytes(path.read_bytes().replace(told(3)["bits"], b"\0\0"))
+    foreign = to_arrow("outcomes", [{"study": "s", "schema_version": 2} | told(3) | {"trial_id": "t00004", "right": 1}])
+    (tmp_path / "s" / "outcomes" / "t00004.parquet").write_bytes(encode(foreign, sealed=False))
+    study = Study(Store(tmp_path, "s"))
+    found = study.outcomes()
+    assert sorted(found) == ["t00000", "t00001", "t00002"]
+    for number in range(3):
+        assert (found[f"t{number:05d}"].right == right[number]).all()
+    unlike, damaged = study.corrupt
+    assert damaged.startswith("s/outcomes/t00003.parquet: is damaged: its digest is not that of its bytes")
+    assert unlike == "s/outcomes, trial t00004: its bits are not as many as it says; remove the row"
+    assert study.query("SELECT count(*) AS n FROM outcomes")["n"].tolist() == [4]

@@ -23,6 +23,7 @@ from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.errors import DataError, SpecError, StorageError
 from automixsearch.results.store import Store, weights_of
+from automixsearch.results.study import open_study
 from automixsearch.search.checkpoints import Retention, checkpoints, drop_checkpoints
 from automixsearch.search.driver import run_search
 from automixsearch.search.executors import _start_inline
@@ -231,6 +232,9 @@ def test_a_trial_leaves_its_weights_which_are_those_of_its_network(trial, tmp_pa
         assert 10 < row[f"{part}_majority"] < 11
         assert row[f"{part}_rarest"] * 10 <= images
     assert row["val_auroc"] is None
+    outcome = open_study(tmp_path / "s").outcomes()[row["trial_id"]]
+    assert (outcome.split_id, outcome.images) == (row["split_id"], row["val_images"])
+    assert 100 * outcome.right.mean() == pytest.approx(row["val_top1"])
     file = tmp_path / "best.pt"
     assert main(["best", "s", "--results", str(tmp_path), "--weights", str(file)]) == 0
     assert f"weights of t00000 written to {file}" in capsys.readouterr().out

@@ -24,7 +24,7 @@ PAIR = (
 
 def section(study: Study, cards: Sequence[Scorecard]) -> Section:
     """Differences of means, and of sensitivities, with the best mean in front."""
-    from automixsearch.analysis.compare import compare, compare_sensitivity
+    from automixsearch.analysis.compare import compare, compare_sensitivity, most_apart
 
     title = "Methods compared"
     answer, refused = ask(lambda: compare(study))
@@ -67,7 +67,11 @@ def section(study: Study, cards: Sequence[Scorecard]) -> Section:
         ),
         f"Shaded: within the margin of ±{brief(answer[0].margin)}, of no interest. Hollow: unresolved.",
     )
-    notes = list(dict.fromkeys(one.note for one in answer if one.note))
+    notes = list(dict.fromkeys(one.note for one in answer if one.note and not one.images))
+    pictured = [one for one in own if one.images]
+    most = max(pictured, key=lambda one: abs(one.difference.value), default=None)
+    if most and most.images:
+        notes.append(f"{most.a} and {most.b}, {most.images.sentence}. {most_apart(study, most).sentence}".rstrip(". "))
     how = "paired on splits and seeds" if answer[0].paired else "unpaired"
     about = (
         f"Mean differences of {answer[0].metric} under the prior, {how}; p-values are Holm's over all {len(answer)} "
