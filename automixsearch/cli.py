@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from automixsearch import __version__
@@ -25,7 +26,7 @@ from automixsearch.commands import (
 from automixsearch.commands.terminal import is_gone, print_whatever_the_encoding, program, say, tell_damage
 from automixsearch.errors import AutoMixError, remedy, unknown
 from automixsearch.secrecy import redact
-from automixsearch.stopping import as_interrupt, last_signal
+from automixsearch.stopping import as_interrupt, holds_up, last_signal
 
 INTERRUPTED = 130
 GROUPS = (search, studies, files, jobs, results, report, mixers, data, reproduce, analysis, doctor)
@@ -42,7 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     program()  # while its place can be told: the working directory can be gone at the end
     with as_interrupt():
         status = _run(args)
-    return 128 + last_signal() if status == INTERRUPTED else status
+    status = 128 + last_signal() if status == INTERRUPTED else status
+    if holds_up():
+        with suppress(OSError):  # a terminal that is gone
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _run(args: argparse.Namespace) -> int:

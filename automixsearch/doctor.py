@@ -114,7 +114,7 @@ def _cache() -> Check:
     size = sum(entry.size for entry in found) / 1e9
     text = f"{len(found)} sets of images, {size:,.1f} GB, at {place}"
     remedy = f"set {cache.VARIABLE} to a directory that you can write to"
-    return Check("cache", text, os.access(there, os.W_OK), remedy, needed=False)
+    return Check("cache", text, there.is_dir() and os.access(there, os.W_OK), remedy, needed=False)
 
 
 def _write(results: str) -> Check:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -18,35 +18,44 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+END_S = 12.0
+"""What is under way has so long to end after an interrupt; a pod is killed 30 seconds after its SIGTERM."""
 _last: list[int] = []
+_left: list[Future[Any]] = []
 
 
 @contextmanager
 def as_interrupt() -> Iterator[None]:
     """Let SIGTERM and SIGHUP interrupt what runs inside, as SIGINT does, unless somebody handles or ignores them.
 
-    In a thread, which can handle no signals, nothing changes.
+    An interrupt that would be swallowed comes a moment later. In a thread, which handles no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    plain = (signal.SIG_DFL, signal.default_int_handler)
+    taken = {number: old for number in (*SIGNALS, signal.SIGINT) if (old := signal.getsignal(number)) in plain}
     terminals = [file for file in (0, 1, 2) if _is_terminal(file)]
 
     if taken:
         _last.clear()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if _swallows(frame):
+            again = threading.Timer(0.02, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         _last[:] = [number]
         if number == signal.SIGHUP:  # the terminal is gone, and whatever is printed there would fail
             nowhere = os.open(os.devnull, os.O_RDWR)
             for file in terminals:
                 os.dup2(nowhere, file)
             os.close(nowhere)
-        handler = signal.getsignal(signal.SIGINT)  # Tune has one of its own while it runs
-        if callable(handler):
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler) and handler is not interrupt:
             handler(signal.SIGINT, frame)
-        else:  # SIGINT is ignored, as in the background of a shell script
+        else:  # ours, or SIGINT is ignored, as in the background of a shell script
             raise KeyboardInterrupt
 
     for number in taken:
@@ -54,8 +63,18 @@ def as_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
+        for number, old in taken.items():
+            signal.signal(number, old)
+
+
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether an error that is raised in this frame is printed and forgotten, as in what the garbage collector calls:
+    __del__, and the import system's callbacks, which then never let go of its lock."""
+    if frame is not None and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        return True
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 def last_signal() -> int:
@@ -97,6 +116,20 @@ def in_background(work: Callable[..., T], *arguments: Any, **named: Any) -> Futu
 
     threading.Thread(target=run, daemon=True).start()
     return done
+
+
+def has_ended(work: Future[Any], seconds: float = END_S) -> bool:
+    """Wait a while for work in the background; False where it goes on, and is left to end with the process."""
+    if wait([work], seconds).done:
+        return True
+    _left.append(work)
+    return False
+
+
+def holds_up() -> bool:
+    """Whether work that was left goes on, for which the interpreter would wait at its exit, or which would end the
+    process in a way of its own: Ray does, a minute after its cluster is gone."""
+    return not all(work.done() for work in _left)
 
 
 def _is_terminal(file: int) -> bool:

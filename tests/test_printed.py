@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -11,13 +12,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from automixsearch.cli import main
 from automixsearch.commands.terminal import PLAIN
+from automixsearch.data import load
+from automixsearch.errors import DataError
 from automixsearch.report.sections import make_report
 from automixsearch.results.schema import encode, to_arrow
 from automixsearch.results.study import open_study
 from automixsearch.search.driver import SearchResult
+from tests.data.test_detection import voc
 from tests.ledgers import write_study
 
 EXAMPLE = str(Path(__file__).parents[1] / "automixsearch" / "example")
@@ -147,6 +152,69 @@ def test_a_study_that_minimises_names_its_smallest_best_and_exports_it(tmp_path,
     assert main(["best", str(tmp_path / "a"), "-n", "1", "--export", str(tmp_path / "best.yaml")]) == 0
     assert "cutmix" in capsys.readouterr().out
     assert "# Trial t00001 of study a: val_loss 0.3.\n" in (tmp_path / "best.yaml").read_text()
+
+
+def test_what_data_says_to_do_works(tmp_path, capsys):
+    scenes = voc(2007)(tmp_path / "my scenes").data
+    with pytest.raises(DataError) as refused:
+        load(scenes)
+    (words,) = commands_in(str(refused.value).rpartition(", and train")[0])
+    assert main(words) == 0
+    root = tmp_path / "my images"
+    for number in range(16):
+        folder = root / ("train", "test")[number % 2] / "ab"[number // 8]
+        folder.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number == 4 else 1
+        Image.new("RGB", (9 + number, 8), (number, 0, 0)).save(folder / f"{number}.png", exif=exif)
+    (root / "train" / "a" / "bad.png").write_bytes(b"no image")
+    words, printed = ["data", "folder", f"data.path={root}"], ""
+    for key in ("size", "on_bad_image", "orientation"):  # in the order in which they are asked for
+        status = main(words)
+        printed = "".join(capsys.readouterr())
+        (advice,) = set(re.findall(rf"data\.{key}=\w+", printed))
+        assert status == (0 if key == "orientation" else 2), printed
+        words.append(advice)
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "bad images left out: 1" in printed
+    assert "EXIF" not in printed
+
+
+def test_what_reproduce_says_to_do_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce"]) == 2
+    (words,) = commands_in(capsys.readouterr().err.replace(" says more", ""))
+    assert main(words) == 0
+    assert "--list TABLE" in " ".join(capsys.readouterr().out.split())
+    assert main(["reproduce", "automix_small_scale:CIFAR-100/Tiny-ImageNet"]) == 2
+    (words,) = commands_in(capsys.readouterr().err.replace(" lists the cells", ""))
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(["reproduce", "automix_small_scale:CIFAR-100/ResNet-18/Vanilla", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    (words,) = commands_in(" ".join(printed.splitlines()[-2:]))
+    assert words == ["train", "FILE"]
+    config = printed.partition("\n# ")[2].partition("\n")[2].partition("---\n")[0]
+    (tmp_path / "FILE").write_text(config)
+    assert main([*words, "epochs=1", "width=2"]) == 0
+
+
+def test_what_doctor_says_to_do_works(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AUTOMIXSEARCH_CACHE", str(tmp_path / "file" / "cache"))
+    words = ["doctor", "--no-ray", "--json", "--results"]
+    assert main([*words, str(tmp_path / "file" / "results")]) == 1
+    told = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert (told["cache"]["ok"], told["write access"]["ok"]) == (False, False)
+    (variable,) = re.findall("set ([A-Z_]+) to a directory", told["cache"]["remedy"])
+    assert told["write access"]["remedy"].startswith("use --results")
+    monkeypatch.setenv(variable, str(tmp_path / "cache"))
+    assert main([*words, str(tmp_path / "results")]) == 0
+    told = {check["name"]: check["ok"] for check in json.loads(capsys.readouterr().out)}
+    assert told["cache"]
+    assert told["write access"]
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 # Totals and nothing to do --------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from automixsearch.results.store import Store
-from automixsearch.stopping import as_interrupt, kept, last_signal
+from automixsearch.search.tune_interruption import Interruption
+from automixsearch.stopping import as_interrupt, holds_up, kept, last_signal
 
 SPACE = {
     "name": "s",
@@ -103,6 +104,25 @@ def test_signals_interrupt_also_where_sigint_is_ignored_and_each_time(number: si
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_what_the_garbage_collector_calls_is_not_lost(number: signal.Signals) -> None:
+    """An error that is raised there is printed and forgotten; in the import system it also leaves a lock behind."""
+
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0)
+
+    def work() -> None:
+        Dying()
+        time.sleep(10)
+
+    with as_interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert last_signal() == number
+
+
 def test_whoever_handles_sigint_hears_of_sigterm_and_nohup_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
@@ -139,6 +159,48 @@ def test_a_library_that_takes_signals_gives_them_back() -> None:
             assert signal.getsignal(signal.SIGHUP) not in (signal.SIG_IGN, signal.SIG_DFL)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+HELD_UP = """
+import sys, threading, time
+from automixsearch import cli
+from automixsearch.stopping import has_ended, in_background
+def run(args):
+    has_ended(in_background(time.sleep, 60), 0.01)
+    threading.Thread(target=time.sleep, args=(60,)).start()  # the interpreter would wait for it
+    print("the closing table")
+    return 130
+cli._run = run
+sys.exit(cli.main(["ls"]))
+"""
+
+
+def test_a_command_does_not_wait_for_what_does_not_end(folder: Path) -> None:
+    started = time.monotonic()
+    process = start(folder, code=HELD_UP)
+    assert process.communicate(timeout=50)[0] == "the closing table\n"
+    assert process.returncode == 130
+    assert time.monotonic() - started < 50
+
+
+def test_an_interrupt_ends_tune_before_its_next_step_and_waits_for_it() -> None:
+    interruption = Interruption()
+    steps: list[int] = []
+
+    def fit() -> None:
+        for step in range(1000):
+            interruption.on_step_begin(step, [])
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            steps.append(step)
+            time.sleep(0.02)
+
+    with as_interrupt():
+        interruption.run(fit)
+    assert 0 < len(steps) < 1000
+    assert not holds_up()
+    with pytest.raises(ZeroDivisionError):
+        Interruption().run(lambda: 1 / 0)
 
 
 def test_a_search_whose_terminal_closes_lets_go_of_its_study(folder: Path) -> None:

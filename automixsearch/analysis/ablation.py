@@ -165,7 +165,8 @@ def ablation(study: Study, metric: str | None = None, margin: float | None = Non
             f"study {study.name}: it switches no parts on or off, so it is no ablation; run one of design factorial, "
             "one_out, one_in or path, or compare its methods with automixsearch compare"
         )
-    return of_sample(take_sample(study, metric), design, margin_of(study, margin))
+    sample = take_sample(study, metric)
+    return of_sample(sample, design, margin_of(study, sample.metric, margin))
 
 
 def of_sample(sample: Sample, design: Mapping[str, Any], margin: float) -> Ablation:

@@ -158,7 +158,7 @@ def best(
     """
     metric, per = metric or study.objective[0], per and column_named(per, study.plugins)
     sign = study.sign(metric)
-    margin = margin_of(study, margin)
+    margin = margin_of(study, metric, margin)
 
     def answer(con: DuckDBPyConnection) -> Best:
         study.compare_in(con)

@@ -118,7 +118,8 @@ def compare(
     by each method.
 
     Args:
-        margin: differences up to it are of no interest; the study's own by default, else 0.3.
+        margin: differences up to it are of no interest, in the unit of the metric. For accuracies it is the study's own
+            by default, else 0.3; for other metrics none.
 
     Raises:
         StudyError: as `take_sample`; no such column, or fewer than two values of it.
@@ -134,7 +135,7 @@ def compare(
     for name in (name for pair in family or () for name in pair):
         if name not in names:
             raise StudyError(f"study {study.name}: {unknown(by, name, names)}")
-    margin = margin_of(study, margin)
+    margin = margin_of(study, sample.metric, margin)
     pairs = list(family) if family is not None else list(combinations(names, 2))
     outcomes = _outcomes(study, sample)
     plain = _comparisons(sample, by, pairs, margin, outcomes)

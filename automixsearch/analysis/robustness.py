@@ -14,7 +14,7 @@ import numpy as np
 
 from automixsearch.analysis import intervals
 from automixsearch.analysis.cross_task import price, price_interval
-from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.estimate import Estimate, unit_of
 from automixsearch.analysis.failures import Failures
 from automixsearch.analysis.seed_noise import scores_of
 from automixsearch.analysis.selection import Frame, Sample, check_drawn, config_key, take_sample
@@ -86,8 +86,8 @@ def scorecards(
 
     Args:
         metric: the study's first objective by default.
-        delta: what counts as close to the best, in the unit of the metric; by default max(0.5, twice the standard
-            error of the best).
+        delta: what counts as close to the best, in the unit of the metric; by default the study's, or max(0.5,
+            twice the standard error of the best), which are in points; for other metrics twice the error.
         seed: of the bootstrap.
 
     Raises:
@@ -97,7 +97,7 @@ def scorecards(
     base = take_sample(study, metric)
     more = {purpose: _extra(study, base.metric, purpose) for purpose in ("replicate", "confirm")}
     declared = (study.info.get("design") or {}).get("delta")
-    chosen = delta if delta is not None else declared
+    chosen = delta if delta is not None or not unit_of(base.metric) else declared  # which is in points
     return [_card(base, method, more, chosen, np.random.default_rng([seed, i]), resamples)
             for i, method in enumerate(base.methods)]  # fmt: skip
 
@@ -135,7 +135,8 @@ def _card(
     if not fresh:
         notes.append("no confirmation runs: the best of many single runs is an extreme of noise, and no share is given")
     if delta is None:
-        delta = max(0.5, 2 * sqrt(noise.value / 5)) if isfinite(noise.value) else 0.5
+        least = 0.5 if unit_of(base.metric) else 0.0
+        delta = max(least, 2 * sqrt(noise.value / 5)) if isfinite(noise.value) else least
     usable = [n for n in BEST_OF if n <= len(y)]
 
     def fixed(one: Estimate) -> Estimate:

@@ -6,13 +6,13 @@ from enum import StrEnum
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from automixsearch.analysis.estimate import Estimate
+from automixsearch.analysis.estimate import Estimate, unit_of
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
 
 MARGIN = 0.3
-"""Differences up to it are of no interest, where a study declares no other."""
+"""Differences up to it are of no interest, in points, where a study declares no other."""
 
 
 class Verdict(StrEnum):
@@ -42,7 +42,17 @@ def judge_interval(gain: Estimate) -> Verdict:
     return Verdict.WORSE if gain.known and gain.high < 0 else Verdict.UNRESOLVED
 
 
-def margin_of(study: Study, margin: float | None = None) -> float:
-    """The margin of equivalence: as given, as the study declares it, or 0.3."""
+def margin_of(study: Study, metric: str, margin: float | None = None) -> float:
+    """The margin of equivalence: as given, in the unit of the metric; else as the study declares it, or 0.3.
+
+    These two are in points. For another metric there is none, 0, and nothing is equivalent.
+    """
+    if margin is None and not unit_of(metric):
+        return 0.0
     declared = (study.info.get("design") or {}).get("margin")
     return margin if margin is not None else declared if declared is not None else MARGIN
+
+
+def within(margin: float, metric: str) -> str:
+    """`within 0.3 points`, or why nothing is equivalent."""
+    return f"within {margin:g}{unit_of(metric)}" if margin else f"not tested, for the study has no margin in {metric}"

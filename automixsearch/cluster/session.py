@@ -7,8 +7,11 @@ import os
 import re
 import shutil
 import socket
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from automixsearch.cluster.room import TRIAL_SLOT
@@ -16,7 +19,7 @@ from automixsearch.cluster.switches import forget_own_cluster, is_authenticated,
 from automixsearch.config.resources import Resources
 from automixsearch.errors import ResourceError, remedy
 from automixsearch.secrecy import redact
-from automixsearch.stopping import kept
+from automixsearch.stopping import has_ended, holds_up, in_background, kept
 
 LEAST_FREE = 10_000_000
 """Bytes without which Ray does not start."""
@@ -65,7 +68,7 @@ def connect(resources: Resources, address: str | None, log: Path, folder: Path) 
         )
     # Asking for `local` keeps us out of a cluster that RAY_ADDRESS or another user's session points at.
     try:
-        with kept():
+        with kept(), _own_temporary_files(folder):
             ray.init(
                 address="local",
                 num_cpus=local_cpus(),
@@ -104,11 +107,29 @@ def _remedy(error: Exception, folder: Path) -> str:
 
 
 def disconnect() -> None:
-    """Leave the cluster, and end it if it was started here."""
-    import ray
-
-    ray.shutdown()
+    """Leave the cluster, and end it if it was started here; where Ray does not answer, it is left behind."""
+    ray = sys.modules.get("ray")  # its import can have been interrupted, and fails ever after
+    if ray is not None and not holds_up():
+        has_ended(in_background(ray.shutdown))
     forget_own_cluster()
+
+
+@contextmanager
+def _own_temporary_files(folder: Path) -> Iterator[None]:
+    """Let the processes that are started inside put their temporary files where they are removed with Ray's."""
+    place = folder / "tmp"
+    place.mkdir()
+    compiled = f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"  # worth keeping for the next search
+    wanted = {"TMPDIR": str(place), "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= wanted
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _silent(address: str, error: Exception) -> ResourceError:

@@ -22,7 +22,9 @@ def add(commands: Any) -> None:
     sub.add_argument("--by", default="method", metavar="COLUMN", help="what to compare: method, stratum, arm, a knob")
     sub.add_argument("--against", metavar="NAME", help="compare all with this one only")
     sub.add_argument("--images", action="store_true", help="name the classes and images on which they differ most")
-    sub.add_argument("--margin", type=float, metavar="POINTS", help="differences that do not matter (the study's, 0.3)")
+    sub.add_argument(
+        "--margin", type=float, metavar="M", help="differences that do not matter (the study's, 0.3 points)"
+    )
     sub = _command(commands, sensitivity_command, "Print what one knob does, or two do together.")
     sub.add_argument("--knob", action="append", required=True, metavar="KNOB", help="e.g. alpha; twice for a heat map")
     sub.add_argument("--method", metavar="M", help="one method (all that vary the knob)")
@@ -89,6 +91,7 @@ def compare_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.compare import compare, most_apart
     from automixsearch.analysis.estimate import p_text
     from automixsearch.analysis.selection import take_sample
+    from automixsearch.analysis.verdict import within
     from automixsearch.errors import StudyError
     from automixsearch.results.schema import column_named
 
@@ -109,7 +112,8 @@ def compare_command(args: argparse.Namespace) -> int:
     fails = any(one.failed for c in found for one in c.failed)
     counted = ("failed", "a - b with failures") if fails else ()
     names = ("a", "b", "a - b", *counted, "Holm", "equivalent", "n", "a wins", "finds (80 %)", "verdict")
-    _table(f"{study.name} by {found[0].metric}: differences, margin {found[0].margin:g}", names,
+    alike = within(found[0].margin, found[0].metric)
+    _table(f"{study.name} by {found[0].metric}: differences; equivalent: {alike}", names,
            ((c.a, c.b, c.difference, *((_failures(c), c.counted) if fails else ()), p_text(c.p_holm),
              p_text(c.p_equivalent), c.n, f"{c.wins:.0%}", c.mde, c.verdict)
             for c in found))  # fmt: skip

@@ -217,6 +217,8 @@ def _named(args: argparse.Namespace) -> Study:
 
 
 def _print_ablation(found: Ablation, question: str) -> None:
+    from automixsearch.analysis.estimate import unit_of
+    from automixsearch.analysis.verdict import within
     from automixsearch.show import make_table
 
     out = console()
@@ -229,7 +231,10 @@ def _print_ablation(found: Ablation, question: str) -> None:
         ("Shapley: credit over all orders", found.shapley),
     ):  # fmt: skip
         if effects:
-            table = make_table(f"{title} ({found.metric}, points)", (*(("stratum",) if many else ()), *columns))
+            table = make_table(
+                f"{title} ({found.metric}{', points' if unit_of(found.metric) else ''})",
+                (*(("stratum",) if many else ()), *columns),
+            )
             for one in effects:
                 mde = "" if math.isnan(one.mde) else f"{one.mde:.2f}"
                 row = (
@@ -257,7 +262,7 @@ def _print_ablation(found: Ablation, question: str) -> None:
         say("Cannot be told apart: " + "; ".join(f"{name} = {' = '.join(alike)}" for name, alike in same.items()))
     for note in found.notes:
         say(note)
-    say(f"Unresolved means: not enough runs to say; equivalent: within {found.margin:g} points.")
+    say(f"Unresolved means: not enough runs to say; equivalent: {within(found.margin, found.metric)}.")
 
 
 def _new_of(arm: str, before: set[str]) -> str:

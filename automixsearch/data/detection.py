@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import numpy as np
 
 from automixsearch.data.base import ImageSet
 from automixsearch.data.decode import opened
-from automixsearch.data.files import Watched, need, numbered, read_bytes, read_rows, within
+from automixsearch.data.files import Watched, inside, need, numbered, read_bytes, read_rows, within
 from automixsearch.data.sink import Sink
 from automixsearch.errors import DataError
 
@@ -86,7 +87,7 @@ def listed(data: Data) -> Watched:
     _files(data)
     raise DataError(
         f"{data.path}: images of source {data.source} hold several classes each, and training takes one; look at it "
-        f"with automixsearch data {data.source} data.path={data.path}, and train on another set"
+        f"with automixsearch data {data.source} {shlex.quote(f'data.path={data.path}')}, and train on another set"
     )
 
 
@@ -155,7 +156,7 @@ def _voc(data: Data) -> Parts:
     parts = []
     for part in ("trainval", "test") if data.source == "voc2007" else ("train", "val"):
         index = need(root / f"ImageSets/Main/{part}.txt", data.source)
-        images = [words[0] for words in read_rows(index, "image")]
+        images = [inside(words[0], index) for words in read_rows(index, "image")]
         parts.append([_scene(f"{root}/JPEGImages/{image}.jpg", _objects(root, image, numbers)) for image in images])
     return VOC_CLASSES, parts[0], parts[1]
 
@@ -213,7 +214,7 @@ def _instances(path: Path, folder: Path) -> tuple[tuple[str, ...], list[Scene]]:
         content: Any = json.loads(read_bytes(path))
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         numbers = {category: number for number, category in enumerate(sorted(names))}
-        images = {each["id"]: f"{folder}/{each['file_name']}" for each in content["images"]}
+        images = {each["id"]: f"{folder}/{inside(str(each['file_name']), path)}" for each in content["images"]}
         found: dict[int, list[tuple[list[float], int, bool]]] = {image: [] for image in images}
         for each in content["annotations"]:
             left, top, width, height = map(float, each["bbox"])

@@ -282,6 +282,17 @@ def read_rows(path: Path, form: str) -> Iterator[list[str]]:
             yield words
 
 
+def inside(name: str, index: Path) -> str:
+    """The name of a file that an index file lists, which leads nowhere but into the folder it counts from.
+
+    Raises:
+        DataError: it is absolute, or goes up.
+    """
+    if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        raise DataError(f"{index}: lists {visible(name)!r}, which leads out of its folder; fetch the file again")
+    return name
+
+
 def numbered(name: str, numbers: Mapping[str, int], path: Path) -> int:
     """The label of a class that an index file names.
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from automixsearch.data.build import decoded
-from automixsearch.data.files import Labelled, Listing, need, numbered, opened_file, read_rows, within
+from automixsearch.data.files import Labelled, Listing, inside, need, numbered, opened_file, read_rows, within
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _cub(root: Path) -> Parts:
             raise DataError(f"{file}: image {image} is in only one of it and images.txt; fetch the data set again")
     train, test = (
         Labelled(
-            [f"{root}/images/{paths[image]}" for image in images],
+            [f"{root}/images/{inside(paths[image], root / 'images.txt')}" for image in images],
             np.array([numbered(labels[image], numbers, label_file) for image in images], np.int64),
         )
         for images in ([image for image in paths if split[image] == flag] for flag in "10")
@@ -94,7 +94,7 @@ def _aircraft(root: Path) -> Parts:
     for index in (root / "images_variant_trainval.txt", root / "images_variant_test.txt"):
         rows = list(read_rows(index, "image variant"))
         labels = np.array([numbered(variant, numbers, index) for _, variant in rows], np.int64)
-        parts.append(Labelled([f"{root}/images/{image}.jpg" for image, _ in rows], labels))
+        parts.append(Labelled([f"{root}/images/{inside(image, index)}.jpg" for image, _ in rows], labels))
     return classes, parts[0], parts[1]
 
 
@@ -109,7 +109,7 @@ def _cars(root: Path) -> Parts:
         if "class" not in (rows.dtype.names or ()):
             raise DataError(f"{index}: has no labels; fetch cars_test_annos_withlabels.mat")
         labels = rows["class"].astype(np.int64) - 1  # they count from 1
-        parts.append(Labelled([f"{root}/{images}/{name}" for name in rows["fname"]], labels))
+        parts.append(Labelled([f"{root}/{images}/{inside(str(name), index)}" for name in rows["fname"]], labels))
     return classes, parts[0], parts[1]
 
 

@@ -22,6 +22,7 @@ from automixsearch.data.files import (
     find,
     folders,
     images_in,
+    inside,
     need,
     numbered,
     read_rows,
@@ -66,13 +67,13 @@ def _tiny_imagenet(data: Data) -> Listing:
     numbers = {wnid: number for number, (wnid,) in enumerate(read_rows(index, "wnid"))}
     paths, labels, left = [], [], Left()
     for wnid, number in numbers.items():
-        folder = need(root / "train" / wnid / "images", data.source)
+        folder = need(root / "train" / inside(wnid, index) / "images", data.source)
         images = images_in(folder, left)
         paths += images
         labels += [number] * len(images)
     rows = list(read_rows(annotations, "file wnid box"))
     test = Labelled(
-        [f"{root}/val/images/{name}" for name, _, _ in rows],
+        [f"{root}/val/images/{inside(name, annotations)}" for name, _, _ in rows],
         np.array([numbered(wnid, numbers, annotations) for _, wnid, _ in rows], np.int64),
     )
     train = Labelled(paths, np.array(labels, np.int64))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from automixsearch.data.build import decoded
-from automixsearch.data.files import Labelled, Listing, find, need, read_bytes
+from automixsearch.data.files import Labelled, Listing, find, inside, need, read_bytes
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _part(root: Path, path: Path) -> tuple[Labelled, tuple[str, ...]]:
         names = {each["id"]: str(each["name"]) for each in content["categories"]}
         numbers = {category: number for number, category in enumerate(sorted(names))}
         found = {each["image_id"]: numbers[each["category_id"]] for each in content["annotations"]}
-        paths = [f"{root}/{each['file_name']}" for each in content["images"]]
+        paths = [f"{root}/{inside(str(each['file_name']), path)}" for each in content["images"]]
         labels = np.array([found[each["id"]] for each in content["images"]], np.int64)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from automixsearch.data.build import decoded
-from automixsearch.data.files import Labelled, Listing, find, need, read_rows, within
+from automixsearch.data.files import Labelled, Listing, find, inside, need, read_rows, within
 from automixsearch.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _part(path: Path, images: Path, names: dict[int, str]) -> Labelled:
     for file, label in read_rows(path, "file label"):
         if not label.isdecimal():
             raise DataError(f"{path}: {file} has label {label!r}; must be a number from 0; fetch the list again")
-        paths.append(f"{images}/{file.lstrip('/')}")
+        paths.append(f"{images}/{inside(file.lstrip('/'), path)}")
         labels.append(int(label))
         names.setdefault(labels[-1], file.strip("/").rpartition("/")[0].partition("/")[2])
     return Labelled(paths, np.array(labels, np.int64))

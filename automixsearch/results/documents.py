@@ -20,6 +20,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -294,8 +295,8 @@ class DesignEntry(Document):
     about: str = ""
     metric: str = "val_top1"
     measured: str | None = None
-    margin: float | None = None
-    delta: float | None = None
+    margin: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=None, gt=0)
     factors: dict[str, FactorEntry] = {}
     order: list[str] | None = None
     confirm: dict[str, Any] | None = None
@@ -373,13 +374,20 @@ class StudyDocument(Document):
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
     name: Name | None = None
     space_id: str | None = None
-    objective: list[str] = []
+    objective: list[str] = Field(default=[], min_length=1)
     total_trials: int | None = Field(default=None, ge=0)
     space: SpaceEntry | None = None
     data: DataEntry | None = None
     environments: list[EnvironmentEntry] = []
     design: DesignEntry | None = None
     halving: HalvingEntry | None = None
+
+    @field_validator("objective")
+    @classmethod
+    def _names_each_once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("names a metric twice")
+        return names
 
     @property
     def content(self) -> dict[str, Any]:

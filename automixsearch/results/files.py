@@ -19,14 +19,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from automixsearch.errors import StorageError, StudyError, StudyTaken, remedy
+from automixsearch.errors import DamagedError, StorageError, StudyError, StudyTaken, remedy
 from automixsearch.results.lease import Fence, Lease, busy, lease_of
 from automixsearch.secrecy import redact
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+LASTING = (
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 """Failures that no waiting mends."""
 LOCKLESS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What a file system says that has no locks."""
@@ -56,6 +65,13 @@ def _storage(place: object, deed: str) -> Iterator[None]:
 def _at_once(path: str, flags: int) -> int:
     """Open a file, but a pipe that somebody put there is not waited for."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: whoever reads it says so
+        return False
 
 
 class Files(ABC):
@@ -118,8 +134,8 @@ class LocalFiles(Files):
         return str(self.root / name)
 
     def names(self, folder: str) -> list[str]:
-        """The files in a folder; none if there is no such folder."""
-        return [entry.name for entry in self._list(folder) if entry.is_file()]
+        """What is no folder in a folder; none if there is no such folder."""
+        return [entry.name for entry in self._list(folder) if not _leads_to_folder(entry)]
 
     def folders(self) -> list[str]:
         """The folders at the top."""
@@ -136,12 +152,23 @@ class LocalFiles(Files):
         return str(self.root / name)
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
-        path = str(self.root / name)
-        with _storage(path, "read"), suppress(FileNotFoundError), open(path, "rb", opener=_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EISDIR, "is no regular file")
-            return file.read(-1 if most is None else most)
-        return None
+        path, there = str(self.root / name), "a pipe, a device or a folder"
+        try:
+            with _storage(path, "read"), suppress(FileNotFoundError), open(path, "rb", opener=_at_once) as file:
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return file.read(-1 if most is None else most)
+        except StorageError:
+            if os.path.exists(path) or not os.path.islink(path):
+                raise
+        if not os.path.lexists(path):
+            return None
+        if os.path.islink(path) and not os.path.exists(path):
+            there = "a link that leads nowhere"
+        elif os.path.isfile(path):  # written just now
+            return self.read(name, most)
+        raise DamagedError(
+            f"{path}: cannot be read: it is {there} and no file; remove it, or put the file in its place"
+        )
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless it exists; whether it was written."""

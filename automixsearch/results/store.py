@@ -402,6 +402,8 @@ class Store:
 
         def look(name: str) -> bool | str:
             path = files.root / self._path(table, name)
+            if not path.is_file():  # a pipe would be waited for; whoever reads it says what it is
+                return False
             with path.open("rb") as file:
                 state = os.fstat(file.fileno())
                 stamp = (state.st_mtime_ns, state.st_size, state.st_ino)
@@ -473,13 +475,13 @@ class Store:
         from automixsearch.results.rows import RowFile
 
         path = self._path(table, name)
-        data = self.files.read(path)
-        if data is None:
-            raise FileNotFoundError(path)
         try:
+            data = self.files.read(path)
+            if data is None:
+                raise FileNotFoundError(path)
             file = RowFile(table, data)
-        except Damaged as error:
-            self.corrupt[path] = str(error)
+        except (Damaged, DamagedError) as error:
+            self.corrupt[path] = str(error).removeprefix(f"{self.files.place(path)}: ")
             if isinstance(error, Newer):
                 self._newer.add(path)
             return None

@@ -100,11 +100,14 @@ def distributed_trial(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    from automixsearch.search.rendezvous import Rendezvous
+
     _name_the_cluster()
     gpus = config["worker"].get("GPU", 0)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=config,
+        torch_config=Rendezvous(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config["workers"],
             use_gpu=gpus > 0,

@@ -14,6 +14,7 @@ from automixsearch.search.executors import InlineTrial, distributed_trial, held
 from automixsearch.search.notes import Notes, take_notes
 from automixsearch.search.plugins import handed_out
 from automixsearch.search.proposers.halving import Halving
+from automixsearch.search.tune_interruption import Interruption
 from automixsearch.search.tune_memory import EndedTrialsCleared, NoProgressLines
 from automixsearch.search.tune_scheduler import PerMethodASHA
 from automixsearch.search.tune_searcher import Errors, StudySearcher
@@ -41,7 +42,7 @@ def fit(proposer: Proposer, room: Room, watcher: Watcher, folder: Path) -> None:
         if event != "start":
             compaction.count()
 
-    searcher = StudySearcher(proposer, scheduler, room, heard, watcher.note)
+    searcher, interruption = StudySearcher(proposer, scheduler, room, heard, watcher.note), Interruption()
     distributed = space.resources.distributed
     trainable: Any = distributed_trial if distributed else InlineTrial
     tuner = tune.Tuner(
@@ -67,14 +68,14 @@ def fit(proposer: Proposer, room: Room, watcher: Watcher, folder: Path) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder),
-            callbacks=[Errors(searcher), Notes(store, watcher.note), NoProgressLines()],
+            callbacks=[interruption, Errors(searcher), Notes(store, watcher.note), NoProgressLines()],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
     try:
-        tuner.fit()
+        interruption.run(tuner.fit)
     finally:
         compaction.close()
         take_notes(store)  # of trials that have ended by now

@@ -19,6 +19,7 @@ from automixsearch.analysis.robustness import cross_task, scorecards
 from automixsearch.analysis.selection import take_sample
 from automixsearch.analysis.sensitivity import curve, heat, isolation, together
 from automixsearch.analysis.verdict import Verdict
+from automixsearch.cli import main
 from automixsearch.errors import StudyError
 from automixsearch.results.study import Study
 
@@ -261,3 +262,24 @@ def test_trials_that_a_sampler_chose_are_refused(tmp_path) -> None:
     assert len(take_sample(study, adaptive=True).frame) == 3
     drawn = write_study(tmp_path, "r", rows, space={"sampler": {"name": "random"}})
     assert len(take_sample(drawn).frame) == 3
+
+
+def test_a_margin_in_points_is_none_of_a_loss(tmp_path, capsys):
+    """0.3 points are no difference of interest; 0.3 of a loss is the whole gap between good and bad."""
+    rows = [
+        {"knobs": {"method": method}, "seed": seed, "score": 90 + seed / 10, "val_loss": 0.5 + loss * (1 + seed)}
+        for method, loss in (("mixup", 0.01), ("cutmix", 0.03))
+        for seed in range(5)
+    ]
+    study = write_study(tmp_path, "a", rows, design={"name": "curve", "margin": 0.4, "delta": 0.7, "vary": []})
+    assert {one.margin for one in compare(study)} == {0.4}
+    (loss,) = compare(study, "val_loss")
+    assert (loss.margin, str(loss.verdict)) == (0.0, "better")
+    (wide,) = compare(study, "val_loss", margin=0.2)
+    assert (wide.margin, loss.p_equivalent > 0.5, wide.p_equivalent < 0.01) == (0.2, True, True)
+    assert main(["compare", str(tmp_path / "a"), "--metric", "val_loss"]) == 0
+    assert "equivalent: not tested, for the study has no margin in val_loss" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["compare", str(tmp_path / "a")]) == 0
+    assert "equivalent: within 0.4 points" in " ".join(capsys.readouterr().out.split())

@@ -151,6 +151,10 @@ def test_a_missing_index_is_named_with_what_to_do(made: Made) -> None:
     ("coco2017", "annotations/instances_val2017.json", '{"images": [', r"val2017\.json: no annotations of COCO: JSON"),
     ("coco2017", "annotations/instances_val2017.json", '{"images": [], "annotations": [], "categories": []}',
      r"val2017\.json: has other categories than instances_train2017\.json"),
+    ("coco2017", "annotations/instances_train2017.json",
+     '{"images": [{"id": 1, "file_name": "/etc/x.jpg"}], "annotations": [], "categories": []}',
+     r"train2017\.json: lists '/etc/x\.jpg', which leads out of its folder; fetch"),
+    ("voc2007", "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "../../x\n", r"test\.txt: lists '\.\./\.\./x'"),
 ])  # fmt: skip
 def test_damaged_annotations_are_refused_by_name(
     tmp_path: Path, source: str, file: str, content: str | None, message: str

@@ -341,6 +341,17 @@ def test_imagenet_needs_the_same_classes_in_both_parts(tmp_path: Path) -> None:
      r"val_places205\.csv: a/abbey/x\.jpg has label 'zero'; must be a number"),
     ("places205", "trainvalsplit_places205/train_places205.csv", "a/abbey/x.jpg 7\n",
      r"train_places205\.csv: no image has label 2, and one has 7"),
+    ("places205", "trainvalsplit_places205/val_places205.csv", "/../../x.jpg 0\n",
+     r"val_places205\.csv: lists '\.\./\.\./x\.jpg', which leads out of its folder"),
+    ("tiny_imagenet", "tiny-imagenet-200/val/val_annotations.txt", "../../../x.JPEG\tn01\t0\t1\t2\t3\n",
+     r"val_annotations\.txt: lists '\.\./\.\./\.\./x\.JPEG', which leads out of its folder; fetch"),
+    ("tiny_imagenet", "tiny-imagenet-200/wnids.txt", "../../x\n", r"wnids\.txt: lists '\.\./\.\./x', which leads out"),
+    ("cub200", "CUB_200_2011/images.txt", "".join(f"{i} /etc/{i}.jpg\n" for i in range(1, 9)),
+     r"images\.txt: lists '/etc/1\.jpg', which leads out"),
+    ("aircraft", "fgvc-aircraft-2013b/data/images_variant_test.txt", "../../x F/A-18\n",
+     r"images_variant_test\.txt: lists '\.\./\.\./x', which leads out"),
+    ("inat2018", "train2018.json", '{"images": [{"id": 1, "file_name": "a/../../x.jpg"}], "annotations": [], '
+     '"categories": []}', r"train2018\.json: lists 'a/\.\./\.\./x\.jpg', which leads out"),
 ])  # fmt: skip
 def test_a_damaged_index_is_refused_by_name(tmp_path: Path, source: str, file: str, content: str, message: str) -> None:
     made = LAYOUTS[source](tmp_path)

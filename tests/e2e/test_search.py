@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 sys.path.insert(0, os.path.dirname(__file__))
-from conftest import finish, start, wait_for
+from conftest import descendants, finish, start, wait_for
 
 from automixsearch import open_study
 from automixsearch.results.store import Store
@@ -204,6 +206,22 @@ def test_an_interrupted_search_keeps_everything_and_says_how_to_go_on(cluster, s
     assert reached > 4
 
 
+@pytest.mark.slow
+def test_a_signal_to_all_processes_at_once_ends_a_search_in_order_within_the_grace_of_a_pod(space):
+    """Ray's processes die of it, and its client would wait a minute for them and then end the driver."""
+    process = start("search", str(space), "--results", str(space.parent / "results"), "--trials", "50", "epochs=20")
+    wait_for(lambda: list((space.parent / "results" / "tiny" / "epochs").glob("*.parquet")))
+    signalled = time.monotonic()
+    for pid in [*descendants(process.pid), process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    status, out, errors = finish(process)
+    assert time.monotonic() - signalled < 30
+    assert (status, "Traceback" in errors) == (143, False), errors
+    assert "Stopped early; nothing is lost. To go on: automixsearch search " in out
+    assert not (space.parent / "results" / "tiny" / ".lock.json").exists()
+
+
 def images(root) -> str:
     """Digits as image files, to be streamed."""
     digits = load_digits()
@@ -214,13 +232,27 @@ def images(root) -> str:
     return f"data={{source: folder, path: {root}, pipeline: stream, val_fraction: 0.2}}"
 
 
+def listening(pid: int) -> list[str]:
+    """The addresses, as in /proc/net, at which a process waits for others."""
+    files = [file for file in Path(f"/proc/{pid}/fd").iterdir() if os.path.lexists(file)]
+    sockets = {os.readlink(file)[8:-1] for file in files}
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets]
+
+
 def test_two_workers_train_a_trial_on_a_stream_survive_a_kill_and_give_their_places_back(cluster, space):
     data = images(space.parent / "images")
     words = (data, "resources={workers: 2, cpus: 0.9}", "--trials", "1", "epochs=25", "method=mixup")
     process = search(cluster, space, *words)
     folder = space.parent / "results" / "tiny" / "epochs"
     wait_for(lambda: len(list(folder.glob("*.parquet"))) > 3)
-    os.kill(cluster.workers("ray::RayTrainWorker")[0], signal.SIGKILL)
+    workers = cluster.workers("ray::RayTrainWorker")
+    assert all(listening(pid).count("0" * 32) <= 1 for pid in workers), (
+        "Ray's own port is open to the network, no other"
+    )
+    assert not any("0" * 8 in listening(pid) for pid in workers)
+    os.kill(workers[0], signal.SIGKILL)
     status, _, errors = finish(process, 400)
     assert status == 0, errors
     trials = check_ledger(space, 1)

@@ -130,6 +130,10 @@ def damaged() -> dict[str, bytes]:
         "digest of another kind": b'{"sha256": 7}',
         "later version": b'{"schema_version": 99}',
         "huge version": b'{"schema_version": 1' + b"0" * 20 + b"}",
+        "no objective": b'{"objective": []}',
+        "objective twice": b'{"objective": ["val_top1", "val_top1"]}',
+        "margin below 0": b'{"design": {"name": "curve", "margin": -1.0}}',
+        "no delta": b'{"design": {"name": "curve", "delta": 0}}',
         "parent as name": b'{"name": "../../x"}',
         "null byte": b'{"name": "a\\u0000b"}',
     }
@@ -187,7 +191,7 @@ def test_every_other_shape_of_a_study_is_refused_or_holds_what_analyses_read():
     assert [what for what, text in said.items() if not text.startswith("study.json: ")] == []
 
 
-@pytest.mark.parametrize("there", ["folder", "pipe", "loop", "nothing"])
+@pytest.mark.parametrize("there", ["folder", "pipe", "loop", "device", "nothing"])
 def test_what_is_no_file_is_no_document(tmp_path: Path, there):
     import os
 
@@ -197,7 +201,8 @@ def test_what_is_no_file_is_no_document(tmp_path: Path, there):
         "folder": place.mkdir,
         "pipe": lambda: os.mkfifo(place),
         "loop": lambda: place.symlink_to(place),
-        "nothing": lambda: place.symlink_to("/dev/zero"),
+        "device": lambda: place.symlink_to("/dev/zero"),
+        "nothing": lambda: place.symlink_to("/nowhere/at/all"),
     }[there]()
     with pytest.raises(StudyError, match=r"study\.json: cannot be read"):
         Store(tmp_path, "s").info()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 import time
@@ -324,6 +325,18 @@ def test_what_is_no_ledger_is_named_with_the_reason(study: Study, kind: str) -> 
     reason, make = REFUSED[kind]
     foreign(study, table=make())
     check_handled(study, reason)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "device", "link to nothing"])
+def test_what_is_no_file_among_the_rows_is_named_and_the_others_are_read(study: Study, kind: str) -> None:
+    place = folder(study) / "t00009.parquet"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to({"loop": place, "device": "/dev/zero", "link to nothing": "/nowhere/at/all"}[kind])
+    found = again(study)
+    assert found.best(1)["trial_id"].tolist() == ["t00001"]
+    assert [text for text in found.corrupt if "t00009.parquet: cannot be read: " in text]
 
 
 @pytest.mark.parametrize("name", OUT_OF_RANGE)

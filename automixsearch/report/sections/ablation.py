@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
+from automixsearch.analysis.verdict import within
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Figure, Section, Table, Verdict
 from automixsearch.report.wording import ask, estimate, file_name, p_text, plain, points
@@ -48,7 +49,7 @@ def section(study: Study) -> Section:
             ]
             svg = charts.intervals(label, axis, bars, answer.margin)
             caption = (
-                f"Shaded: within ±{brief(answer.margin)}. Hollow: unresolved."
+                (f"Shaded: within ±{brief(answer.margin)}. " if answer.margin else "") + "Hollow: unresolved."
                 if name == "effects"
                 else "What each part adds, averaged over all orders in which the parts can be added."
             )
@@ -111,8 +112,8 @@ def section(study: Study) -> Section:
     difference = "Score of a value minus that of the centre" if curve else "Score with a part minus score without it"
     about = (
         f"{difference}, in {answer.metric}; runs of all arms share seeds and splits; "
-        f"p-values are Holm's over the family; equivalent: within ±{brief(answer.margin)}. The other knobs stay as in "
-        f"the base config: a claim about a {part} is one under them."
+        f"p-values are Holm's over the family; equivalent: {within(answer.margin, answer.metric)}. The other knobs "
+        f"stay as in the base config: a claim about a {part} is one under them."
     )
     words = [effect.word for effect in answer.effects]
     says = [

@@ -25,13 +25,14 @@ PAIR = (
 def section(study: Study, cards: Sequence[Scorecard]) -> Section:
     """Differences of means, and of sensitivities, with the best mean in front."""
     from automixsearch.analysis.compare import compare, compare_sensitivity, most_apart
+    from automixsearch.analysis.verdict import within
 
     title = "Methods compared"
     answer, refused = ask(lambda: compare(study))
     if not answer:
         return Section("comparison", title, missing=[refused or "One method: nothing to compare."])
     leader = max(cards, key=lambda card: study.sign(card.metric) * card.mean.value).method if cards else answer[0].a
-    own = [one for one in answer if leader in (one.a, one.b)]
+    own, margin = [one for one in answer if leader in (one.a, one.b)], answer[0].margin
     verdicts = lead_sentences(leader, own)
     contrasts, _ = ask(lambda: compare_sensitivity(study, cards=cards))
     tables = []
@@ -63,9 +64,9 @@ def section(study: Study, cards: Sequence[Scorecard]) -> Section:
         "comparison",
         f"{leader} against the others",
         charts.intervals(
-            f"{leader} minus each other method", charts.Axis(f"{answer[0].metric}, difference"), bars, answer[0].margin
+            f"{leader} minus each other method", charts.Axis(f"{answer[0].metric}, difference"), bars, margin
         ),
-        f"Shaded: within the margin of ±{brief(answer[0].margin)}, of no interest. Hollow: unresolved.",
+        (f"Shaded: within the margin of ±{brief(margin)}, of no interest. " if margin else "") + "Hollow: unresolved.",
     )
     notes = list(dict.fromkeys(one.note for one in answer if one.note and not one.images))
     pictured = [one for one in own if one.images]
@@ -75,8 +76,8 @@ def section(study: Study, cards: Sequence[Scorecard]) -> Section:
     how = "paired on splits and seeds" if answer[0].paired else "unpaired"
     about = (
         f"Mean differences of {answer[0].metric} under the prior, {how}; p-values are Holm's over all {len(answer)} "
-        f"pairs; equivalent: two one-sided tests within ±{brief(answer[0].margin)}. Unresolved is a result: it asks "
-        "for more runs."
+        f"pairs; equivalent: {'two one-sided tests ' if margin else ''}{within(margin, answer[0].metric)}. Unresolved "
+        "is a result: it asks for more runs."
     )
     return Section(
         "comparison",
