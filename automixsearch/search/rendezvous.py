@@ -13,11 +13,12 @@ from typing import Any
 import ray
 import torch.distributed as dist
 from ray.train.torch import TorchConfig
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  torch documents it there
 
 LOOPBACK = "127.0.0.1"
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """What says where workers listen for each other's tensors."""
-_served: list[dist.Store] = []
+_served: list[Any] = []
 """The store of the first worker lives as long as its process."""
 
 
@@ -51,7 +52,7 @@ def serve() -> tuple[str, int]:
     family = socket.getaddrinfo(host, None)[0][0]
     with socket.create_server((host, 0), family=family, backlog=128) as listening:
         port = listening.getsockname()[1]
-        store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+        store = TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
     _served.append(store)
     return host, port
 
@@ -62,5 +63,5 @@ def join(config: TorchConfig, host: str, port: int, rank: int, size: int) -> Non
         for name in INTERFACES:
             os.environ.setdefault(name, "lo")
     patience = timedelta(seconds=config.timeout_s)
-    store = dist.TCPStore(host, port, timeout=patience)
+    store = TCPStore(host, port, timeout=patience)
     dist.init_process_group(config.backend, store=store, rank=rank, world_size=size, timeout=patience)
