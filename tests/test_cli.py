@@ -37,7 +37,7 @@ def test_the_best_as_json_name_what_was_asked_and_the_verdict_of_the_gate(capsys
     assert (found["study"], found["n"], found["per"], found["metric"]) == ("example", 2, "method", "val_loss")
     methods = [row["method"] for row in found["best"]]
     assert {methods.count(method) for method in methods} == {2}
-    assert min(row["val_loss"] for row in found["best"]) == found["best"][0]["val_loss"]
+    assert min(row["worth"] for row in found["best"]) == found["best"][0]["worth"]
     assert set(found["unresolved"]) <= {row["trial_id"] for row in found["best"][1:]}
     gate = found["gate"]
     assert (gate["baseline"], gate["metric"]) == ("trivialmix", "val_loss")
