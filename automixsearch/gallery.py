@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Generator, Tensor
 
+from automixsearch.config.data import Data
 from automixsearch.config.knobs import knobs_of
 from automixsearch.data.base import ImageSet, channel_statistics
 from automixsearch.data.files import find
@@ -25,7 +26,6 @@ from automixsearch.models.weights import load_weights
 if TYPE_CHECKING:
     from torch import nn
 
-    from automixsearch.config.data import Data
     from automixsearch.config.trial import TrialConfig
     from automixsearch.training.run import EpochMetrics, TrainingRun
 
@@ -359,8 +359,6 @@ def data_at(word: str) -> Data:
     Raises:
         DataError: the directory does not exist.
     """
-    from automixsearch.config.data import Data
-
     if word == "digits":
         return Data()
     folder = find(word)

@@ -155,9 +155,14 @@ def test_a_trial_that_lacked_memory_holds_double_until_it_is_alone():
         ({"packing": 0}, "packing = 0 must be >= 1"),
         ({"packing": "auto", "workers": 2}, "packing = auto is for trials of one worker, not for workers = 2"),
         ({"packing": 2, "gpus": 0.5}, "packing = 2 decides what share of a GPU a trial has, as gpus = 0.5 does"),
-        ({"per_method": {"automx": {"gpus": 1}}}, "per_method: unknown method 'automx'; did you mean 'automix'"),
     ],
 )
 def test_resources_that_contradict_one_another_are_refused(resources, message):
     with pytest.raises(ValueError, match=message):
         Resources.model_validate(resources)
+
+
+def test_a_share_for_a_method_that_there_is_not_is_refused():
+    resources = Resources.model_validate({"per_method": {"automx": {"gpus": 1}}})
+    with pytest.raises(ValueError, match="per_method: unknown method 'automx'; did you mean 'automix'"):
+        resources.check_methods(["mixup", "automix"])

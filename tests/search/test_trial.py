@@ -266,7 +266,7 @@ def test_a_space_says_what_is_kept():
 @pytest.mark.parametrize("spoilt", ["validation", "test"])
 def test_a_trial_that_diverges_is_a_failure_of_its_config_and_is_told_so(trial, monkeypatch, spoilt):
     store, task = trial
-    part, scores = {"validation": 0, "test": 1}[spoilt], TrainingRun._scores
+    part, scores = {"validation": 0, "test": 1}[spoilt], TrainingRun._evaluate
 
     def spoil(run, images, *rest):
         if (run.val, run.test)[part] is images and run.epoch >= 2:
@@ -274,7 +274,7 @@ def test_a_trial_that_diverges_is_a_failure_of_its_config_and_is_told_so(trial, 
                 next(run.algorithm.parameters()).fill_(torch.inf)
         return scores(run, images, *rest)
 
-    monkeypatch.setattr(TrainingRun, "_scores", spoil)
+    monkeypatch.setattr(TrainingRun, "_evaluate", spoil)
     reported = list(run_trial(store, task, torch.device("cpu"), World()))
     assert len(reported) == 2, "the third epoch has no scores, or the trial no end"
     row = store.trial_row("t00000")

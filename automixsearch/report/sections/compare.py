@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from automixsearch.analysis.verdict import within
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Figure, Section, Table, Verdict
 from automixsearch.report.wording import MOST_NAMED, ask, estimate, listed, p_text, plain, points
@@ -25,7 +26,6 @@ PAIR = (
 def section(study: Study, cards: Sequence[Scorecard]) -> Section:
     """Differences of means, and of sensitivities, with the best mean in front."""
     from automixsearch.analysis.compare import compare, compare_sensitivity, most_apart
-    from automixsearch.analysis.verdict import within
 
     title = "Methods compared"
     answer, refused = ask(lambda: compare(study))
