@@ -217,6 +217,7 @@ def _configs(con: DuckDBPyConnection, metric: str, per: str | None, sign: int, n
     """The configs with the highest means, larger is better, with what is known of their methods and of all."""
     key = _key(con)
     of = f'any_value("{per}")' if per else "NULL"
+    images = "test_images" if metric.startswith("test_") else "val_images"
     # A score for which a config was chosen to run again is an extreme, and tells nothing of how its runs scatter.
     fresh = "purpose IS NOT DISTINCT FROM 'confirm'"
     parts = [f'CASE WHEN {which} THEN "{metric}" END' for which in (fresh, f"NOT ({fresh})")]
@@ -225,7 +226,7 @@ def _configs(con: DuckDBPyConnection, metric: str, per: str | None, sign: int, n
     con.execute(f"""
         CREATE OR REPLACE TEMP TABLE configs AS
             SELECT method, {key} AS key, {of} AS part, {sign} * avg("{metric}") AS mean, count(*) AS runs,
-                   min(number) AS number, max(val_images) AS images,
+                   min(number) AS number, max({images}) AS images,
                    {" + ".join(f"coalesce(var_samp({own}), 0) * {n}" for own, n in again)} AS squares,
                    {" + ".join(n for _, n in again)} AS again
             FROM trials WHERE {where} GROUP BY method, {key}""")

@@ -49,7 +49,7 @@ class TrialConfig(Frozen):
     data_fingerprint: str | None = None
     split_seed: int = Field(default=0, ge=0, lt=2**63)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    plugins: Plugins = ()
+    plugins: Plugins = Field(default=(), exclude_if=lambda plugins: not plugins)
     knobs: dict[str, Any]
 
     @model_validator(mode="before")
@@ -130,4 +130,4 @@ class TrialConfig(Frozen):
 
     def to_yaml(self) -> str:
         """The config as a file that `automixsearch train` takes."""
-        return write_yaml(self.model_dump(mode="json", exclude=None if self.plugins else {"plugins"}))
+        return write_yaml(self.model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,15 +183,15 @@ def test_torchvision_reads_the_same_voc(tmp_path: Path) -> None:
 def test_training_is_refused_with_what_can_be_done_and_looking_is_not(
     made: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = f"automixsearch data {made.data.source} data.path={made.data.path}"
+    command = shlex.join(["automixsearch", "data", made.data.source, f"data.path={made.data.path}"])
     with pytest.raises(DataError, match=rf"hold several classes each, and training takes one; .*{re.escape(command)}"):
         load(made.data)
-    assert main([*command.split()[1:3], f"data.path={made.data.path}", "--json"]) == 0
+    assert main([*shlex.split(command)[1:], "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [(row["part"], row["images"], row["objects"], row["hard"]) for row in shown["parts"]] == [
         ("train", 2, 4, 1), ("test", 2, 1, 0)
     ]  # fmt: skip
-    assert main([*command.split()[1:3], f"path={made.data.path}"]) == 0
+    assert main(["data", made.data.source, f"path={made.data.path}"]) == 0
     assert re.search(r"train +2 +2 +0 \(\w+\) +1 \(\w+\) +4 +1", capsys.readouterr().out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.analysis.verdict import within
@@ -135,8 +136,9 @@ def lead_sentences(leader: str, own: Sequence[Comparison]) -> list[Verdict]:
         if group:
             named = [f"{name} by {_apart(one)}" if verdict == "better" else name for name, one in group]
             text = sentence.format(listed(named))
-            if verdict == "unresolved":
-                text += f" Differences up to {max(one.mde for _, one in group):.2f} could hide from so few runs."
+            hidden = [one.mde for _, one in group if isfinite(one.mde)]
+            if verdict == "unresolved" and hidden:
+                text += f" Differences up to {max(hidden):.2f} could hide from so few runs."
             found.append(Verdict(verdict, text))
     return found
 
