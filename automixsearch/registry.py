@@ -79,7 +79,7 @@ SOURCES: Mapping[Kind, Source] = {
         "automixsearch.mixers:MIXERS",
         "automixsearch.mixers:Mixer",
         knobs="",
-        facts=("mixes", "algorithm", "whole", "published", "source"),
+        facts=("mixes", "algorithm", "whole", "attends", "published", "source"),
     ),
     "losses": Source(
         "loss",

@@ -69,7 +69,10 @@ class Supervised(Algorithm):
         x, labels, shares = share(mixed.x), share(y[mixed.sources]), share(mixed.shares)
         views = [] if mixed.views is None else [share(view) for view in mixed.views]
         with self.autocast():
-            if mixed.stage == "input":
+            if mixed.pasted is not None and mixed.attention:
+                logits, attention = self.network.attended(x)
+                shares = attended_shares(shares, share(mixed.pasted), attention, mixed.attention)
+            elif mixed.stage == "input":
                 logits = self.logits(torch.cat([x, *views]) if views else x)
             else:
                 logits = self.logits(x, mixed.stage, self.world.hidden_mixing(mixed))
@@ -103,3 +106,23 @@ class Supervised(Algorithm):
             if all(name.startswith("network.") for name in state)
             else {f"network.{k}": v for k, v in state.items()}
         )
+
+
+def attended_shares(shares: Tensor, pasted: Tensor, attention: Tensor, weight: float) -> Tensor:
+    """Shares [B, 2] of pairs, moved by `weight` in [0, 1] towards the shares of attention that each image gets.
+
+    Args:
+        pasted: bool [B, H, W], where the partner is shown. attention: >= 0, [B, h, w], on patches, each of which
+            belongs to the image that its first pixel shows.
+
+    Examples:
+        >>> pasted = torch.zeros(1, 4, 4, dtype=torch.bool)
+        >>> pasted[:, :, 2:] = True
+        >>> attention = torch.tensor([[[3.0, 1.0], [3.0, 1.0]]])
+        >>> attended_shares(torch.tensor([[0.5, 0.5]]), pasted, attention, 0.5).tolist()
+        [[0.625, 0.375]]
+    """
+    height, width = attention.shape[1:]
+    theirs = pasted[:, :: pasted.shape[1] // height, :: pasted.shape[2] // width].to(attention.dtype)
+    there = ((attention * theirs).sum((1, 2)) / attention.sum((1, 2))).to(shares.dtype)
+    return torch.lerp(shares, torch.stack([1 - there, there], 1), weight)

@@ -41,6 +41,7 @@ def mixers_command(args: argparse.Namespace) -> int:
 
 
 def gallery_command(args: argparse.Namespace) -> int:
+    from automixsearch.config.catalogue import catalogue
     from automixsearch.config.data import Data
     from automixsearch.config.files import build, load_config, parse_knobs
     from automixsearch.config.outside import by_name
@@ -66,6 +67,8 @@ def gallery_command(args: argparse.Namespace) -> int:
         if method not in drawn:
             raise SpecError(f"--methods: {unknown('method', method, [*drawn, *learned])}")
         own = {name: value for name, value in given.items() if name.startswith(method + ".")}
+        if catalogue(plugins).methods[method].attends:
+            own["backbone"] = "deit_s"  # nothing of it is drawn
         content = {"data": Data(), "plugins": plugins, "knobs": {"method": method, **own}}
         mixers[method] = build(TrialConfig, content, "gallery").mixer
     trained = [method for method in learned if method in methods]

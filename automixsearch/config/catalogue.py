@@ -14,7 +14,7 @@ from automixsearch.config.recipe import Recipe
 from automixsearch.errors import SpecError, unknown
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
-from automixsearch.models.registry import network_of
+from automixsearch.models.registry import NO_CLASS_TOKEN, network_of
 from automixsearch.registry import SOURCES, Plugin
 
 CANONICAL = ("method", "alpha", "eta", "gamma", "layer")
@@ -78,6 +78,7 @@ class Method:
     algorithm: str
     whole: bool
     published: Mapping[str, Mapping[str, Scalar]]
+    attends: bool = False
 
 
 class Catalogue(Mapping[str, Entry]):
@@ -93,9 +94,10 @@ class Catalogue(Mapping[str, Entry]):
     def __init__(self, plugins: tuple[Plugin, ...] = ()) -> None:
         self.plugins = plugins
         self.methods = {
-            name: Method(mixer.mixes, mixer.algorithm, mixer.whole, mixer.published) for name, mixer in MIXERS.items()
+            name: Method(**{fact: getattr(mixer, fact) for fact in Method.__dataclass_fields__})
+            for name, mixer in MIXERS.items()
         } | {
-            plugin.name: Method(**{name: plugin.facts[name] for name in Method.__dataclass_fields__})
+            plugin.name: Method(**{k: v for k, v in plugin.facts.items() if k in Method.__dataclass_fields__})
             for plugin in plugins
             if plugin.kind == "mixers"
         }
@@ -125,8 +127,11 @@ class Catalogue(Mapping[str, Entry]):
         def one_of(name: str, default: str, note: str, ours: Iterable[str], all_of: Iterable[str], **more: Any) -> Knob:
             return Knob(name, str, default, note, choices=tuple(all_of), search=tuple(ours), **more)
 
+        anywhere = [name for name, mixer in MIXERS.items() if not mixer.attends]
         found = {
-            "method": Entry(one_of("method", "mixup", "mixing method, or several", MIXERS, self.methods, several=True)),
+            "method": Entry(
+                one_of("method", "mixup", "mixing method, or several", anywhere, self.methods, several=True)
+            ),
             "loss": Entry(one_of("loss", "mce", "loss of mixed samples", LOSSES, self.losses)),
         }
         free = [name for name in self.algorithms if name not in self.brought.values()]
@@ -277,7 +282,11 @@ class Catalogue(Mapping[str, Entry]):
         backbone = str(values["backbone"])
         network = network_of(backbone, self.plugins)
         for name, value in values.items():
-            if name.endswith(".stages"):
+            if name == "method":
+                for method in methods_of(value):
+                    if self.methods[method].attends and not network.attends:
+                        raise SpecError(f"{where}: method {method} needs another backbone: {backbone} {NO_CLASS_TOKEN}")
+            elif name.endswith(".stages"):
                 for stage in str(value).split("+"):
                     if stage not in network.mixable:
                         raise SpecError(

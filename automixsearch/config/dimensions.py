@@ -83,10 +83,14 @@ def dimensions(knobs: Mapping[str, Any], epochs: int, known: Catalogue | None = 
     joined = [methods_of(method) for method in chosen["method"]]
     chosen["method"] = tuple(dict.fromkeys(name for names in joined for name in names))
     several = {name for names in joined if len(names) > 1 for name in names}
+    chosen["algorithm"] = tuple(dict.fromkeys(known.methods[str(name)].algorithm for name in chosen["method"]))
+    if "algorithm" in known and "algorithm" in knobs:
+        chosen["algorithm"] += _dimension("algorithm", known, knobs["algorithm"]).choices or ()
     used = set()
     for name, entry in known.items():
         short = name.rpartition(".")[2]
-        owner_chosen = entry.method in (None, *chosen["method"]) and entry.loss in (None, *chosen["loss"])
+        owners = (("method", entry.method), ("loss", entry.loss), ("algorithm", entry.algorithm))
+        owner_chosen = all(owner in (None, *chosen[kind]) for kind, owner in owners)
         owner_chosen &= entry.method in several if entry.joint else True
         key = name if name in knobs else short if short in knobs else None
         if key is None or name in found:
@@ -117,11 +121,12 @@ def dimensions(knobs: Mapping[str, Any], epochs: int, known: Catalogue | None = 
 def _refuse(key: str, known: Mapping[str, Entry], chosen: Mapping[str, tuple[Scalar, ...]]) -> None:
     shorts = {name.rpartition(".")[2] for name in known}
     if key in known or key in shorts:
-        owners = [e.method or e.loss for n, e in known.items() if key in (n, n.rpartition(".")[2])]
-        kind = "method" if any(e.method for n, e in known.items() if key in (n, n.rpartition(".")[2])) else "loss"
+        entries = [entry for name, entry in known.items() if key in (name, name.rpartition(".")[2])]
+        kind = next(kind for kind in chosen if any(getattr(entry, kind) for entry in entries))
+        owners = " or ".join(str(getattr(entry, kind)) for entry in entries if getattr(entry, kind))
         raise SpecError(
-            f"{key} belongs to {kind} {' or '.join(map(str, owners))}, which knobs.{kind} = "
-            f"{', '.join(map(str, chosen[kind]))} does not include; add it there or drop {key}"
+            f"{key} belongs to {kind} {owners}, which knobs.{kind} = {', '.join(map(str, chosen[kind]))} does not "
+            f"include; add it there or drop {key}"
         )
     raise SpecError(unknown("knob", key, set(known) | shorts))
 
@@ -130,7 +135,8 @@ def _dimension(name: str, known: Catalogue, written: object, key: str | None = N
     key, entry = key or name, known[name]
     knob = entry.knob
     if written == "all" and knob.choices is not None and "all" not in knob.choices:
-        return Dimension(name, entry, knob.choices)
+        every = (*(knob.search or ()), *(one.name for one in known.plugins if one.kind == "mixers"))
+        return Dimension(name, entry, every if name == "method" else knob.choices)
     if written == "auto" and "auto" not in (knob.choices or ()):
         if knob.search is None:
             raise SpecError(f"{key}: auto stands for a declared search range, and {name} has none; give a value")
@@ -221,7 +227,9 @@ def _check_conditions(found: Mapping[str, Dimension]) -> None:
 def _check_backbones(found: Mapping[str, Dimension], known: Catalogue) -> None:
     """Refuse a space in which a backbone can meet a knob that it cannot follow."""
     checked = [
-        d for name, d in found.items() if name in ("width", "stem", "drop_path") or name.endswith((".stages", ".layer"))
+        d
+        for name, d in found.items()
+        if name in ("method", "width", "stem", "drop_path") or name.endswith((".stages", ".layer"))
     ]
     backbones = found["backbone"].choices if "backbone" in found else (known["backbone"].knob.default,)
     for backbone, dimension in product(backbones or (), checked):

@@ -15,6 +15,7 @@ from automixsearch.mixers.regmixup import RegMixup
 from automixsearch.mixers.resizemix import ResizeMix
 from automixsearch.mixers.saliencymix import SaliencyMix
 from automixsearch.mixers.samix import SAMix
+from automixsearch.mixers.transmix import TransMix
 from automixsearch.mixers.trivialmix import TrivialMix
 from automixsearch.mixers.vanilla import Vanilla
 
@@ -34,6 +35,7 @@ MIXERS: dict[str, type[Mixer]] = {
         AutoMix,
         SAMix,
         RegMixup,
+        TransMix,
         TrivialMix,
     )
 }
@@ -56,6 +58,7 @@ __all__ = [
     "ResizeMix",
     "SAMix",
     "SaliencyMix",
+    "TransMix",
     "TrivialMix",
     "Vanilla",
     "pairs",

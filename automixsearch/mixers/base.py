@@ -58,6 +58,9 @@ class Mixed:
         h <- sum over s of shares[:, s] h[sources[:, s]].
     views: None, or float [V, B, C, H, W]: further views of the same images, on which predictions should agree.
     consistency: weight of the Jensen-Shannon divergence of the predictions of x and its views.
+    pasted: None, or bool [B, H, W]: where the partner is shown, of pairs whose shares follow what the network looks at:
+        own <- (1 - attention) own + attention (share of the class token's attention that is on the sample itself).
+    attention: the weight of that share, in [0, 1].
 
     Examples:
         >>> from automixsearch.losses import MCE
@@ -73,6 +76,8 @@ class Mixed:
     stage: str = "input"
     views: Tensor | None = None
     consistency: float = 0.0
+    pasted: Tensor | None = None
+    attention: float = 0.0
 
     @property
     def partner(self) -> Tensor:
@@ -123,6 +128,8 @@ class Mixer(Knobbed, ABC):
     """The way of training that goes with it; see `algorithms`."""
     whole: ClassVar[bool] = False
     """Needs the whole batch for itself: cannot share one with another method."""
+    attends: ClassVar[bool] = False
+    """Its shares follow the attention of a class token, which the network has to have."""
     label_slack: ClassVar[float] = 0
     """The own share of the pixels differs from lam by at most this many pixels."""
     published: ClassVar[Mapping[str, Mapping[str, Scalar]]] = {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from automixsearch.errors import TrainingError, unknown
+from automixsearch.models.registry import NO_CLASS_TOKEN
 
 Change = Callable[[Tensor], Tensor]
 
@@ -41,6 +42,24 @@ class Backbone(nn.Module, ABC):
             AutoMixError: this network has no such stage.
         """
         return self.head(self.embedded(x, stage, change))
+
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] of `x`, and what the class token looked at in the last block: its attention [B, h, w] on the
+        patches, the mean over heads, without gradient.
+
+        Raises:
+            AutoMixError: this network has no class token whose attention can be told.
+        """
+        self.check_attended()
+        raise NotImplementedError
+
+    def check_attended(self) -> None:
+        """Refuse a network without a class token whose attention can be told.
+
+        Raises:
+            AutoMixError: with those that have one.
+        """
+        raise TrainingError(f"{type(self).__name__} {NO_CLASS_TOKEN}")
 
     def check_stage(self, stage: str, mixed: bool = False) -> None:
         """Refuse a stage that this network does not have or, with `mixed`, not mix at.

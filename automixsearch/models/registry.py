@@ -21,7 +21,8 @@ class Network:
     name in torchvision, if weights are to be had there. stages: how many follow the stem. mixed: the last of them whose
     output can be mixed (whose map the rest reads). side, width: the sides of images and the knob `width` are multiples
     of these. sized: it is built for one size of images. stem, drop_path: whether it obeys the knob of that name; wide:
-    whether width. late: names, sizes and stages are known only where it is built; stages, mixed: at most.
+    whether width. attends: it has a class token, whose attention labels can follow. late: names, sizes and stages are
+    known only where it is built; stages, mixed, attends: at most.
     """
 
     built: str
@@ -35,6 +36,7 @@ class Network:
     sized: bool = False
     stem: bool = False
     drop_path: bool = False
+    attends: bool = False
     wide: bool = True
     late: bool = False
 
@@ -69,18 +71,24 @@ BACKBONES = {
     "wrn28_2": _wide(2),
     "wrn28_8": _wide(8),
     "deit_s": Network(
-        "transformers:DeiT", published="DeiT-S", mixed=3, side=16, sized=True, drop_path=True
+        "transformers:DeiT", published="DeiT-S", mixed=3, side=16, sized=True, drop_path=True, attends=True
     ),  # its head reads the class token alone
     "swin_t": Network("transformers:Swin", {}, "Swin-T", "swin_t", side=32, width=2, drop_path=True),
 }
 
 
 OTHERS = {
-    "timm": Network("library:from_timm", sized=True, drop_path=True, wide=False, late=True),
-    "torchvision": Network("library:from_torchvision", sized=True, wide=False, late=True),
-    "own": Network("own:from_outside", sized=True, late=True),
+    "timm": Network("library:from_timm", sized=True, drop_path=True, attends=True, wide=False, late=True),
+    "torchvision": Network("library:from_torchvision", sized=True, attends=True, wide=False, late=True),
+    "own": Network("own:from_outside", sized=True, attends=True, late=True),
 }
 """Packages whose networks are backbones too, as PACKAGE/NAME; own: what comes from outside."""
+
+
+NO_CLASS_TOKEN = (
+    "has no class token whose attention can be told; use deit_s, or a plain vision transformer such as "
+    "timm/vit_small_patch16_224 or torchvision/vit_b_16"
+)
 
 
 def network_of(backbone: str, plugins: Iterable[Plugin] = ()) -> Network:

@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from automixsearch.errors import SpecError
 from automixsearch.models.base import Backbone, Change
+from automixsearch.models.class_attention import attended, attention_of
 from automixsearch.models.conv1x1 import Conv1x1
-from automixsearch.models.registry import stage_names
+from automixsearch.models.registry import NO_CLASS_TOKEN, stage_names
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Tapped(Backbone):
         for module, mode in training:
             module.training = mode
         self.widths = {stage: tap.channels for stage, tap in self.taps.items()}
+        attention = attention_of(network)
+        self.attention = next((name for name, one in network.named_modules() if one is attention), None)
 
     def _behead(self, x: Tensor) -> tuple[str, nn.Linear, Tensor]:
         """Take the classifier out; its name, the classifier itself, and the logits of `x`."""
@@ -213,6 +216,16 @@ class Tapped(Backbone):
 
         with _hooked(self.network.get_submodule(tap.module), hook):
             return self.network(x)
+
+    def check_attended(self) -> None:
+        if self.attention is None or not self.taps or next(reversed(self.taps.values())).layout != "tokens":
+            raise SpecError(f"backbone {self.title} {NO_CLASS_TOKEN}")
+
+    @torch.compiler.disable()
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.check_attended()
+        side = next(reversed(self.taps.values())).side
+        return attended(self.network.get_submodule(str(self.attention)), lambda: self(x), (side, side))
 
     def check_stage(self, stage: str, mixed: bool = False) -> None:
         here = {name: tap for name, tap in self.taps.items() if tap.mixed or not mixed}

@@ -11,6 +11,7 @@ from torchvision.ops import StochasticDepth
 
 from automixsearch.errors import TrainingError
 from automixsearch.models.base import Chain
+from automixsearch.models.class_attention import attended
 
 ENDS = (2, 4, 6, 12)
 """After how many blocks of DeiT its stages end."""
@@ -91,6 +92,15 @@ class DeiT(Chain):
 
     def pooled(self, state: Tensor) -> Tensor:
         return self.norm(state[:, 0])
+
+    def check_attended(self) -> None:
+        """It has one."""
+
+    # Hooks come and go, which compiled code does not see.
+    @torch.compiler.disable()
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        blocks: Any = self.stage4
+        return attended(blocks[-1].self_attention, lambda: self(x), self.grid)
 
 
 class ChannelsLast(nn.Sequential):

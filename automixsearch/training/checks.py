@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from automixsearch.config.catalogue import catalogue
+from automixsearch.config.policy import methods_of
 from automixsearch.config.recipe import Recipe
 from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
@@ -54,10 +56,14 @@ def check_network(recipe: Recipe, space: SearchSpace, images: ImageSet) -> None:
                 f"backbone {recipe.backbone}, built for images of {side} x {side} pixels, does not take those of "
                 f"{test[0]} x {test[1]} that are tested: {' '.join(str(error).split())[:200]}; use test_size={side}"
             ) from None
+    known = catalogue(space.plugins)
     for dimension in space.dimensions:
         if all(recipe.backbone in allowed for name, allowed in dimension.when if name == "backbone"):
             for value in map(str, dimension.choices or ()):
-                if dimension.name.endswith(".layer"):
+                if dimension.name == "method":
+                    if any(known.methods[method].attends for method in methods_of(value)):
+                        network.check_attended()
+                elif dimension.name.endswith(".layer"):
                     network.check_stage(f"stage{value[1:]}")
                 elif dimension.name.endswith(".stages"):
                     for stage in {*value.split("+")} - {"input"}:

@@ -17,7 +17,9 @@ from torch.nn import functional
 
 from automixsearch.algorithms import ALGORITHMS, Algorithm
 from automixsearch.algorithms.base import Batch, Clock, Images, Needs, Part, Setup, Term
+from automixsearch.config.files import parse_space
 from automixsearch.config.knobs import Knobbed, knob
+from automixsearch.errors import SpecError
 from automixsearch.losses import LOSSES
 from automixsearch.results.columns import Column
 from automixsearch.testing import AlgorithmContract
@@ -131,6 +133,7 @@ FORMS = [
     ("automix", {"automix.mask_adjust": 1.0, "automix.mixblock_every": 2, "automix.ema": False}),
     ("automix", {"method": "samix"}),
     ("supervised", {"method": "regmixup"}),
+    ("supervised", {"method": "transmix", "backbone": "deit_s", "width": 4}),
 ]
 
 
@@ -145,6 +148,18 @@ def test_an_algorithm_that_is_added_changes_no_id():
     with listed(Consistency):
         assert {name: configured(ALGORITHMS[name]).config_id for name in before} == before
         assert configured(Consistency).config_id not in before.values()
+
+
+def test_a_knob_of_an_algorithm_that_no_trial_uses_is_refused():
+    with listed(Consistency):
+        knobs = {"method": "mixup", "consistency.threshold": 0.5}
+        for more, those in (({}, "supervised"), ({"method": "automix"}, "automix")):
+            with pytest.raises(
+                SpecError, match=f"belongs to algorithm consistency, which knobs.algorithm = {those} does"
+            ):
+                parse_space({"knobs": knobs | more}, "test")
+        space = parse_space({"knobs": knobs | {"algorithm": ["consistency", "supervised"]}}, "test")
+        assert "consistency.threshold" in {dimension.name for dimension in space.dimensions}
 
 
 def test_the_algorithm_of_this_file_gets_what_it_needs():

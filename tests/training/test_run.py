@@ -50,7 +50,13 @@ TWENTY_STEPS = Path(__file__).parents[1] / "golden" / "twenty_steps.json"
 """Losses of the first steps of every method; `python tests/training/test_run.py` rewrites them."""
 
 
+ATTENDED = {"backbone": "deit_s", "batch_size": 32, "flip": False}
+"""For methods that follow the attention of a class token."""
+
+
 def twenty_steps(method: str, images: ImageSet) -> list[float]:
+    if MIXERS[method].attends:
+        return losses(TrainingRun(config(method=method, **ATTENDED), load(Data(size=16)), "cpu"))[:20]
     return losses(TrainingRun(config(method=method), images, "cpu"))[:20]
 
 
@@ -66,7 +72,10 @@ def test_every_method_learns_in_two_hundred_steps(digits, method):
     more = {"switch": "sample"} if "+" in method else {}
     if method in LED:  # the teacher follows as fast as so few steps need
         more = {f"{method}.ema_start": 0.9, f"{method}.ema_end": 0.99}
-    run = TrainingRun(config(method=method, epochs=6, batch_size=32, **more), digits, "cpu")
+    attends = any(MIXERS[name].attends for name in method.split("+"))
+    if attends:
+        digits, more = load(Data(size=16)), {**ATTENDED, "optimizer": "adamw", "lr": 0.002}
+    run = TrainingRun(config(**{"method": method, "epochs": 6, "batch_size": 32, **more}), digits, "cpu")
     steps = losses(run)
     assert len(steps) >= 200
     assert all(math.isfinite(loss) for loss in steps)
