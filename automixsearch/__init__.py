@@ -9,11 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["SearchSpace", "Study", "TrialConfig", "__version__", "open_study", "run_search", "train"]
+__all__ = [
+    "MixingPolicy",
+    "SearchSpace",
+    "Study",
+    "TrialConfig",
+    "__version__",
+    "load_policy",
+    "open_study",
+    "run_search",
+    "train",
+]
 
 if TYPE_CHECKING:
     from automixsearch.config.space import SearchSpace
     from automixsearch.config.trial import TrialConfig
+    from automixsearch.deploy.policy import MixingPolicy, load_policy
     from automixsearch.results.study import Study, open_study
     from automixsearch.search.driver import run_search
     from automixsearch.training.run import train
@@ -21,6 +32,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "SearchSpace": "automixsearch.config.space",
     "TrialConfig": "automixsearch.config.trial",
+    "MixingPolicy": "automixsearch.deploy.policy",
+    "load_policy": "automixsearch.deploy.policy",
     "Study": "automixsearch.results.study",
     "open_study": "automixsearch.results.study",
     "run_search": "automixsearch.search.driver",

@@ -82,10 +82,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class Term:
-    """A weighted term of the loss, a scalar, of this worker's share of a step; and values for the ledger, detached."""
+    """A weighted term of the loss, a scalar, of this worker's share of a step; and values for the ledger, detached.
+
+    leaf: a tensor whose gradient the next term needs; it has one once the backward pass of this term is made.
+    """
 
     loss: Tensor
     told: Mapping[str, Tensor] = field(default_factory=dict)
+    leaf: Tensor | None = None
 
 
 @dataclass(frozen=True)

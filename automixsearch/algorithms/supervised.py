@@ -28,7 +28,6 @@ class Supervised(Algorithm):
         super().__init__(setup)
         self.network = setup.network
         self.logits = self.compiled(self.network.forward)
-        self.clean_scale = self.loss.clean_scale(setup.classes)
         self.known = {"mean": setup.mean, "std": setup.std}
 
     def parts(self) -> list[Part]:
@@ -36,27 +35,34 @@ class Supervised(Algorithm):
 
     def terms(self, batch: Batch, clock: Clock, generator: Generator) -> Iterator[Term]:
         (pixels,), y = batch.views, batch.y
-        x = self.normalise(pixels)
+        mixer = self.mixer_at(clock)
+        yield from self.mixed_terms(self.normalise(pixels), y, mixer, generator, {"pixels": pixels, **self.known})
+
+    def mixed_terms(
+        self, x: Tensor, y: Tensor, mixer: Mixer, generator: Generator, supply: dict[str, Tensor]
+    ) -> Iterator[Term]:
+        """The terms of a batch x [B, C, H, W] of classes y [B]; `supply`: what a mixer may need, but for gradients."""
         size, channels, height, width = x.shape
-        mixer, repeats = self.mixer_at(clock), self.policy.repeats
+        repeats = self.policy.repeats
         draws = [mixer.draw((size, channels, height, width), generator) for _ in range(repeats)]
         needs = frozenset[str]().union(*(mixer.needs_of(draw) for draw in draws))
-        clean_weight = self.clean_scale * sum(map(mixer.clean_weight_of, draws)) / repeats
+        clean_weight = sum(map(mixer.clean_weight_of, draws))
         gradient = None
         wanted = bool(needs & {"saliency", "gradient"})
         if clean_weight:  # its backward pass gives the gradient of the images too
             own = self.world.share(x).detach().requires_grad_(wanted)
             with self.autocast():
                 logits = self.logits(own)
-            yield Term(clean_weight * functional.cross_entropy(logits.float(), self.world.share(y)))
+            weight = self.loss.clean_scale(logits.shape[1]) * clean_weight / repeats
+            clean = functional.cross_entropy(logits.float(), self.world.share(y))
+            yield Term(weight * clean, leaf=own if wanted else None)
             gradient = self.world.gather(own.grad.float()) if own.grad is not None else None
         elif wanted:
             gradient = self.gradient(x, y)
-        supply = {"pixels": pixels, **self.known}
-        if gradient is not None:
-            supply |= {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
+        made = {} if gradient is None else {"gradient": gradient, "saliency": gradient.square().mean(1).sqrt()}
         for draw in draws:
-            mixed = mixer.apply(x, draw, **{need: supply[need] for need in mixer.needs_of(draw)})
+            supplied = {need: made[need] if need in made else supply[need] for need in mixer.needs_of(draw)}
+            mixed = mixer.apply(x, draw, **supplied)
             yield Term(self.mixed_loss(mixed, y) / repeats)
 
     def mixer_at(self, clock: Clock) -> Mixer:

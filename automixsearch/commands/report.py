@@ -126,11 +126,24 @@ def dashboard_storage(study: Study) -> tuple[Any, str]:
 
 
 def export_command(args: argparse.Namespace) -> int:
+    from automixsearch.analysis.best import best
     from automixsearch.results.exports import optuna_study, write_csv
 
-    if not args.csv and not args.optuna:
-        raise StudyError("nothing to export: give --csv FILE_OR_DIR, --optuna FILE, or both")
+    if not args.csv and not args.optuna and not args.policy:
+        raise StudyError("nothing to export: give --csv FILE_OR_DIR, --optuna FILE, --policy TRAINER, or several")
     study = open_named(args)
+    if args.policy:
+        from automixsearch.deploy.lines import lines_for
+
+        trial = args.trial
+        if trial is None:
+            winner = best(study, 1).winner
+            if winner is None:
+                raise StudyError(f"study {study.name} has no complete trial to export yet")
+            trial = winner.trial_id
+        print(lines_for(args.policy, study.config(trial)), end="")
+    elif args.trial is not None:
+        raise StudyError("--trial says whose policy --policy prints; give both, or neither")
     if args.csv:
         for file in write_csv(study, args.csv):
             say(f"csv: {file}")
@@ -162,3 +175,10 @@ def add(commands: Any) -> None:
     add_study(sub)
     sub.add_argument("--csv", metavar="FILE_OR_DIR", help="the trials as FILE.csv, or trials.csv and epochs.csv in DIR")
     sub.add_argument("--optuna", metavar="FILE", help="an Optuna study: a journal, or SQLite for FILE.db")
+    sub.add_argument(
+        "--policy",
+        metavar="TRAINER",
+        help="print the lines that train with its policy in your own loop (python), or in "
+        "that of timm, torchvision, lightning or transformers",
+    )
+    sub.add_argument("--trial", metavar="TRIAL", help="whose policy (the best one's)")

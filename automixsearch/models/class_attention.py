@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +54,8 @@ def class_attention(module: Any, tokens: Tensor, patches: int) -> Tensor:
         return scores.softmax(3).mean(1)[:, 0, -patches:]
 
 
-def attended(module: nn.Module, forward: Callable[[], Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What `forward` returns, and the class token's attention [B, h, w] on its grid of patches meanwhile."""
+def attended(module: nn.Module, forward: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """What `forward` returns, and the class token's attention [B, h, h] on its square of patches meanwhile."""
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], __: dict[str, Any]) -> None:
@@ -65,4 +66,5 @@ def attended(module: nn.Module, forward: Callable[[], Tensor], grid: tuple[int, 
         output = forward()
     finally:
         handle.remove()
-    return output, class_attention(module, seen[-1], grid[0] * grid[1]).unflatten(1, grid)
+    side = math.isqrt(seen[-1].shape[1] - 1)  # a few tokens beside the patches are fewer than another row of them
+    return output, class_attention(module, seen[-1], side**2).unflatten(1, (side, side))

@@ -6,6 +6,7 @@ What can be tapped is found by one pass of two images of noise: a module that is
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,6 +91,7 @@ class Tapped(Backbone):
         training = [(module, module.training) for module in network.modules()]
         network.eval()
         name, self.head, logits = self._behead(x)
+        self.head_name = name
         self.theirs = (
             (rf"^{re.escape(name)}\.(?=weight$|bias$)", "head."),
             (r"^(?!network\.|head\.(?:weight|bias)$)", "network."),
@@ -181,6 +183,12 @@ class Tapped(Backbone):
                 mixed[before] &= gradient is not None and bool(taps[before].map(gradient).any())
         return {stage: replace(tap, mixed=mixed[stage]) for stage, tap in taps.items()}
 
+    def whole(self) -> nn.Module:
+        """A copy of the network in the form that it came in, with its classifier."""
+        network = copy.deepcopy(self.network)
+        network.set_submodule(self.head_name, copy.deepcopy(self.head))
+        return network
+
     def features(self, x: Tensor, stage: str) -> Tensor:
         self.check_stage(stage)
         return self._tapped(x, stage)
@@ -224,8 +232,7 @@ class Tapped(Backbone):
     @torch.compiler.disable()
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self.check_attended()
-        side = next(reversed(self.taps.values())).side
-        return attended(self.network.get_submodule(str(self.attention)), lambda: self(x), (side, side))
+        return attended(self.network.get_submodule(str(self.attention)), lambda: self(x))
 
     def check_stage(self, stage: str, mixed: bool = False) -> None:
         here = {name: tap for name, tap in self.taps.items() if tap.mixed or not mixed}

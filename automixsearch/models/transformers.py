@@ -100,7 +100,7 @@ class DeiT(Chain):
     @torch.compiler.disable()
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
         blocks: Any = self.stage4
-        return attended(blocks[-1].self_attention, lambda: self(x), self.grid)
+        return attended(blocks[-1].self_attention, lambda: self(x))
 
 
 class ChannelsLast(nn.Sequential):

@@ -1,0 +1,5 @@
+"""What a study found, outside of it: policies in other trainers."""
+
+from automixsearch.deploy.policy import MixingPolicy, load_policy
+
+__all__ = ["MixingPolicy", "load_policy"]
