@@ -98,14 +98,15 @@ class Crowd:
         The parts are found by adding a little to one image after the other: mixing is linear in the images.
 
         Args:
-            masks: for a method that needs masks, those [B, 1, H, W] that belong to its draw.
+            masks: for a method that needs masks, those that belong to its draw.
         """
         batch, channels, height, width = self.x.shape
         draw = mixer.draw((batch, channels, height, width), generator)
         if isinstance(draw, PairDraw):
             draw = dataclasses.replace(draw.with_lam(lam), partner=torch.arange(batch) ^ 1)
         supply = {
-            need: masks(draw) if need == "mask" and masks else getattr(self, need) for need in mixer.needs_of(draw)
+            need: masks(draw) if need.startswith("mask") and masks else getattr(self, need)
+            for need in mixer.needs_of(draw)
         }
         mixed = mixer.apply(self.x, draw, **supply)
         if mixed.stage != "input" or mixed.views is not None:

@@ -28,7 +28,7 @@ from automixsearch.mixers import MIXERS
 from automixsearch.models import build_model
 from automixsearch.training.run import TrainingRun
 
-LEARNED = {name for name, mixer in MIXERS.items() if "mask" in mixer.needs}
+LEARNED = {name for name, mixer in MIXERS.items() if mixer.needs & {"mask", "masks"}}
 DRAWN = [name for name in MIXERS if name not in {"vanilla", "trivialmix", *LEARNED}]
 
 

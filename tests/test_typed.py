@@ -96,7 +96,7 @@ def test_a_choice_called_off_is_taken_where_there_is_one_and_refused_by_name_whe
     space = load_space(tmp_path / "a.yaml")
     assert space.resources.packing == "off"
     assert next(d for d in space.dimensions if d.name == "amp").choices == ("off",)
-    with pytest.raises(SpecError, match=r"method: unknown value 'no' \(choices: augmix, automix"):
+    with pytest.raises(SpecError, match=r"method: unknown value 'no' \(choices: adautomix, augmix, automix"):
         load_space(tmp_path / "a.yaml", ["method=no"])
 
 

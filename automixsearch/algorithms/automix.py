@@ -15,6 +15,7 @@ from automixsearch.results.columns import Column, percent
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from automixsearch.models.base import Backbone
     from automixsearch.models.mixblock import MixBlock
@@ -78,9 +79,8 @@ class AutoMixTraining(Algorithm):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.seed("mixblock"))
             self.student = TwoHeads(setup.network)
-            self.block = mix_block(mixer, setup.network.widths[self.stage])
+            self.block = self.block_for(setup.network.widths[self.stage])
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.learns = mixer.mask_source == "mixblock"
         self.block.requires_grad_(self.learns)
         names = [f"{who}_{head}" for who in NETWORKS for head in HEADS]
         self.heads = tuple(sorted(names, key=lambda name: name != mixer.report))
@@ -88,6 +88,15 @@ class AutoMixTraining(Algorithm):
         self.student_clean, self.student_mix = self.compiled(self.student.clean), self.compiled(self.student.mix)
         self.teacher_features = self.compiled(self.teacher.backbone.features)
         self.teacher_mix, self.block_mask = self.compiled(self.teacher.mix), self.compiled(self.block.forward)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there are masks to be learned."""
+        return self.mixer.mask_source == "mixblock"
+
+    def block_for(self, channels: int) -> Module:
+        """The Mix Block for features of so many channels."""
+        return mix_block(self.mixer, channels)
 
     def parts(self) -> list[Part]:
         """The student and, unless it is an ablation without one, the Mix Block."""

@@ -50,7 +50,7 @@ def gallery_command(args: argparse.Namespace) -> int:
     from automixsearch.mixers import MIXERS
 
     epochs = _epochs(args.epochs)
-    learned = [name for name, mixer in MIXERS.items() if "mask" in mixer.needs]
+    learned = [name for name, mixer in MIXERS.items() if mixer.needs & {"mask", "masks"}]
     drawn = [name for name in MIXERS if name not in ("vanilla", "trivialmix", *learned)]
     methods = args.methods.split(",") if args.methods else [*drawn, *learned] if epochs else drawn
     named = by_name({"method": methods})

@@ -57,9 +57,10 @@ class _Unknown(dict[str, Tensor]):
 class MixingPolicy:
     """A mixing method with its values, its loss, and when it is used: what a trial of a search trains with.
 
-    `step` does all of it in one line, for every method but AutoMix and SAMix, which train a Mix Block beside the
-    network and take `attach`. `mix` and `collate` give images and soft targets, for trainers that take these: without
-    the loss of the policy, and not for methods that mix hidden features, compare views or follow attention.
+    `step` does all of it in one line, for every method but AutoMix, SAMix and AdAutoMix, which train a Mix Block
+    beside the network and take `attach`. `mix` and `collate` give images and soft targets, for trainers that take
+    these: without the loss of the policy, and not for methods that mix hidden features, compare views or follow
+    attention.
 
     Args:
         config: of a trial; its data, network and optimiser do not matter. classes: how many there are, for soft
@@ -237,7 +238,7 @@ class MixingPolicy:
     def attach(
         self, model: nn.Module, *, side: int, steps: int, channels: int = 3, stages: Mapping[str, str] | None = None
     ) -> Attached:
-        """Take a network for a method that trains more than it: AutoMix and SAMix.
+        """Take a network for a method that trains more than it: AutoMix, SAMix and AdAutoMix.
 
         Args:
             model: any that ends in one linear layer; it belongs to what is returned, whose `model` gives it back. side,

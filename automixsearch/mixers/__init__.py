@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from automixsearch.mixers.adautomix import AdAutoMix
 from automixsearch.mixers.augmix import AugMix
 from automixsearch.mixers.automix import AutoMix
 from automixsearch.mixers.base import Draw, Mixed, Mixer, PairDraw, pairs
@@ -34,6 +35,7 @@ MIXERS: dict[str, type[Mixer]] = {
         AugMix,
         AutoMix,
         SAMix,
+        AdAutoMix,
         RegMixup,
         TransMix,
         TrivialMix,
@@ -42,6 +44,7 @@ MIXERS: dict[str, type[Mixer]] = {
 
 __all__ = [
     "MIXERS",
+    "AdAutoMix",
     "AugMix",
     "AutoMix",
     "CoMixup",

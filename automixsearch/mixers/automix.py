@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from automixsearch.config.knobs import knob
 from automixsearch.lazy import functional, torch
@@ -192,7 +192,20 @@ class AutoMix(Mixer):
         return dataclasses.replace(self, **chosen)  # pyright: ignore[reportArgumentType]
 
 
-def teacher_momentum(settings: AutoMix, progress: float) -> float:
+class Teacher(Protocol):
+    """The settings of a teacher that follows the network."""
+
+    @property
+    def ema(self) -> bool: ...
+    @property
+    def ema_start(self) -> float: ...
+    @property
+    def ema_end(self) -> float: ...
+    @property
+    def ema_hold(self) -> float: ...
+
+
+def teacher_momentum(settings: Teacher, progress: float) -> float:
     """The share of the teacher that stays at each step: constant at first, then on a cosine over the whole run."""
     if progress < settings.ema_hold:
         return settings.ema_start
@@ -200,7 +213,7 @@ def teacher_momentum(settings: AutoMix, progress: float) -> float:
     return settings.ema_end - (settings.ema_end - settings.ema_start) * fall
 
 
-def never_learned(settings: AutoMix, steps: int) -> float:
+def never_learned(settings: Teacher, steps: int) -> float:
     """The share of the teacher that after so many steps still is what it began as: the product of its momenta, by up to
     a thousand of them."""
     if not settings.ema or not steps:

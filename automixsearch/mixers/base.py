@@ -123,6 +123,7 @@ class Mixer(Knobbed, ABC):
     mean, std: float [C], in 0..1 units: x = (pixels / 255 - mean) / std.
     saliency: float [B, H, W], sqrt of the mean over channels of gradient^2.
     gradient: float [B, C, H, W], d CE / d x at the current weights; any positive scale per sample.
+    mask, masks: what a Mix Block made, of methods with a way of training of their own.
     """
     algorithm: ClassVar[str] = "supervised"
     """The way of training that goes with it; see `algorithms`."""

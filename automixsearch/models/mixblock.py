@@ -111,6 +111,54 @@ class MixBlock(nn.Module):
         return attended(query, key, flat).transpose(1, 2).view_as(value)
 
 
+class GroupMixBlock(nn.Module):
+    """Masks of n images at once, of sum 1 at every pixel, each from the attention of an image to all others.
+
+    With F_k the features of image k, its share beside them with `concat`: q_k, v_k of F_k, and the keys of all others
+    summed; u_k = softmax(q_k (sum over j != k of k_j)^T / sqrt(C')) v_k, masks = softmax over k of the upsampled u_k.
+
+    Args: channels, reduction, bilinear, spread: as of `MixBlock`. concat: a channel with the share on every F_k.
+
+    Source: Qin et al., arXiv 2312.11954; OpenMixup at dd292a2.
+    """
+
+    def __init__(
+        self, channels: int, *, reduction: int = 2, concat: bool = False, bilinear: bool = True, spread: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.concat, self.bilinear = concat, bilinear
+        inner, seen = max(channels // reduction, 1), channels + concat
+        self.query, self.key, self.value = (nn.Conv2d(seen, width, 1) for width in (inner, inner, 1))
+        for module in (self.query, self.key, self.value):
+            nn.init.normal_(module.weight, 0.0, spread)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+
+    def forward(self, features: list[Tensor], shares: Tensor, size: tuple[int, int]) -> Tensor:
+        """The masks [B, n, H, W], in float32; in float64 where the block is.
+
+        Args:
+            features: of each of the n images of every mix, [B, C, h, w]. shares: [n], of sum 1. size: (H, W).
+        """
+        with torch.autocast(features[0].device.type, enabled=False):
+            exact = torch.promote_types(self.value.weight.dtype, torch.float32)
+            told = shares.to(features[0].device, exact, non_blocking=True)[:, None, None, None, None]
+            seen = [
+                [part.to(exact), *([told[place].expand(len(part), 1, 1, 1)] if self.concat else [])]
+                for place, part in enumerate(features)
+            ]
+            query, key, value = (
+                [convolved(module, parts).flatten(2).transpose(1, 2) for parts in seen]
+                for module in (self.query, self.key, self.value)
+            )
+            keys = torch.stack(key).sum(0)
+            maps = [attended(q, keys - k, v) for q, k, v in zip(query, key, value, strict=True)]
+            logits = torch.cat(maps, 2).transpose(1, 2).unflatten(2, features[0].shape[2:])
+            if self.bilinear:
+                return functional.interpolate(logits, size, mode="bilinear", align_corners=False).softmax(1)
+            return functional.interpolate(logits, size, mode="nearest").softmax(1)
+
+
 def convolved(module: nn.Module, parts: list[Tensor]) -> Tensor:
     """`module`, which begins with a 1x1 convolution, on the channels of all `parts` side by side.
 

@@ -10,6 +10,7 @@ from automixsearch.config.policy import methods_of
 from automixsearch.config.recipe import Recipe
 from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
+from automixsearch.mixers.adautomix import AdAutoMix
 from automixsearch.mixers.automix import AutoMix, never_learned
 from automixsearch.models.registry import network_of
 
@@ -82,7 +83,7 @@ def stale_teachers(configs: Iterable[TrialConfig], images: int, epochs: int) -> 
     """
     for config in configs:
         mixer = config.mixer
-        if not isinstance(mixer, AutoMix) or not mixer.report.startswith("teacher"):
+        if not isinstance(mixer, AutoMix | AdAutoMix) or not mixer.report.startswith("teacher"):
             continue
         steps = int(images * (1 - config.data.val_fraction)) // config.recipe.batch_size * epochs
         share = never_learned(mixer, steps)

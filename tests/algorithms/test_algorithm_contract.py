@@ -132,6 +132,8 @@ FORMS = [
     ("automix", {"automix.shared_forward": True, "automix.mask_mean": "batch", "automix.mask_loss": "l1_variance"}),
     ("automix", {"automix.mask_adjust": 1.0, "automix.mixblock_every": 2, "automix.ema": False}),
     ("automix", {"method": "samix"}),
+    ("adautomix", {"adautomix.samples": 2}),
+    ("adautomix", {"adautomix.adv_every": 0, "adautomix.linear_share": 0.0}),
     ("supervised", {"method": "regmixup"}),
     ("supervised", {"method": "transmix", "backbone": "deit_s", "width": 4}),
 ]
