@@ -14,6 +14,7 @@ from automixsearch.commands import (
     analysis,
     data,
     doctor,
+    evaluate,
     files,
     jobs,
     mixers,
@@ -29,7 +30,7 @@ from automixsearch.secrecy import redact
 from automixsearch.stopping import as_interrupt, holds_up, last_signal
 
 INTERRUPTED = 130
-GROUPS = (search, studies, files, jobs, results, report, mixers, data, reproduce, analysis, doctor)
+GROUPS = (search, studies, files, jobs, results, evaluate, report, mixers, data, reproduce, analysis, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from automixsearch.config.frozen import Frozen
 from automixsearch.config.knobs import Knob, knobs_of
 from automixsearch.errors import ResourceError, SpecError, brief_repr, unknown
 
-Kind = Literal["mixers", "losses", "algorithms", "backbones", "data", "metrics"]
+Kind = Literal["mixers", "losses", "algorithms", "backbones", "data", "metrics", "evaluations"]
 """What can come from outside; also the last word of the group of entry points."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 REF = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_][\w.]*")
@@ -113,6 +113,14 @@ SOURCES: Mapping[Kind, Source] = {
         "automixsearch.evaluation.metric:Metric",
         facts=("goal",),
         before="val_",
+    ),
+    "evaluations": Source(
+        "evaluation",
+        ("suite",),
+        "automixsearch.evaluation:EVALUATIONS",
+        "automixsearch.evaluation.suite:Evaluation",
+        knobs="",
+        facts=("source",),
     ),
 }
 KEYS: Mapping[str, Kind] = {key: kind for kind, source in SOURCES.items() for key in source.keys}

@@ -18,13 +18,14 @@ PUBLIC = (
     "automixsearch.mixers",
     "automixsearch.losses",
     "automixsearch.algorithms",
+    "automixsearch.evaluation",
     "automixsearch.config.knobs",
     "automixsearch.testing",
     "automixsearch.errors",
 )
 """The modules whose `__all__` is the public API; docs/api.md shows them."""
-VALUES = {"Batch", "Clock", "Images", "Needs", "Part", "Setup", "Term"}
-"""What an algorithm is given and gives: the example of `Algorithm` uses them."""
+VALUES = {"Pictures", "Subject", "Batch", "Clock", "Images", "Needs", "Part", "Setup", "Term"}
+"""What an algorithm or an evaluation is given and gives: the examples of those use them."""
 
 
 def _public():

@@ -20,6 +20,7 @@ from automixsearch.archives import check_records
 from automixsearch.config.catalogue import Catalogue, catalogue
 from automixsearch.errors import DamagedError, StorageError, StudyError, unknown
 from automixsearch.results.documents import parse_config, stored_config, written_plugins
+from automixsearch.results.evaluations import COLUMNS, evaluations
 from automixsearch.results.files import open_files
 from automixsearch.results.schema import (
     KEYS,
@@ -205,7 +206,7 @@ class Study:
         return to_arrow("trials", self.pareto_rows()).to_pandas()
 
     def query(self, sql: str) -> DataFrame:
-        """Answer SQL over the views `trials` and `epochs`; it can read nothing else, and write nothing.
+        """Answer SQL over the views `trials`, `epochs`, `outcomes` and `evaluations`; it reads and writes nothing else.
 
         Raises:
             StudyError: with DuckDB's own words.
@@ -216,6 +217,8 @@ class Study:
         safe = "SET TimeZone = 'UTC'; SET enable_external_access = false; SET lock_configuration = true"
 
         def ask(con: DuckDBPyConnection) -> DataFrame:
+            if "evaluations" in sql.lower():
+                con.register("evaluations", self.evaluations())
             con.execute(safe)
             statements = len(con.extract_statements(sql))
             if statements > 1:
@@ -240,6 +243,17 @@ class Study:
                 place = f"{self.name}/outcomes, trial {row['trial_id']}"
                 self.store.corrupt[place] = "its bits are not as many as it says; remove the row"
         return found
+
+    def evaluations(self) -> DataFrame:
+        """What `automixsearch evaluate` found of the trials: a row for each score.
+
+        Columns: trial_id; suite, the question; name and setting of the score; value; images, from how many; seed, of
+        the run; code, that was asked; settings, of the question.
+        """
+        import pandas as pd
+
+        rows = [row for found in evaluations(self.store) for row in found.rows]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
 
     # As plain rows ------------------------------------------------------------------------------------------
 

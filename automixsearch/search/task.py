@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-import automixsearch
 from automixsearch.config.trial import TrialConfig
 from automixsearch.config.upgrade import SCHEMA_VERSION
 from automixsearch.errors import DamagedError
@@ -23,6 +17,7 @@ from automixsearch.results.names import is_name
 from automixsearch.results.schema import config_row
 from automixsearch.search.checkpoints import drop_checkpoints
 from automixsearch.search.failures import Attempt, Failure
+from automixsearch.versions import code_version
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store
@@ -121,15 +116,3 @@ class Task:
 
 def _name(trial_id: str) -> str:
     return f"pending/{trial_id}.json"
-
-
-@cache
-def code_version() -> str:
-    """Version and hash of this package's source, and the versions of Python and torch that ran it."""
-    root = Path(automixsearch.__file__).parent
-    digest = sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    torch = sys.modules.get("torch")
-    parts = [f"{automixsearch.__version__}+{digest.hexdigest()[:12]}", f"python-{platform.python_version()}"]
-    return " ".join(parts + ([f"torch-{torch.__version__}"] if torch else []))

@@ -171,6 +171,12 @@ def test_an_installed_package_is_found_by_its_entry_points(tmp_path):
     assert {plugin.version for plugin in study.plugins} == {"stripes 1.2"}
     assert {plugin.ref.partition(":")[0] for plugin in study.plugins} == {"stripes"}
     assert "focal@stripes-1.2+" in study.trials().code_version[0]
+    run(
+        [str(python), "-m", "automixsearch", "evaluate", "own", "--suite", "dimmed,attack", "dimmed.factor=1"], tmp_path
+    )
+    found = study.evaluations()
+    assert found[found.suite == "dimmed"].value.tolist() == pytest.approx(study.trials().test_top1.tolist())
+    assert "dimmed@stripes-1.2+" in found[found.suite == "dimmed"].code.iloc[0]
 
 
 BY_NAME = {

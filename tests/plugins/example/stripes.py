@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -12,6 +13,7 @@ from automixsearch.algorithms.base import Term
 from automixsearch.algorithms.supervised import Supervised
 from automixsearch.config.knobs import Knobbed, knob
 from automixsearch.data import ImageSet, Part
+from automixsearch.evaluation import Evaluation, Score, Subject
 from automixsearch.evaluation.metric import Metric
 from automixsearch.losses import Loss, mce
 from automixsearch.mixers import Mixed, Mixer, PairDraw
@@ -104,6 +106,21 @@ class Balanced(Metric):
 
     def value(self, sums: torch.Tensor) -> float:
         return float((sums[0] / sums[1]).nanmean())
+
+
+@dataclass(frozen=True)
+class Dimmed(Evaluation):
+    """Accuracy on images that are darker, in percent."""
+
+    name: ClassVar[str] = "dimmed"
+
+    factor: float = knob(0.5, "of the brightness", low=0, high=1)
+
+    def scores(self, subject: Subject, generator: torch.Generator) -> Iterator[Score]:
+        hits = 0
+        for x, y in subject.test.batches():
+            hits += int((subject.logits(self.factor * x).argmax(1) == y).sum())
+        yield Score("top1", 100 * hits / len(subject.test), len(subject.test), f"factor={self.factor:g}")
 
 
 def bars(data) -> ImageSet:
