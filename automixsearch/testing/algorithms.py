@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,7 @@ from automixsearch.config.knobs import Scalar
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
-from automixsearch.mixers import MIXERS
+from automixsearch.mixers import MIXERS, Mixer
 from automixsearch.models import build_model
 from automixsearch.results.schema import columns, schema
 from automixsearch.testing.contract import (
@@ -45,25 +46,28 @@ Trained = Mapping[str, tuple[list[float], dict[str, Tensor]]]
 
 
 @contextmanager
-def listed(*kinds: type[Algorithm]) -> Iterator[None]:
-    """Add algorithms to `ALGORITHMS` for a while, as a line there would.
+def listed(*kinds: type[Algorithm | Mixer]) -> Iterator[None]:
+    """Add algorithms to `ALGORITHMS`, and mixers to `MIXERS`, for a while, as lines there would.
 
     Raises:
         ContractError: one has the name of one that is there.
     """
+    added: list[tuple[dict[str, Any], str]] = []
     for kind in kinds:
+        there: dict[str, Any] = ALGORITHMS if issubclass(kind, Algorithm) else MIXERS  # type: ignore[assignment]
         require(
-            ALGORITHMS.get(kind.name, kind) is kind,
-            f"{kind.__name__}: name = {kind.name!r} is that of an algorithm of this package; choose another",
+            there.get(kind.name, kind) is kind,
+            f"{kind.__name__}: name = {kind.name!r} is that of one of this package; choose another",
         )
-    added = {kind.name: kind for kind in kinds if kind.name not in ALGORITHMS}
-    ALGORITHMS.update(added)
+        if kind.name not in there:
+            there[kind.name] = kind
+            added.append((there, kind.name))
     _forget()
     try:
         yield
     finally:
-        for name in added:
-            del ALGORITHMS[name]
+        for there, name in added:
+            del there[name]
         _forget()
 
 
@@ -97,8 +101,8 @@ def begun(kind: type[Algorithm], knobs: Knobs | None = None, world: World | None
     return TrainingRun(configured(kind, knobs), digits(), "cpu", world, steps=3)
 
 
-def by_two_workers(kinds: Sequence[type[Algorithm]]) -> list[Trained]:
-    """What each of two processes has trained, with one algorithm after the other.
+def by_two_workers(kinds: Sequence[type[Algorithm | Mixer]]) -> list[Trained]:
+    """What each of two processes has trained, with one algorithm after the other; mixers among `kinds` are there.
 
     Raises:
         ContractError: a worker failed, or cannot import one of `kinds`.
@@ -116,11 +120,12 @@ def by_two_workers(kinds: Sequence[type[Algorithm]]) -> list[Trained]:
         return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(2)]
 
 
-def _work(rank: int, size: int, folder: str, kinds: tuple[type[Algorithm], ...]) -> None:
+def _work(rank: int, size: int, folder: str, kinds: tuple[type[Algorithm | Mixer], ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     with listed(*kinds):
-        trained = {kind.name: _trained(begun(kind, world=World(rank, size))) for kind in kinds}
+        algorithms = [kind for kind in kinds if issubclass(kind, Algorithm)]
+        trained = {kind.name: _trained(begun(kind, world=World(rank, size))) for kind in algorithms}
     torch.save(trained, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -163,8 +168,11 @@ def _emptied(batch: Batch, hidden: Callable[[Tensor], Tensor]) -> Batch:
     return Batch(views, index, hidden(batch.y), beside)
 
 
-def check_host_never_waits(kind: type[Algorithm], knobs: Knobs | None = None) -> None:
+def check_host_never_waits(kind: type[Algorithm], knobs: Knobs | None = None, *mixers: type[Mixer]) -> None:
     """Require that two steps on a GPU read no value of it on the host, backward passes included.
+
+    Args:
+        mixers: that come with the algorithm.
 
     Raises:
         ContractError: it names the line.
@@ -190,7 +198,7 @@ def check_host_never_waits(kind: type[Algorithm], knobs: Knobs | None = None) ->
                 term.loss.backward()
             algorithm.after_step(clock(0))
 
-    with listed(kind):
+    with listed(kind, *mixers):
         with no_waiting(of, kind), fake_device() as device:
             places = step(device)
         for name, place in places.items():
@@ -205,6 +213,7 @@ class AlgorithmContract(Contract):
     Attributes:
         algorithm: the class.
         knobs: by full name, what the runs shall have beside the defaults: a method, a loss, its own knobs.
+        mixer: the mixing method that comes with it, if one does; its `algorithm` is the algorithm's name.
 
     Examples:
         >>> from automixsearch.algorithms.supervised import Supervised
@@ -216,6 +225,11 @@ class AlgorithmContract(Contract):
 
     algorithm: type[Algorithm]
     knobs: Knobs = MappingProxyType({})
+    mixer: type[Mixer] | None = None
+
+    @property
+    def _kinds(self) -> list[type[Algorithm | Mixer]]:
+        return [self.algorithm, *([self.mixer] if self.mixer else [])]
 
     @property
     def of(self) -> str:
@@ -224,12 +238,12 @@ class AlgorithmContract(Contract):
 
     def begun(self) -> TrainingRun:
         """A run of two epochs of three steps."""
-        with listed(self.algorithm):
+        with listed(*self._kinds):
             return begun(self.algorithm, self.knobs)
 
     def by_two_workers(self) -> list[Trained]:
         """What each of two workers has trained."""
-        return by_two_workers([self.algorithm])
+        return by_two_workers(self._kinds)
 
     def _same_state(self, one: TrainingRun, other: TrainingRun, rule: str) -> None:
         theirs = other.algorithm.state_dict()
@@ -341,7 +355,7 @@ class AlgorithmContract(Contract):
                 f"{self.of}: columns must be what an epoch tells: {sorted(told - declared)} are not declared, "
                 f"{sorted(declared - told)} are not told",
             )
-        with listed(self.algorithm):
+        with listed(*self._kinds):
             known = {column.name for column in columns("epochs")}
         require(declared <= known, f"{self.of}: the ledger lacks {sorted(declared - known)}")
 
@@ -384,10 +398,10 @@ class AlgorithmContract(Contract):
 
     def test_the_host_never_waits_for_a_gpu(self) -> None:
         """In two steps on a GPU that is not there: tensors on it have shapes and no values."""
-        check_host_never_waits(self.algorithm, self.knobs)
+        check_host_never_waits(self.algorithm, self.knobs, *([self.mixer] if self.mixer else []))
 
 
-def check_algorithm(algorithm: type[Algorithm], knobs: Knobs | None = None) -> None:
+def check_algorithm(algorithm: type[Algorithm], knobs: Knobs | None = None, mixer: type[Mixer] | None = None) -> None:
     """Check that a way of training keeps the contract of `Algorithm`; it trains on digits for some seconds.
 
     Two of the runs are made by two processes, so a script calls it under `if __name__ == "__main__":`.
@@ -395,6 +409,7 @@ def check_algorithm(algorithm: type[Algorithm], knobs: Knobs | None = None) -> N
     Args:
         algorithm: the class.
         knobs: by full name, what the runs shall have beside the defaults: a method, a loss, its own knobs.
+        mixer: the mixing method that comes with it, if one does; its `algorithm` is the algorithm's name.
 
     Raises:
         ContractError: it does not; one line for each fault.
@@ -404,5 +419,5 @@ def check_algorithm(algorithm: type[Algorithm], knobs: Knobs | None = None) -> N
         >>> check_algorithm(Supervised)  # doctest: +SKIP
     """
     contract = AlgorithmContract()
-    contract.algorithm, contract.knobs = algorithm, knobs or {}
+    contract.algorithm, contract.knobs, contract.mixer = algorithm, knobs or {}, mixer
     contract.check_all()

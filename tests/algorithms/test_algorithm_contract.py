@@ -17,10 +17,12 @@ from torch.nn import functional
 
 from automixsearch.algorithms import ALGORITHMS, Algorithm
 from automixsearch.algorithms.base import Batch, Clock, Images, Needs, Part, Setup, Term
+from automixsearch.algorithms.supervised import Supervised
 from automixsearch.config.files import parse_space
 from automixsearch.config.knobs import Knobbed, knob
 from automixsearch.errors import SpecError
 from automixsearch.losses import LOSSES
+from automixsearch.mixers import MixUp
 from automixsearch.results.columns import Column
 from automixsearch.testing import AlgorithmContract
 from automixsearch.testing.algorithms import begun, by_two_workers, check_host_never_waits, configured, digits, listed
@@ -100,19 +102,38 @@ class Consistency(Algorithm):
         return self.average
 
 
-KINDS = (*ALGORITHMS.values(), Consistency)
+@dataclass(frozen=True)
+class Thirds(MixUp):
+    """A mixing method that comes with a way of training."""
+
+    name = "thirds"
+    algorithm = "shared"
+
+
+class Shared(Supervised):
+    """Supervised training of a method of its own, with a third of the loss."""
+
+    name = "shared"
+
+    def terms(self, batch, clock, generator):
+        assert isinstance(self.mixer, Thirds)
+        yield from (Term(term.loss / 3, term.told) for term in super().terms(batch, clock, generator))
+
+
+KINDS = (*ALGORITHMS.values(), Consistency, Shared)
 
 
 @pytest.fixture(scope="module")
 def workers():
     """What each of two workers has trained."""
-    return by_two_workers(KINDS)
+    return by_two_workers((*KINDS, Thirds))
 
 
 class TestAlgorithms(AlgorithmContract):
     @pytest.fixture(autouse=True, params=KINDS, ids=lambda kind: kind.name)
     def _each(self, request):
         self.algorithm, self.request = request.param, request
+        self.mixer = Thirds if request.param is Shared else None
 
     def by_two_workers(self):
         return self.request.getfixturevalue("workers")
