@@ -91,6 +91,6 @@ def test_a_node_that_cannot_run_trials_is_avoided_and_the_study_ends_complete(to
     assert status == 0, errors
     trials = check_ledger(space, 8)
     assert (trials.state == "complete").all(), errors
-    lost = re.findall(r"note: (t\d+) failed after epoch 0 \(ImportError on .*\), tries again", errors)
+    lost = re.findall(r"note: (t\d+) failed after epoch 0 \(ImportError on .*?\): .*, tries again", errors)
     assert len(lost) == len(set(lost)) == 3, errors
     assert re.search(r"node .* has failed ImportError on three trials .* it gets no more of them", errors)
