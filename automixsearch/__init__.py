@@ -15,6 +15,7 @@ __all__ = [
     "Study",
     "TrialConfig",
     "__version__",
+    "best",
     "load_policy",
     "open_study",
     "run_search",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from automixsearch.analysis.best import best
     from automixsearch.config.space import SearchSpace
     from automixsearch.config.trial import TrialConfig
     from automixsearch.deploy.policy import MixingPolicy, load_policy
@@ -33,6 +35,7 @@ _HOMES = {
     "SearchSpace": "automixsearch.config.space",
     "TrialConfig": "automixsearch.config.trial",
     "MixingPolicy": "automixsearch.deploy.policy",
+    "best": "automixsearch.analysis.best",
     "load_policy": "automixsearch.deploy.policy",
     "Study": "automixsearch.results.study",
     "open_study": "automixsearch.results.study",

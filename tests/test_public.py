@@ -85,7 +85,7 @@ space = SearchSpace(name="s", knobs={{"method": "mixup", "width": 4, "batch_size
                     budget={{"trials": 1, "epochs": 1}})
 result = run_search(space, {str(tmp_path)!r})
 assert (result.finished, result.interrupted) == (1, False)
-print(open_study(result.place).best(n=1).trial_id[0])
+print(open_study(result.place).top(n=1).trial_id[0])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "t00000"), done.stderr

@@ -20,6 +20,7 @@ from automixsearch.show import duration
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+    from pandas import DataFrame
 
     from automixsearch.results.study import Study
 
@@ -131,6 +132,13 @@ class Best:
             f"cannot be told from the best at 95 %; {basis}.{more}"
         )
 
+    def frame(self) -> DataFrame:
+        """The places in order: columns of the ledger with means over the runs of each config, and runs, mean, alike
+        (cannot be told from the best), worth with its interval."""
+        import pandas as pd
+
+        return pd.DataFrame([place.content() for place in self.places])
+
     @property
     def winner(self) -> Place | None:
         """The config that ranks first."""
@@ -155,6 +163,14 @@ def best(
 
     Raises:
         StudyError: no such metric or column, or trials of several data sets.
+
+    Examples:
+        >>> from importlib.resources import files
+        >>> answer = best(open_study(files("automixsearch") / "example"), n=3)
+        >>> answer.frame()[["trial_id", "runs"]].shape
+        (3, 2)
+        >>> answer.winner.trial_id == answer.frame().trial_id[0]
+        True
     """
     metric, per = metric or study.objective[0], per and column_named(per, study.plugins)
     sign = study.sign(metric)

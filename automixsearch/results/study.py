@@ -76,7 +76,7 @@ class Study:
     Examples:
         >>> from importlib.resources import files
         >>> study = open_study(files("automixsearch") / "example")
-        >>> study.best(n=1, per="method").method.nunique()
+        >>> study.top(n=1, per="method").method.nunique()
         12
         >>> study.query("SELECT count(*) AS n FROM trials").n.item()
         312
@@ -197,9 +197,12 @@ class Study:
         """Every row of `trials` or `epochs` as Arrow has it, in order."""
         return in_order(name, self.store.read(name))
 
-    def best(self, n: int = 5, per: str | None = None, metric: str | None = None) -> DataFrame:
-        """The n best trials, or the n best of each value of the column `per`; see `best_rows`."""
-        return to_arrow("trials", self.best_rows(n, per, metric)).to_pandas()
+    def top(self, n: int = 5, per: str | None = None, metric: str | None = None) -> DataFrame:
+        """The n trials of the best scores, or n of each value of the column `per`; see `top_rows`.
+
+        These are single runs, luck included; `automixsearch.best` ranks configs by what a further run would score.
+        """
+        return to_arrow("trials", self.top_rows(n, per, metric)).to_pandas()
 
     def pareto(self) -> DataFrame:
         """The complete trials that no other beats in every objective."""
@@ -257,8 +260,8 @@ class Study:
 
     # As plain rows ------------------------------------------------------------------------------------------
 
-    def best_rows(self, n: int = 5, per: str | None = None, metric: str | None = None) -> list[Row]:
-        """The n best complete trials, best first; with `per`, the n best of each value of that column.
+    def top_rows(self, n: int = 5, per: str | None = None, metric: str | None = None) -> list[Row]:
+        """The n complete trials of the best scores, best first; with `per`, n of each value of that column.
 
         Trials whose metric (or `per`) is null are left out; the earlier of two equal trials comes first.
 
@@ -373,7 +376,7 @@ class Study:
         counts = dict(self.ask(lambda con: con.execute(sql).fetchall()))
         states = [state.value for state in TrialState if state is not TrialState.RUNNING]
         mixed = self.mixture()
-        best = {} if mixed else next(iter(self.best_rows(1)), {})
+        best = {} if mixed else next(iter(self.top_rows(1)), {})
         return {
             "study": self.name,
             "total": self.info.get("total_trials"),

@@ -24,8 +24,8 @@ from pathlib import Path
 from automixsearch.results.schema import SCHEMA_VERSION, encode, to_arrow
 from automixsearch.results.store import MERGED_ROWS
 
-ROWS_CALL = "import automixsearch; automixsearch.open_study({path!r}).best_rows({args})"
-FRAME_CALL = "import automixsearch; automixsearch.open_study({path!r}).best({args})"
+ROWS_CALL = "import automixsearch; automixsearch.open_study({path!r}).top_rows({args})"
+FRAME_CALL = "import automixsearch; automixsearch.open_study({path!r}).top({args})"
 ANSWER_CALL = (
     "import automixsearch; from automixsearch.analysis.best import best; best(automixsearch.open_study({path!r}))"
 )

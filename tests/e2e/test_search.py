@@ -97,7 +97,7 @@ def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
     assert status == 2
     assert "was started with another space (changed: budget.epochs); undo the change" in errors
 
-    best = open_study(space.parent / "results" / "tiny").best(n=3)
+    best = open_study(space.parent / "results" / "tiny").top(n=3)
     expected = rows(space).query("state == 'complete'").sort_values(["val_top1", "number"], ascending=[False, True])
     assert best.trial_id.tolist() == expected.trial_id.head(3).tolist()
 

@@ -90,7 +90,7 @@ def test_a_study_is_read_and_reported_without_the_code_that_it_was_made_with(mad
 
 def test_an_exported_config_takes_the_file_along_and_trains_to_the_same_score(made, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    row = open_study(made / "results" / "own").best(1).iloc[0]
+    row = open_study(made / "results" / "own").top(1).iloc[0]
     assert main(["best", str(made / "results" / "own"), "--export", "best.yaml"]) == 0
     assert (tmp_path / "stripes.py").exists()
     capsys.readouterr()

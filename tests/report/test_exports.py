@@ -67,7 +67,7 @@ def test_states_intermediate_values_and_times_are_kept(search):
     epochs = search.epochs().query("trial_id == 't00002'")
     assert made.trials[2].intermediate_values == dict(zip(epochs["epoch"], epochs["val_top1"], strict=True))
     assert made.trials[0].duration.total_seconds() == 60
-    assert made.best_trial.user_attrs["trial_id"] == search.best_rows(1)[0]["trial_id"]
+    assert made.best_trial.user_attrs["trial_id"] == search.top_rows(1)[0]["trial_id"]
 
 
 def test_a_complete_trial_without_a_score_is_a_failed_one(tmp_path):

@@ -134,7 +134,7 @@ def test_an_ablation_report_leads_with_the_effects(factorial_report):
 
 
 def test_a_search_report_leads_with_the_best_and_refuses_what_adaptive_trials_cannot_say(search, search_report):
-    best = search.best_rows(1)[0]
+    best = search.top_rows(1)[0]
     assert search_report.verdicts[0].kind == "best"
     assert best["trial_id"] in search_report.verdicts[0].sentence
     assert [found.key for found in search_report.sections[:2]] == ["best", "gate"]

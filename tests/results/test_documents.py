@@ -174,7 +174,7 @@ def test_a_damaged_study_is_refused_by_name_within_a_second_and_breaks_no_other(
     assert first["study"] == "bad"
     assert "study.json" in first["error"]
     assert second["best"] == 50.0
-    assert open_study("good", tmp_path).best_rows(1)[0]["val_top1"] == 50.0
+    assert open_study("good", tmp_path).top_rows(1)[0]["val_top1"] == 50.0
 
 
 def test_every_other_shape_of_a_study_is_refused_or_holds_what_analyses_read():

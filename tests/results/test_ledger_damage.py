@@ -64,8 +64,8 @@ def folder(study: Study, table: str = "trials") -> Path:
 def scores(study: Study) -> dict[str, dict[int, Any]]:
     """The scores by trial, by every way to ask for them; each way has named the same files."""
     ways: dict[str, Callable[[Study], dict[int, Any]]] = {
-        "best": lambda s: {one["number"]: one["val_top1"] for one in s.best_rows(99)},
-        "best per": lambda s: {one["number"]: one["val_top1"] for one in s.best_rows(99, per="method")},
+        "best": lambda s: {one["number"]: one["val_top1"] for one in s.top_rows(99)},
+        "best per": lambda s: {one["number"]: one["val_top1"] for one in s.top_rows(99, per="method")},
         "query": lambda s: dict(
             s.query("SELECT number, val_top1 FROM trials WHERE val_top1 IS NOT NULL").values.tolist()
         ),
@@ -170,7 +170,7 @@ def test_equal_rows_count_once_and_unlike_ones_not_at_all(study: Study) -> None:
     (folder(study) / "other.parquet").write_bytes(encode(to_arrow("trials", [row(1, 99.0)])))
     assert scores(study) == {0: 60.0, 2: 65.0, 3: 55.0}
     named = again(study)
-    named.best_rows()
+    named.top_rows()
     assert [line.partition(":")[0] for line in named.corrupt] == [
         "s/trials/copy of t00001.parquet", "s/trials/other.parquet", "s/trials/t00001.parquet"
     ]  # fmt: skip
@@ -210,8 +210,8 @@ def test_unlike_rows_are_not_merged_away_and_a_driver_can_run_the_trial_again(st
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_a_score_that_is_no_number_is_never_best(study: Study, objective: str, value: float | None) -> None:
     foreign(study, {**row(9, 1.0), objective: value})
-    assert 9 not in [one["number"] for one in again(study).best_rows(9, metric=objective)]
-    assert again(study).best_rows(1, metric=objective)[0]["number"] == {"val_top1": 1, "val_loss": 0}[objective]
+    assert 9 not in [one["number"] for one in again(study).top_rows(9, metric=objective)]
+    assert again(study).top_rows(1, metric=objective)[0]["number"] == {"val_top1": 1, "val_loss": 0}[objective]
     assert (again(study).summary()["complete"] == 5) == (value is None)
 
 
@@ -300,7 +300,7 @@ def check_handled(study: Study, reason: str) -> None:
     """Every answer is that of the four sound trials, within a second for each, and the reason stands beside it."""
     opened = again(study)
     began = time.process_time()
-    assert [one["number"] for one in opened.best_rows(9)] == [1, 2, 0, 3]
+    assert [one["number"] for one in opened.top_rows(9)] == [1, 2, 0, 3]
     assert opened.query("SELECT count(*) AS n FROM trials")["n"].tolist() == [4]
     assert time.process_time() - began < 5
     (line,) = opened.corrupt
@@ -335,7 +335,7 @@ def test_what_is_no_file_among_the_rows_is_named_and_the_others_are_read(study: 
     else:
         place.symlink_to({"loop": place, "device": "/dev/zero", "link to nothing": "/nowhere/at/all"}[kind])
     found = again(study)
-    assert found.best(1)["trial_id"].tolist() == ["t00001"]
+    assert found.top(1)["trial_id"].tolist() == ["t00001"]
     assert [text for text in found.corrupt if "t00009.parquet: cannot be read: " in text]
 
 

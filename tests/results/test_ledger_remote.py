@@ -155,7 +155,7 @@ def test_questions_are_answered_over_a_uri(memory: str) -> None:
         store.write_trial(trial(number, val_loss=float(10 - number), method="mixup"))
         store.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1})
     study = open_study(f"{memory}/s")
-    assert [row["number"] for row in study.best_rows(2)] == [4, 3]
+    assert [row["number"] for row in study.top_rows(2)] == [4, 3]
     assert study.query("SELECT count(*) AS n FROM trials JOIN epochs USING (trial_id)")["n"].tolist() == [5]
     assert len(study.show(3)["epochs"]) == 1
     assert list_studies(memory) == [study.summary()]
@@ -170,7 +170,7 @@ def test_a_file_uri_is_local_and_may_hold_spaces(tmp_path: Path) -> None:
     assert isinstance(store.files, LocalFiles)
     store.write_trial(trial(1, val_top1=5.0))
     assert len(pd.read_parquet(tmp_path / "my results" / "s" / "trials")) == 1
-    assert open_study((tmp_path / "my results" / "s").as_uri()).best()["val_top1"].tolist() == [5.0]
+    assert open_study((tmp_path / "my results" / "s").as_uri()).top()["val_top1"].tolist() == [5.0]
 
 
 def test_a_lease_keeps_a_second_driver_out(store: Store) -> None:

@@ -56,34 +56,34 @@ def by_pandas(folder: Path, n: int, per: str | None, metric: str, ascending: boo
 
 
 def test_best_leaves_out_trials_that_are_not_complete_or_have_no_score(study: Study) -> None:
-    assert study.best(10)["number"].tolist() == [1, 3, 2, 7, 0]
+    assert study.top(10)["number"].tolist() == [1, 3, 2, 7, 0]
 
 
 def test_best_per_method_gives_the_best_of_each(study: Study) -> None:
-    assert study.best(1, per="method")[["method", "number"]].values.tolist() == [["mixup", 1], ["vanilla", 2]]
+    assert study.top(1, per="method")[["method", "number"]].values.tolist() == [["mixup", 1], ["vanilla", 2]]
 
 
 def test_best_by_another_metric_knows_its_direction(study: Study) -> None:
-    assert study.best(2, metric="val_loss")["number"].tolist() == [1, 3]
-    assert study.best(2, metric="test_top1").empty
-    assert study.best(0).empty
+    assert study.top(2, metric="val_loss")["number"].tolist() == [1, 3]
+    assert study.top(2, metric="test_top1").empty
+    assert study.top(0).empty
 
 
 def test_best_refuses_unknown_metrics_and_columns(study: Study) -> None:
     with pytest.raises(StudyError, match="unknown metric 'val_top_1'; did you mean 'val_top1'"):
-        study.best(metric="val_top_1")
+        study.top(metric="val_top_1")
     with pytest.raises(StudyError, match="study s: unknown column 'metod'; did you mean 'method'"):
-        study.best(per="metod")
+        study.top(per="metod")
     with pytest.raises(StudyError, match="unknown column"):
-        study.best(per='method" IS NULL; DROP VIEW trials; --')
+        study.top(per='method" IS NULL; DROP VIEW trials; --')
 
 
 def test_frames_have_the_types_that_pandas_reads(study: Study, tmp_path: Path) -> None:
     plain = pd.read_parquet(tmp_path / "s" / "trials").sort_values("number", ignore_index=True)
     pd.testing.assert_frame_equal(study.trials(), plain)
-    pd.testing.assert_frame_equal(study.best(1), plain.iloc[[1]].reset_index(drop=True), check_dtype=False)
-    assert study.best(1).dtypes["ended_at"] == plain.dtypes["ended_at"]
-    assert study.best_rows(1)[0]["ended_at"] == WHEN
+    pd.testing.assert_frame_equal(study.top(1), plain.iloc[[1]].reset_index(drop=True), check_dtype=False)
+    assert study.top(1).dtypes["ended_at"] == plain.dtypes["ended_at"]
+    assert study.top_rows(1)[0]["ended_at"] == WHEN
     assert len(study.epochs()) == 8
 
 
@@ -113,7 +113,7 @@ def test_best_agrees_with_pandas(scores: list[tuple[Any, str, Any]], n: int, per
         ]
         for position, part in enumerate((rows[::2], rows[1::2])):
             (folder / f"merged-{position}.parquet").write_bytes(encode(to_arrow("trials", part)))
-        found = [row["trial_id"] for row in open_study(f"{results}/s").best_rows(n, per, metric)]
+        found = [row["trial_id"] for row in open_study(f"{results}/s").top_rows(n, per, metric)]
         assert found == by_pandas(folder, n, per, metric, ascending=metric != "val_top1")
 
 
@@ -123,7 +123,7 @@ def test_best_and_query_survive_a_damaged_file_and_report_it(study: Study, tmp_p
     for broken in (content[:1000], content[:4] + b"\xff" * 196 + content[200:]):
         torn.write_bytes(broken)
         again = open_study(tmp_path / "s")
-        assert [row["number"] for row in again.best_rows(2)] == [3, 2]
+        assert [row["number"] for row in again.top_rows(2)] == [3, 2]
         assert [line.partition(":")[0] for line in again.corrupt] == ["s/trials/t00001.parquet"]
         assert again.query("SELECT max(number) AS n FROM trials WHERE alpha > 0")["n"].tolist() == [7]
 
@@ -131,19 +131,19 @@ def test_best_and_query_survive_a_damaged_file_and_report_it(study: Study, tmp_p
 def test_a_folder_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path: Path) -> None:
     for name, score in (("r[1]", 1.0), ("r1", 2.0)):
         Store(tmp_path / name, "s").write_trial(trial(1, val_top1=score))
-    assert [row["val_top1"] for row in open_study(tmp_path / "r[1]" / "s").best_rows()] == [1.0]
+    assert [row["val_top1"] for row in open_study(tmp_path / "r[1]" / "s").top_rows()] == [1.0]
     odd = Store(tmp_path / "it's a=b; DROP VIEW trials --", "s")
     odd.write_trial(trial(3, val_top1=1.0))
-    assert [row["number"] for row in open_study(f"{odd.results}/s").best_rows()] == [3]
-    assert list(open_study(f"{odd.results}/s").best_rows()[0]) == schema("trials").names  # no column of a=b
+    assert [row["number"] for row in open_study(f"{odd.results}/s").top_rows()] == [3]
+    assert list(open_study(f"{odd.results}/s").top_rows()[0]) == schema("trials").names  # no column of a=b
 
 
 def test_an_empty_study_has_no_best(tmp_path: Path) -> None:
     Store(tmp_path, "s").put("study.json", b"{}")
     study = open_study(tmp_path / "s")
-    assert study.best_rows() == study.pareto_rows() == []
-    assert study.best().empty
-    assert "val_top1" in study.best().columns
+    assert study.top_rows() == study.pareto_rows() == []
+    assert study.top().empty
+    assert "val_top1" in study.top().columns
     assert study.summary() == {
         "study": "s", "total": None, "ended": 0, "complete": 0, "pruned": 0, "failed": 0,
         "objective": ["val_top1"], "best": None, "best_trial": None, "best_method": None, "note": "",
@@ -263,13 +263,13 @@ def test_studies_are_listed_and_broken_ones_named(study: Study, tmp_path: Path) 
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     Store(tmp_path, "s").put("study.json", b'{"schema_version": 99}')
     with pytest.raises(StudyError, match=r"study\.json: has schema version 99, .*upgrade AutoMixSearch"):
-        open_study(tmp_path / "s").best()
+        open_study(tmp_path / "s").top()
 
 
 def test_best_rows_load_neither_pandas_nor_pyarrow(study: Study, tmp_path: Path) -> None:
     script = (
         "import sys, automixsearch; study = automixsearch.open_study(sys.argv[1]); assert 'duckdb' not in sys.modules;"
-        "assert len(study.best_rows()) == 5; print(*{'pandas', 'pyarrow', 'numpy', 'torch', 'ray'} & set(sys.modules))"
+        "assert len(study.top_rows()) == 5; print(*{'pandas', 'pyarrow', 'numpy', 'torch', 'ray'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "s")], capture_output=True, text=True, check=True

@@ -150,4 +150,4 @@ def test_validation_splits_of_several_sizes_are_refused_though_the_data_are_one(
     rows = [{"knobs": {"method": "mixup"}, "score": 60.0, "val_images": images} for images in (112, 56)]
     study = write_study(tmp_path, "s", rows)
     with pytest.raises(StudyError, match=r"1 trials of simulated, 56 validation images\); choose some with query"):
-        study.best_rows()
+        study.top_rows()
