@@ -213,7 +213,7 @@ def test_a_config_that_version_1_exported_trains_to_the_same_scores():
 
 
 def test_the_example_of_version_1_is_read_with_its_ids():
-    study = open_study(ROOT / "automixsearch" / "example")
+    study = open_study(OLD / "example")
     rows = study.rows("SELECT config, config_id FROM trials")
     assert len(rows) == 312
     assert all(TrialConfig.model_validate_json(row["config"]).config_id == row["config_id"] for row in rows)
