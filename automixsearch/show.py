@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
     from automixsearch.analysis.best import Best
@@ -188,6 +189,10 @@ def best_table(answer: Best, title: str) -> Table:
     return table
 
 
+WORD, NARROW = 14, 100
+"""Letters of a word that a table keeps whole where it is narrow; columns of a terminal below which it is."""
+
+
 def make_table(title: str, columns: Iterable[str] = ()) -> Table:
     """A plain table with thin lines, whose cells show what stored text holds and obey none of it."""
     from rich.box import SIMPLE_HEAD
@@ -196,6 +201,21 @@ def make_table(title: str, columns: Iterable[str] = ()) -> Table:
     class Cells(Table):
         def add_row(self, *cells: Any, **how: Any) -> None:
             super().add_row(*(visible(cell) if isinstance(cell, str) else cell for cell in cells), **how)
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            if options.max_width < NARROW:
+                self._narrow()
+            yield from super().__rich_console__(console, options)
+
+        def _narrow(self) -> None:
+            """Columns stand closer, words stay whole, and columns of sentences give way."""
+            self.collapse_padding = True
+            for column in self.columns:
+                words = [str(cell).split() or [""] for cell in column.cells]
+                if all(len(cell) == 1 for cell in words):
+                    column.no_wrap = True
+                    column.header = str(column.header).replace(" ", "\n")
+                column.min_width = min(max((len(word) for cell in words for word in cell), default=0), WORD)
 
     look: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": SIMPLE_HEAD, "pad_edge": False}
     table = Cells(title=visible(title), **look)

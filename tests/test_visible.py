@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import sys
 import unicodedata
 from datetime import UTC, datetime
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 
 from automixsearch.cli import main
+from automixsearch.commands.report import EXAMPLE
 from automixsearch.results.store import Store
 from automixsearch.results.study import open_study
 from automixsearch.visible import csv_text, visible, without_colours
@@ -168,3 +171,22 @@ def test_an_export_holds_no_formula_and_gives_back_every_text(hostile, tmp_path)
                 back = [cell.removeprefix("'") if cell else cell for cell in cells]
                 assert back == [None if pd.isna(cell) else cell for cell in told[name]], name
     assert read["val_top1"].tolist()[:5] == [50.0, 51.0, 52.0, 53.0, 54.0]
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    (["compare"], ("manifoldmix", "saliencymix", "unresolved", "equiv.", "<0.001")),
+    (["best", "-n", "3"], ("test_top1", "val_top1", "vanilla")),
+    (["robustness"], ("manifoldmix", "configs")),
+    (["importance"], ("importance", "not distinguishable from noise")),
+])  # fmt: skip
+def test_a_table_of_80_columns_breaks_no_word_and_cuts_none(command, words, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout", out)
+    assert main([command[0], str(EXAMPLE), *command[1:]]) == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    for word in words:
+        assert any(word in line for line in shown.splitlines()), word

@@ -89,7 +89,6 @@ def robustness_command(args: argparse.Namespace) -> int:
 
 def compare_command(args: argparse.Namespace) -> int:
     from automixsearch.analysis.compare import compare, most_apart
-    from automixsearch.analysis.estimate import p_text
     from automixsearch.analysis.selection import take_sample
     from automixsearch.analysis.verdict import within
     from automixsearch.errors import StudyError
@@ -111,15 +110,22 @@ def compare_command(args: argparse.Namespace) -> int:
     _say(_few([one.sentence for one in found]))
     fails = any(one.failed for c in found for one in c.failed)
     counted = ("failed", "a - b with failures") if fails else ()
-    names = ("a", "b", "a - b", *counted, "Holm", "equivalent", "n", "a wins", "finds (80 %)", "verdict")
+    names = ("a", "b", "a - b", *counted, "Holm p", "equiv. p", "n", "a wins", "finds (80 %)", "verdict")
     alike = within(found[0].margin, found[0].metric)
     _table(f"{study.name} by {found[0].metric}: differences; equivalent: {alike}", names,
-           ((c.a, c.b, c.difference, *((_failures(c), c.counted) if fails else ()), p_text(c.p_holm),
-             p_text(c.p_equivalent), c.n, f"{c.wins:.0%}", c.mde, c.verdict)
+           ((c.a, c.b, c.difference, *((_failures(c), c.counted) if fails else ()), _p(c.p_holm),
+             _p(c.p_equivalent), c.n, f"{c.wins:.0%}", c.mde, c.verdict)
             for c in found))  # fmt: skip
     _say(dict.fromkeys(f"{one.note}." for one in found if one.note))
     _say(one.sentence for one in apart if one.sentence)
     return 0
+
+
+def _p(value: float) -> str:
+    """A p-value under a head that says that it is one: `0.012`, `<0.001`."""
+    from automixsearch.analysis.estimate import p_text
+
+    return p_text(value).removeprefix("p ").removeprefix("= ").replace(" ", "")
 
 
 def _failures(comparison: Any) -> str:
