@@ -16,6 +16,7 @@ __all__ = [
     "TrialConfig",
     "__version__",
     "best",
+    "load_model",
     "load_policy",
     "open_study",
     "run_search",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from automixsearch.analysis.best import best
     from automixsearch.config.space import SearchSpace
     from automixsearch.config.trial import TrialConfig
+    from automixsearch.deploy.model import load_model
     from automixsearch.deploy.policy import MixingPolicy, load_policy
     from automixsearch.results.study import Study, open_study
     from automixsearch.search.driver import run_search
@@ -37,6 +39,7 @@ _HOMES = {
     "MixingPolicy": "automixsearch.deploy.policy",
     "best": "automixsearch.analysis.best",
     "load_policy": "automixsearch.deploy.policy",
+    "load_model": "automixsearch.deploy.model",
     "Study": "automixsearch.results.study",
     "open_study": "automixsearch.results.study",
     "run_search": "automixsearch.search.driver",

@@ -18,6 +18,7 @@ from automixsearch.commands import (
     files,
     jobs,
     mixers,
+    predict,
     report,
     reproduce,
     results,
@@ -30,7 +31,7 @@ from automixsearch.secrecy import redact
 from automixsearch.stopping import as_interrupt, holds_up, last_signal
 
 INTERRUPTED = 130
-GROUPS = (search, studies, files, jobs, results, evaluate, report, mixers, data, reproduce, analysis, doctor)
+GROUPS = (search, studies, files, jobs, results, evaluate, predict, report, mixers, data, reproduce, analysis, doctor)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -268,7 +268,7 @@ def test_the_status_of_a_job_says_how_far_its_study_is(capsys, monkeypatch, tmp_
 
     status, line = asked(Cluster(EXAMPLE.parent))
     assert status == 0
-    assert line == "example-1: running; 312 of 400 trials (312 complete), 22:20 min of device time\n"
+    assert line == "example-1: running; 312 of 400 trials (312 complete), 22:43 min of device time\n"
     found = json.loads(asked(Cluster(EXAMPLE.parent), "--json")[1])
     assert (found["state"], found["trials"], found["total"]) == ("running", 312, 400)
     assert found["states"] == {"complete": 312, "pruned": 0, "failed": 0}

@@ -58,6 +58,10 @@ def best_command(args: argparse.Namespace) -> int:
     first = answer.winner
     if first is None and (args.export or args.weights):
         raise StudyError(f"study {study.name} has no complete trial to export yet")
+    if args.weights and args.weights.endswith(".safetensors"):
+        raise StudyError(
+            f"--weights {args.weights}: a study keeps a state_dict, for FILE.pt; such a file is written by train --out"
+        )
     if first and args.weights:
         Path(args.weights).write_bytes(study.weights(first.trial_id))
     if first and args.export:

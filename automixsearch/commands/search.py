@@ -130,6 +130,7 @@ def train_command(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from automixsearch.config.files import load_config
+    from automixsearch.deploy.model import ENDING, save_model
 
     config = load_config(args.config, args.overrides)
     import torch
@@ -147,13 +148,17 @@ def train_command(args: argparse.Namespace) -> int:
     if args.out:
         with open(args.out, "ab"):  # now, not after hours of training
             pass
-    run = TrainingRun(config, load(config.data, config.plugins), device)
+    images = load(config.data, config.plugins)
+    run = TrainingRun(config, images, device)
     for epoch in run.epochs():
         if not args.json:
             say(epoch_line(epoch, run.recipe.epochs))
     outcome = run.finish()
     if args.out:
-        Path(args.out).write_bytes(run.weights())
+        if args.out.endswith(ENDING):
+            save_model(args.out, run, images.classes)
+        else:
+            Path(args.out).write_bytes(run.weights())
     if args.json:
         print(dump_json({"config_id": config.config_id, **asdict(outcome)}))
     else:
@@ -189,5 +194,9 @@ def add(commands: Any) -> None:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.path=DIR seed=3 epochs=300")
     sub.add_argument("--device", help="cpu, cuda, cuda:1 ... (CUDA where there is one)")
     sub.add_argument("--threads", type=positive, help="CPU threads (as many as a search gives a trial: 1)", default=1)
-    sub.add_argument("--out", metavar="FILE", help="save the trained weights here (a state_dict)")
+    sub.add_argument(
+        "--out",
+        metavar="FILE",
+        help="save the trained weights here (a state_dict); FILE.safetensors: with all that predict needs",
+    )
     add_json(sub, "the result")

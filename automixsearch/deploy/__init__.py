@@ -1,4 +1,4 @@
-"""What a study found, outside of it: policies in other trainers."""
+"""What a study found, outside of it: policies in other trainers, and trained networks."""
 
 from automixsearch.deploy.policy import MixingPolicy, load_policy
 
