@@ -12,7 +12,8 @@ from pathlib import Path
 import automixsearch
 
 PINNED = ("torch", "torchvision", "ray", "optuna", "pandas", "pyarrow", "duckdb", "pydantic", "numpy", "scipy", "numba",
-          "statsmodels", "scikit-learn", "pillow", "timm", "nvidia-ml-py", "jinja2", "rich", "pyyaml")  # fmt: skip
+          "statsmodels", "scikit-learn", "pillow", "timm", "safetensors", "nvidia-ml-py", "jinja2", "rich",
+          "pyyaml")  # fmt: skip
 """The dependencies of the package, whose versions decide results; those of a checkout need not be what is installed."""
 
 

@@ -272,7 +272,7 @@ def test_the_status_of_a_job_says_how_far_its_study_is(capsys, monkeypatch, tmp_
     found = json.loads(asked(Cluster(EXAMPLE.parent), "--json")[1])
     assert (found["state"], found["trials"], found["total"]) == ("running", 312, 400)
     assert found["states"] == {"complete": 312, "pruned": 0, "failed": 0}
-    assert found["device_s"] == pytest.approx(1340.5, abs=0.1)
+    assert found["device_s"] == pytest.approx(1363.5, abs=0.1)
     assert found["energy_j"] is None
     assert "; no results of example in " in asked(Cluster(tmp_path))[1]
     (tmp_path / "example" / "study.json").mkdir(parents=True)
