@@ -99,7 +99,7 @@ def _shown(args: argparse.Namespace, found: list[Any]) -> int:
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    sub = declare(commands, evaluate_command, "Ask more of trained networks: calibration, attacks, occlusion.")
+    sub = declare(commands, evaluate_command, "Ask more of trained networks: calibration, corruption, attacks.")
     sub.add_argument(
         "study",
         metavar="STUDY[:TRIAL]",
@@ -112,7 +112,7 @@ def add(commands: Any) -> None:
         "--suite",
         default="calibration",
         metavar="NAMES",
-        help="calibration, attack, occlusion, or your own, as my.py:Name; several joined by commas (calibration)",
+        help="calibration, corruption, attack, occlusion, or your own, as my.py:Name; joined by commas (calibration)",
     )
     sub.add_argument("--best", type=positive, metavar="N", help="of the N best configs")
     sub.add_argument("--per", metavar="COLUMN", help="of the best of each value of a column, e.g. method")

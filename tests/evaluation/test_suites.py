@@ -133,8 +133,9 @@ def asked(study: Path, *words: str) -> list[dict]:
 
 
 def test_what_is_asked_of_a_trial_is_in_the_ledger_and_is_not_asked_again(study, capsys, monkeypatch):
-    words = ["tiny:0", "--suite", f"calibration,attack,occlusion,{study / 'mine.py'}:Darkness", "attack.steps=2",
-             "darkness.factor=1", "occlusion.steps=2"]  # fmt: skip
+    suites = f"calibration,attack,occlusion,corruption,{study / 'mine.py'}:Darkness"
+    words = ["tiny:0", "--suite", suites, "attack.steps=2", "darkness.factor=1", "occlusion.steps=2",
+             "corruption.severity=1"]  # fmt: skip
     asked(study, *words)
     said = capsys.readouterr()
     rows = json.loads(said.out)["evaluations"]
@@ -147,7 +148,11 @@ def test_what_is_asked_of_a_trial_is_in_the_ledger_and_is_not_asked_again(study,
     assert by_name["occlusion", "top1", "ratio=0"]["value"] == pytest.approx(trial["test_top1"])
     assert by_name["darkness", "top1", "factor=1"]["value"] == pytest.approx(trial["test_top1"])
     assert by_name["attack", "fgsm_top1", "epsilon=8/255"]["value"] <= trial["test_top1"]
-    assert {row["images"] for row in rows if not row["name"].startswith(("bin", "temp"))} == {trial["test_images"]}
+    assert by_name["corruption", "clean_top1", ""]["value"] == pytest.approx(trial["test_top1"])
+    assert by_name["corruption", "mean_top1", "corruptions=15"]["images"] == 15 * trial["test_images"]
+    assert {row["images"] for row in rows if not row["name"].startswith(("bin", "temp", "mean"))} == {
+        trial["test_images"]
+    }
     monkeypatch.setattr("automixsearch.evaluation.run.TrainingRun", None)  # nothing is built again
     asked(study, *words)
     again = capsys.readouterr()
@@ -155,7 +160,7 @@ def test_what_is_asked_of_a_trial_is_in_the_ledger_and_is_not_asked_again(study,
     assert "calibration of t00000: is in the ledger" in again.err
     frame = open_study(study / "results" / "tiny").evaluations()
     assert len(frame) == len(rows)
-    assert set(frame.suite) == {"calibration", "attack", "occlusion", "darkness"}
+    assert set(frame.suite) == {"calibration", "attack", "occlusion", "corruption", "darkness"}
     assert "darkness@file+" in frame[frame.suite == "darkness"].code.iloc[0]
 
 
