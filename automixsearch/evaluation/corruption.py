@@ -15,6 +15,7 @@ import numpy as np
 
 from automixsearch.config.knobs import knob
 from automixsearch.errors import SpecError
+from automixsearch.evaluation.corruptions import CORRUPTIONS, corrupted, own_textures, textures_of
 from automixsearch.evaluation.suite import Evaluation, Score, Subject
 from automixsearch.lazy import torch
 from automixsearch.seeds import derive_seed
@@ -85,8 +86,6 @@ class Corruption(Evaluation):
 
     @property
     def _names(self) -> list[str]:
-        from automixsearch.evaluation.corruptions import CORRUPTIONS
-
         return [name for name, corruption in CORRUPTIONS.items() if self.extra or not corruption.extra]
 
     @property
@@ -98,8 +97,6 @@ class Corruption(Evaluation):
 
     def _made(self, subject: Subject) -> Seen:
         """The test set, corrupted by as many threads as there are cores while the network answers."""
-        from automixsearch.evaluation.corruptions import own_textures, textures_of
-
         textures = own_textures() if self.frost == "own" else textures_of(self.frost)
         cores, first = len(os.sched_getaffinity(0)), 0
         pictures = dataclasses.replace(subject.test, batch=max(1, VALUES // int(np.prod(subject.test.part.shape))))
@@ -120,8 +117,6 @@ class Corruption(Evaluation):
         self, images: np.ndarray, name: str, severity: int, first: int, textures: Sequence[np.ndarray]
     ) -> np.ndarray:
         """Images uint8 [B, H, W, C], of which the `first` has this place in the test set."""
-        from automixsearch.evaluation.corruptions import corrupted
-
         places = range(first, first + len(images))
         draws = [np.random.RandomState(derive_seed(0, self.name, name, severity, place) % 2**32) for place in places]
         colours = np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import RandomState
 
 from automixsearch.evaluation.corruptions.filters import blurred, correlated, separable, streaked, zoomed
+from automixsearch.evaluation.corruptions.loops import moved
 
 
 def defocus_blur(images: np.ndarray, c: Sequence[float], draws: Sequence[RandomState]) -> np.ndarray:
@@ -25,8 +26,6 @@ def defocus_blur(images: np.ndarray, c: Sequence[float], draws: Sequence[RandomS
 
 def glass_blur(images: np.ndarray, c: Sequence[float], draws: Sequence[RandomState]) -> np.ndarray:
     """c: standard deviation of the Gaussian before and after, farthest that a pixel comes from, passes."""
-    from automixsearch.evaluation.corruptions.loops import moved
-
     sigma, far, passes = c[0], int(c[1]), int(c[2])
     shuffled = (255 * blurred(images / 255, sigma)).astype(np.uint8)
     steps = passes * max(images.shape[1] - 2 * far, 0) * max(images.shape[2] - 2 * far, 0)

@@ -10,6 +10,7 @@ from numpy.random import RandomState
 from automixsearch.errors import SpecError
 from automixsearch.evaluation.corruptions.digital import from_hsv, to_hsv
 from automixsearch.evaluation.corruptions.filters import blurred, correlated, separable, streaked, zoomed
+from automixsearch.evaluation.corruptions.loops import distance, edges
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 WATER, MUD = np.array([175, 238, 238]) / 255, np.array([63, 42, 20]) / 255
@@ -103,7 +104,6 @@ def spatter(images: np.ndarray, c: Sequence[float], draws: Sequence[RandomState]
 
 def _drops(layer: np.ndarray) -> np.ndarray:
     """How strongly a layer of liquid uint8 [H, W] shows, 0 to 1, with light on the edges of its drops."""
-    from automixsearch.evaluation.corruptions.loops import distance, edges
 
     def correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         return correlated(values[None, ..., None].astype(float), kernel)[0, ..., 0]
