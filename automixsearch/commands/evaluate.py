@@ -25,8 +25,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
     from automixsearch.config.files import load_config, read_override
     from automixsearch.data import load
-    from automixsearch.evaluation.run import evaluated, evaluations_of, subject_of
-    from automixsearch.results.evaluations import EvaluationDocument, place_of
+    from automixsearch.evaluation.run import answered, evaluated, evaluations_of, keep, subject_of
+    from automixsearch.results.evaluations import EvaluationDocument
     from automixsearch.training.run import pick_device
 
     example = "calibration.bins=10"
@@ -55,9 +55,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
     for trial_id in [study.show(trial)["row"]["trial_id"]] if trial else _best(study, args.best or 1, args.per):
         config, subject = study.config(trial_id), None
         for evaluation, code in asked:
-            place = place_of(trial_id, evaluation.name, evaluation.settings())
-            document = study.store.document(place, EvaluationDocument)
-            if document is None or document.code != code:
+            document = answered(study.store, trial_id, evaluation, code)
+            if document is None:
                 say(f"{evaluation.name} of {trial_id}", file=sys.stderr)
                 if subject is None:
                     key = config.data.model_dump_json()
@@ -65,7 +64,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
                         images = {key: load(config.data, config.plugins)}
                     subject = subject_of(config, images[key], study.weights(trial_id), device)
                 document = evaluated(evaluation, code, subject, trial_id, config.seed)
-                study.store.put_document(place, document)
+                keep(study.store, document)
             else:
                 say(f"{evaluation.name} of {trial_id}: is in the ledger", file=sys.stderr)
             found.append(document)
