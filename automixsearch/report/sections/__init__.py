@@ -13,6 +13,7 @@ from automixsearch.report.sections import (
     best,
     compare,
     cost,
+    evaluations,
     fidelity,
     gate,
     importance,
@@ -63,6 +64,7 @@ def make_report(study: Study) -> Report:
     space = study.info.get("space") or {}
     sections = [
         *_answers(study, rows),
+        *([asked] if (asked := evaluations.section(study, rows)) else []),
         learning.section(study, rows),
         trials.section(rows),
         cost.section(rows),
