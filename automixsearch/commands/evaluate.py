@@ -111,7 +111,7 @@ def add(commands: Any) -> None:
         "--suite",
         default="calibration",
         metavar="NAMES",
-        help="calibration, corruption, attack, occlusion, mixed, or my.py:Name; joined by commas (calibration)",
+        help="calibration, corruption, attack, occlusion, mixed, localisation, my.py:Name; by commas (calibration)",
     )
     sub.add_argument("--best", type=positive, metavar="N", help="of the N best configs")
     sub.add_argument("--per", metavar="COLUMN", help="of the best of each value of a column, e.g. method")

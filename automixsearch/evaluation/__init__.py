@@ -5,12 +5,13 @@ from __future__ import annotations
 from automixsearch.evaluation.attack import Attack
 from automixsearch.evaluation.calibration import Calibration
 from automixsearch.evaluation.corruption import Corruption
+from automixsearch.evaluation.localisation import Localisation
 from automixsearch.evaluation.mixed import MixedSamples
 from automixsearch.evaluation.occlusion import Occlusion
 from automixsearch.evaluation.suite import Evaluation, Pictures, Score, Subject
 
 EVALUATIONS: dict[str, type[Evaluation]] = {
-    one.name: one for one in (Calibration, Corruption, Attack, Occlusion, MixedSamples)
+    one.name: one for one in (Calibration, Corruption, Attack, Occlusion, MixedSamples, Localisation)
 }
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Calibration",
     "Corruption",
     "Evaluation",
+    "Localisation",
     "MixedSamples",
     "Occlusion",
     "Pictures",

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, wraps
-from typing import Any
-
 import numpy as np
 
-from automixsearch.native import compiled
+from automixsearch.native import compiled_late
 
 SLANT, KNIGHT = 91750 / 65536, 143976 / 65536
 """Steps to a diagonal neighbour and to one two away: 1.4 and 2.1969, rounded as OpenCV does."""
 
 
-def _at_first_call(signature: str) -> Callable[[Callable], Any]:
-    """Compile a function when it is needed: most corruptions need none."""
-
-    def late(function: Callable) -> Any:
-        machine = cache(lambda: compiled(signature)(function))
-        return wraps(function)(lambda *arguments: machine()(*arguments))
-
-    return late
-
-
-@_at_first_call("void(uint8[:, :, :], int64[:, :], int64)")
+@compiled_late("void(uint8[:, :, :], int64[:, :], int64)")
 def moved(image: np.ndarray, offsets: np.ndarray, far: int) -> None:
     """Give every pixel, from the last on, the value of one nearby, in place; offsets: of columns and rows."""
     height, width, channels = image.shape
@@ -37,7 +23,7 @@ def moved(image: np.ndarray, offsets: np.ndarray, far: int) -> None:
                 step += 1
 
 
-@_at_first_call("boolean[:, :](uint8[:, :], int64, int64)")
+@compiled_late("boolean[:, :](uint8[:, :], int64, int64)")
 def edges(layer: np.ndarray, low: int, high: int) -> np.ndarray:
     """Edges as Canny finds them, with Sobel gradients of 3x3 pixels whose size is |dx| + |dy|."""
     height, width = layer.shape
@@ -89,7 +75,7 @@ def edges(layer: np.ndarray, low: int, high: int) -> np.ndarray:
     return state == 2
 
 
-@_at_first_call("float64[:, :](boolean[:, :])")
+@compiled_late("float64[:, :](boolean[:, :])")
 def distance(marked: np.ndarray) -> np.ndarray:
     """How far each pixel is from the nearest marked one, by steps of 1, 1.4 and 2.1969."""
     height, width = marked.shape

@@ -26,6 +26,7 @@ HEADLINES = (
     ("FGSM %", "attack", "fgsm_top1", ""),
     ("PGD %", "attack", "pgd_top1", ""),
     ("both of a CutMix %", "mixed", "top2", "method=cutmix lam=0.5"),
+    ("MaxBoxAcc %", "localisation", "maxboxacc", "iou=0.5"),
 )
 """Columns of the table: label, evaluation, score and setting; without a setting the last that there is."""
 
