@@ -20,7 +20,17 @@ from automixsearch.lazy import functional, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LOSSES", "MCE", "Decoupled", "DecoupledBCE", "Loss", "SoftmaxBCE", "smoothed", "soft_labels"]
+__all__ = [
+    "LOSSES",
+    "MCE",
+    "Decoupled",
+    "DecoupledBCE",
+    "Loss",
+    "SoftmaxBCE",
+    "smoothed",
+    "soft_labels",
+    "weighted_mean",
+]
 
 
 def mce(logits: Tensor, labels: Tensor, shares: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -134,10 +144,10 @@ class Loss(Knobbed, ABC):
         >>> @dataclass(frozen=True)
         ... class Brier(Loss):
         ...     name: ClassVar[str] = "brier"
-        ...     def __call__(self, logits, labels, shares, label_smoothing=0.0, labelled=None):
+        ...     def __call__(self, logits, labels, shares, label_smoothing=0.0, labelled=None, weights=None):
         ...         p = logits.softmax(dim=1)
         ...         target = smoothed(soft_labels(labels, shares, p.shape[1]), label_smoothing)
-        ...         return (p - target).square().sum(dim=1).mean()
+        ...         return weighted_mean((p - target).square().sum(dim=1), weights)
         >>> Brier()(torch.zeros(1, 2), torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]])).item()
         0.0
     """
@@ -155,12 +165,15 @@ class Loss(Knobbed, ABC):
         shares: Tensor,
         label_smoothing: float = 0.0,
         labelled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The mean loss of the batch, a scalar.
 
         Args:
             labelled: bool [B, S], which labels are known; the others are guessed (pseudo labels), and the decoupled
                 weights apply to the known ones only, the asymmetric strategy of arXiv 2203.10761. None: all.
+            weights: float [B], what the loss of each image is multiplied by before the mean over all of them is taken;
+                None: 1.
         """
 
     def clean_scale(self, num_classes: int) -> float:
@@ -189,8 +202,9 @@ class MCE(Loss):
         shares: Tensor,
         label_smoothing: float = 0.0,
         labelled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        return mce(logits, labels, shares, label_smoothing).mean()
+        return weighted_mean(mce(logits, labels, shares, label_smoothing), weights)
 
 
 @dataclass(frozen=True)
@@ -254,13 +268,14 @@ class Decoupled(Loss):
         shares: Tensor,
         label_smoothing: float = 0.0,
         labelled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         whole = by_class(labels, shares)
-        weights = self.eta * chosen_sides(whole, self.weighting) * adjusted(whole, self.t, self.xi)
+        by_source = self.eta * chosen_sides(whole, self.weighting) * adjusted(whole, self.t, self.xi)
         if labelled is not None:
-            weights = weights * labelled
+            by_source = by_source * labelled
         base = mce(logits, labels, shares, label_smoothing)
-        return (base + decoupled(logits, labels, shares, weights)).mean()
+        return weighted_mean(base + decoupled(logits, labels, shares, by_source), weights)
 
 
 @dataclass(frozen=True)
@@ -291,13 +306,14 @@ class DecoupledBCE(Loss):
         shares: Tensor,
         label_smoothing: float = 0.0,
         labelled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         soft = soft_labels(labels, shares, logits.shape[1])
         target = adjusted(soft, self.t, self.xi)
         if labelled is not None:
             known = soft_labels(labels, labelled.to(shares), logits.shape[1]) > 0
             target = torch.where(known, target, soft)
-        return bce(logits, smoothed(target, label_smoothing))
+        return weighted_mean(bce(logits, smoothed(target, label_smoothing)), weights)
 
 
 @dataclass(frozen=True)
@@ -324,13 +340,15 @@ class SoftmaxBCE(Loss):
         shares: Tensor,
         label_smoothing: float = 0.0,
         labelled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         target = smoothed(soft_labels(labels, shares, logits.shape[1]), label_smoothing)
         log_p = functional.log_softmax(_wide(logits), dim=1)
         p = log_p.exp()
         # log(1 - p) without cancellation, and finite where p rounds to 1
         log_rest = torch.log1p(-p.clamp(max=1 - torch.finfo(p.dtype).eps))
-        return -(_weighted(log_p, target) + _weighted(log_rest, 1 - target)).mean() / logits.shape[1]
+        by_image = -(_weighted(log_p, target) + _weighted(log_rest, 1 - target))
+        return weighted_mean(by_image, weights) / logits.shape[1]
 
     def clean_scale(self, num_classes: int) -> float:
         return 2 / num_classes
@@ -357,11 +375,23 @@ def smoothed(target: Tensor, label_smoothing: float) -> Tensor:
 
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of logits [B, K] against targets [B, K], summed over classes: a scalar, the batch mean."""
+    """Binary cross-entropy of logits [B, K] against targets [B, K], summed over classes: [B]."""
     logits, target = _wide(logits), target.to(_wide(logits).dtype)
     zero = torch.zeros_like(logits)
     # softplus(z) - target z; an impossible class (logit -inf) of target 0 costs nothing
-    return (functional.softplus(logits) - torch.where(target > 0, target * logits, zero)).sum(dim=1).mean()
+    return (functional.softplus(logits) - torch.where(target > 0, target * logits, zero)).sum(dim=1)
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of values [B] times their weights, over all B; a value of weight 0 has no effect, whatever it is.
+
+    Examples:
+        >>> weighted_mean(torch.tensor([2.0, torch.inf]), torch.tensor([1.0, 0.0])).item()
+        1.0
+    """
+    if weights is None:
+        return values.mean()
+    return _weighted(values[:, None], weights[:, None]).mean()
 
 
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (MCE, Decoupled, DecoupledBCE, SoftmaxBCE)}

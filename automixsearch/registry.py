@@ -43,9 +43,9 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 LARGEST = 200_000
 """Bytes of a file, which goes to every worker."""
 SECTIONS = (
-    "about", "budget", "data", "design", "driver_cpus", "environment", "evaluate", "factors", "family", "fidelity",
-    "knobs", "name", "objective", "plugins", "priors", "purpose", "recipe", "resources", "results", "sampler",
-    "scheduler", "seeds", "vary",
+    "about", "budget", "data", "design", "driver_cpus", "environment", "factors", "family", "fidelity", "knobs", "name",
+    "objective", "plugins", "priors", "purpose", "recipe", "resources", "results", "sampler", "scheduler", "seeds",
+    "vary",
 )  # fmt: skip
 """Words before the dot of an override that mean no owner of knobs."""
 
@@ -79,7 +79,7 @@ SOURCES: Mapping[Kind, Source] = {
         "automixsearch.mixers:MIXERS",
         "automixsearch.mixers:Mixer",
         knobs="",
-        facts=("mixes", "algorithm", "whole", "attends", "published", "source"),
+        facts=("mixes", "algorithm", "whole", "attends", "crosses", "published", "source"),
     ),
     "losses": Source(
         "loss",
@@ -95,7 +95,7 @@ SOURCES: Mapping[Kind, Source] = {
         "automixsearch.algorithms:ALGORITHMS",
         "automixsearch.algorithms:Algorithm",
         knobs="knobs",
-        facts=("columns",),
+        facts=("columns", "crosses"),
     ),
     "backbones": Source(
         "backbone",
@@ -116,7 +116,7 @@ SOURCES: Mapping[Kind, Source] = {
     ),
     "evaluations": Source(
         "evaluation",
-        ("evaluate",),
+        ("suite",),
         "automixsearch.evaluation:EVALUATIONS",
         "automixsearch.evaluation.suite:Evaluation",
         knobs="",

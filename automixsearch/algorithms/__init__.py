@@ -5,10 +5,27 @@ from __future__ import annotations
 from automixsearch.algorithms.adautomix import AdAutoMixTraining
 from automixsearch.algorithms.automix import AutoMixTraining
 from automixsearch.algorithms.base import Algorithm, Batch, Clock, Images, Needs, Part, Setup, Term
+from automixsearch.algorithms.fixmatch import FixMatch
+from automixsearch.algorithms.flexmatch import FlexMatch
+from automixsearch.algorithms.mixmatch import MixMatch
+from automixsearch.algorithms.pseudo_label import PseudoLabel
+from automixsearch.algorithms.remixmatch import ReMixMatch
 from automixsearch.algorithms.supervised import Supervised
+from automixsearch.algorithms.uda import UDA
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (Supervised, AutoMixTraining, AdAutoMixTraining)
+    algorithm.name: algorithm
+    for algorithm in (
+        Supervised,
+        AutoMixTraining,
+        AdAutoMixTraining,
+        PseudoLabel,
+        MixMatch,
+        ReMixMatch,
+        UDA,
+        FixMatch,
+        FlexMatch,
+    )
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "Batch", "Clock", "Images", "Needs", "Part", "Setup", "Term"]

@@ -59,10 +59,15 @@ class Images:
 
 @dataclass(frozen=True)
 class Batch(Images):
-    """What one step trains on: labelled images with their classes y, int64 [B], and unlabelled ones."""
+    """What one step trains on: labelled images with their classes y, int64 [B], and unlabelled ones.
+
+    truth: int64, of the unlabelled images the classes where they are known, else -1; to tell how good guesses are, and
+    for nothing else.
+    """
 
     y: Tensor
     unlabelled: Images | None = None
+    truth: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,8 @@ class Algorithm(ABC, Module):
     columns: ClassVar[tuple[Column, ...]] = ()
     """The columns of the ledger's epochs that this algorithm fills: what its terms tell, the mean over the steps that
     tell it, and `val_top1.<head>` where it has several heads."""
+    crosses: ClassVar[bool] = False
+    """It mixes images with those of another batch, so it goes with mixing methods that can: see `Mixer.crosses`."""
     heads: tuple[str, ...] = ("network",)
     """What `predict` can give, by name; the first one selects, and is the only one that is tested."""
 

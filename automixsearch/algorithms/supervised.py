@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from automixsearch.algorithms.base import Algorithm, Batch, Clock, Part, Setup, Term
 from automixsearch.lazy import functional, torch
@@ -14,6 +14,7 @@ from automixsearch.mixers.vanilla import Vanilla
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from automixsearch.mixers.base import Shape
     from automixsearch.models.base import Backbone
 
 
@@ -44,7 +45,7 @@ class Supervised(Algorithm):
         """The terms of a batch x [B, C, H, W] of classes y [B]; `supply`: what a mixer may need, but for gradients."""
         size, channels, height, width = x.shape
         repeats = self.policy.repeats
-        draws = [mixer.draw((size, channels, height, width), generator) for _ in range(repeats)]
+        draws = [self.draw(mixer, (size, channels, height, width), generator) for _ in range(repeats)]
         needs = frozenset[str]().union(*(mixer.needs_of(draw) for draw in draws))
         clean_weight = sum(map(mixer.clean_weight_of, draws))
         gradient = None
@@ -65,6 +66,14 @@ class Supervised(Algorithm):
             mixed = mixer.apply(x, draw, **supplied)
             yield Term(self.mixed_loss(mixed, y) / repeats)
 
+    def mixed_logits(self, x: Tensor, *hidden: Any) -> Tensor:
+        """The logits of mixed images, or of images that are mixed at a stage of the network."""
+        return self.logits(x, *hidden)
+
+    def draw(self, mixer: Mixer, shape: Shape, generator: Generator) -> Any:
+        """What a mixer draws for a batch of `shape`."""
+        return mixer.draw(shape, generator)
+
     def mixer_at(self, clock: Clock) -> Mixer:
         """What mixes at that time."""
         return self.mixer if clock.epoch < self.policy.mix_until * clock.epochs else Vanilla()
@@ -79,9 +88,9 @@ class Supervised(Algorithm):
                 logits, attention = self.network.attended(x)
                 shares = attended_shares(shares, share(mixed.pasted), attention, mixed.attention)
             elif mixed.stage == "input":
-                logits = self.logits(torch.cat([x, *views]) if views else x)
+                logits = self.mixed_logits(torch.cat([x, *views]) if views else x)
             else:
-                logits = self.logits(x, mixed.stage, self.world.hidden_mixing(mixed))
+                logits = self.mixed_logits(x, mixed.stage, self.world.hidden_mixing(mixed))
         loss = self.loss(logits[: len(x)], labels, shares, self.recipe.label_smoothing)
         if views:
             loss = loss + mixed.consistency * jensen_shannon(logits.unflatten(0, (-1, len(x)))).mean()

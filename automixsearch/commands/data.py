@@ -55,11 +55,16 @@ def _images(data: Data, plugins: tuple[Plugin, ...]) -> dict[str, Any]:
 
     made = load(data, plugins)
     parts = []
-    for name, part in (("train", made.train), ("test", made.test)):
+    labelled = made.train if made.labelled is None else made.train.taken(made.labelled)
+    for name, part in (("train", labelled), ("test", made.test)):
         height, width, channels = part.images.shape[1:]
         counts = np.bincount(part.labels, minlength=len(made.classes))
         row = {"part": name, "images": len(part), **_classes(counts, made.classes)}
         parts.append(row | {"pixels": f"{width}x{height}x{channels}"})
+    if made.unlabelled is not None:
+        beside = made.unlabelled
+        count = len(beside.part) - (0 if beside.labelled_too else len(labelled))
+        parts.append({**dict.fromkeys(parts[0], "-"), "part": "unlabelled", "images": count})
     about = {"name": made.name, "skipped": made.skipped, "fingerprint": made.fingerprint, "notes": made.notes}
     return {"parts": parts, "classes": made.classes, **about}
 

@@ -25,8 +25,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
     from automixsearch.config.files import load_config, read_override
     from automixsearch.data import load
-    from automixsearch.evaluation.run import answered, evaluated, evaluations_of, keep, subject_of
-    from automixsearch.results.evaluations import EvaluationDocument
+    from automixsearch.evaluation.run import evaluated, evaluations_of, subject_of
+    from automixsearch.results.evaluations import EvaluationDocument, place_of
     from automixsearch.training.run import pick_device
 
     example = "calibration.bins=10"
@@ -55,8 +55,9 @@ def evaluate_command(args: argparse.Namespace) -> int:
     for trial_id in [study.show(trial)["row"]["trial_id"]] if trial else _best(study, args.best or 1, args.per):
         config, subject = study.config(trial_id), None
         for evaluation, code in asked:
-            document = answered(study.store, trial_id, evaluation, code)
-            if document is None:
+            place = place_of(trial_id, evaluation.name, evaluation.settings())
+            document = study.store.document(place, EvaluationDocument)
+            if document is None or document.code != code:
                 say(f"{evaluation.name} of {trial_id}", file=sys.stderr)
                 if subject is None:
                     key = config.data.model_dump_json()
@@ -64,7 +65,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
                         images = {key: load(config.data, config.plugins)}
                     subject = subject_of(config, images[key], study.weights(trial_id), device)
                 document = evaluated(evaluation, code, subject, trial_id, config.seed)
-                keep(study.store, document)
+                study.store.put_document(place, document)
             else:
                 say(f"{evaluation.name} of {trial_id}: is in the ledger", file=sys.stderr)
             found.append(document)
@@ -98,7 +99,7 @@ def _shown(args: argparse.Namespace, found: list[Any]) -> int:
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    sub = declare(commands, evaluate_command, "Ask more of trained networks: calibration, corruption, attacks.")
+    sub = declare(commands, evaluate_command, "Ask more of trained networks: calibration, attacks, occlusion.")
     sub.add_argument(
         "study",
         metavar="STUDY[:TRIAL]",
@@ -111,7 +112,7 @@ def add(commands: Any) -> None:
         "--suite",
         default="calibration",
         metavar="NAMES",
-        help="calibration, corruption, attack, occlusion, mixed, localisation, my.py:Name; by commas (calibration)",
+        help="calibration, attack, occlusion, or your own, as my.py:Name; several joined by commas (calibration)",
     )
     sub.add_argument("--best", type=positive, metavar="N", help="of the N best configs")
     sub.add_argument("--per", metavar="COLUMN", help="of the best of each value of a column, e.g. method")

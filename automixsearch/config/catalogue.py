@@ -79,6 +79,7 @@ class Method:
     whole: bool
     published: Mapping[str, Mapping[str, Scalar]]
     attends: bool = False
+    crosses: bool = True
 
 
 class Catalogue(Mapping[str, Entry]):
@@ -92,7 +93,6 @@ class Catalogue(Mapping[str, Entry]):
     """
 
     def __init__(self, plugins: tuple[Plugin, ...] = ()) -> None:
-        plugins = tuple(plugin for plugin in plugins if plugin.kind != "evaluations")  # whose settings are no knobs
         self.plugins = plugins
         self.methods = {
             name: Method(**{fact: getattr(mixer, fact) for fact in Method.__dataclass_fields__})
@@ -104,6 +104,9 @@ class Catalogue(Mapping[str, Entry]):
         }
         self.losses = self._by_name(LOSSES, "losses")
         self.algorithms = self._by_name({name: one.knobs for name, one in ALGORITHMS.items()}, "algorithms")
+        self.crossing = {name for name, one in ALGORITHMS.items() if one.crosses} | {
+            one.name for one in plugins if one.kind == "algorithms" and one.facts.get("crosses")
+        }
         self.metrics = METRICS | {one.value: one.facts["goal"] for one in plugins if one.kind == "metrics"}
         self.brought = {name: one.algorithm for name, one in self.methods.items() if one.algorithm != SUPERVISED}
         self._entries = {name: replace(entry, brought=self.brought) for name, entry in self._made().items()}
@@ -248,6 +251,8 @@ class Catalogue(Mapping[str, Entry]):
             if name not in chosen:
                 chosen[name] = knob.check(values[name], f"{where}: {name}") if name in values else knob.default
         self._check_shares(chosen, where)
+        if algorithm in self.crossing:
+            self._check_crossing(chosen, algorithm, where)
         self.check_backbone(chosen, where)
         if float(chosen["warmup_epochs"]) >= int(chosen["epochs"]):
             raise SpecError(
@@ -273,6 +278,21 @@ class Catalogue(Mapping[str, Entry]):
             )
         if len(methods) > 1 and not any(float(values[f"{name}.weight"]) > 0 for name in methods):
             raise SpecError(f"{where}: all weights of {values['method']} are 0; give one of them a positive weight")
+
+    def _check_crossing(self, values: Mapping[str, Scalar], algorithm: str, where: str) -> None:
+        """Refuse what cannot mix labelled images with unlabelled ones."""
+        for name in methods_of(values["method"]):
+            if not self.methods[name].crosses:
+                able = [other for other, method in self.methods.items() if method.crosses]
+                raise SpecError(
+                    f"{where}: method {name} does not go with algorithm {algorithm}, which mixes labelled images with "
+                    f"unlabelled ones; use one of {', '.join(able)}"
+                )
+        for name, plain in (("switch", "batch"), ("repeats", 1), ("trivialmix.pool", "cheap")):
+            if values.get(name, plain) != plain:
+                raise SpecError(
+                    f"{where}: {name} = {values[name]} does not go with algorithm {algorithm}; use {name}={plain}"
+                )
 
     def check_backbone(self, values: Mapping[str, Scalar], where: str) -> None:
         """Refuse knobs that the backbone cannot follow; a knob that `values` lacks has its default.

@@ -59,6 +59,12 @@ class Data(Frozen):
     """Training images to keep: a share of each class, a number of each class, a file that lists them; None: all."""
     labels_seed: int = Field(default=0, ge=0, lt=2**63)
     """Which images a share or a number takes."""
+    labels_draw: Literal["nested", "released"] = "nested"
+    """nested: a smaller number lies within a larger one. released: the images of published semi-supervised results
+    with that seed (0 to 2**32 - 1), for a number of each class."""
+    unlabelled: str | None = None
+    """Further training images without their labels: all, also those that have one; rest, those that have none; or a
+    folder, whatever folders are in it. None: none."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """What to do about an image that is missing or cannot be decoded; skip leaves it out and counts it."""
     pipeline: Pipeline = "auto"
@@ -67,6 +73,9 @@ class Data(Frozen):
     download: bool = False
     """Let torchvision download (cifar only)."""
     val_fraction: float = Field(default=0.1, gt=0, le=0.5)
+    val_from: Literal["labelled", "unlabelled"] = "labelled"
+    """Of which training images that share is validated. labelled: of those with a label, which are fewer to train on
+    then. unlabelled: of the others, whose labels then select and yet are not among `labels`."""
 
     @field_validator("path")
     @classmethod
@@ -89,6 +98,18 @@ class Data(Frozen):
             )
         return labels
 
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _beside(cls, unlabelled: object) -> object:
+        if unlabelled is None or unlabelled in ("all", "rest"):
+            return unlabelled
+        if not isinstance(unlabelled, str) or not {"/", ".", "~"} & set(unlabelled):
+            raise ValueError(
+                f"{unlabelled!r} must be all, rest, or the path of a folder (for one of this directory "
+                f"./{unlabelled}); leave it out for none"
+            )
+        return cls._absolute(unlabelled)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.source == "digits" and self.path is not None:
@@ -107,7 +128,14 @@ class Data(Frozen):
             raise ValueError("resize = squash has no effect without size; give one, e.g. data.size=256")
         if self.pipeline == "stream" and arrays:
             raise ValueError(f"pipeline = stream reads encoded images, and source {self.source} has none; drop it")
-        for name in ("size", "labels", "trim"):
+        if self.labels_draw == "released":
+            if not isinstance(self.labels, int):
+                raise ValueError("labels_draw = released is of a number of images of each class; set labels to one")
+            if self.labels_seed >= 2**32:
+                raise ValueError(f"labels_seed = {self.labels_seed} must be below 2**32 with labels_draw = released")
+        if self.val_from == "unlabelled" and (self.unlabelled not in ("all", "rest") or self.labels is None):
+            raise ValueError("val_from = unlabelled needs labels, and unlabelled = all or rest; add them, or drop it")
+        for name in ("size", "labels", "trim", "unlabelled"):
             if getattr(self, name) and self.source in SEVERAL:
                 raise ValueError(f"{name} is for images with one class, and source {self.source} has several; drop it")
         for name in ("trim", "orientation"):

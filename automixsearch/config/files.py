@@ -148,8 +148,8 @@ def _include(content: dict[str, Any], folder: Path, named: set[str], where: str)
 
 
 def _narrow(part: dict[str, Any], written: set[str], content: Mapping[str, Any]) -> None:
-    """Drop the knobs of a `part` of a file, those `written` there, that belong to methods or losses which its `content`
-    does not choose."""
+    """Drop the knobs of a `part` of a file, those `written` there, that belong to methods, losses or algorithms which
+    its `content` does not choose."""
     places = [content.get("knobs", {}), content.get("vary", {})]
     known, factors = _catalogue(content), content.get("factors", {})
     factors = list(factors.values()) if isinstance(factors, dict) else []
@@ -163,10 +163,14 @@ def _narrow(part: dict[str, Any], written: set[str], content: Mapping[str, Any])
         return [one for value in values for one in (value, *_listed(value))]
 
     methods = [name for method in chosen("method") if isinstance(method, str) for name in methods_of(method)]
-    losses = chosen("loss")
+    losses, algorithms = chosen("loss"), chosen("algorithm") if "algorithm" in known else []
+    algorithms += [known.methods[name].algorithm for name in methods if name in known.methods]
     for key in written:
         owners = [entry for name, entry in known.items() if key in (name, name.rpartition(".")[2])]
-        if owners and not any(e.method in (None, *methods) and e.loss in (None, *losses) for e in owners):
+        if owners and not any(
+            e.method in (None, *methods) and e.loss in (None, *losses) and e.algorithm in (None, *algorithms)
+            for e in owners
+        ):
             del part[key]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ELSEWHERE = ("path", "download", "pipeline")
 """What of `data` may differ from machine to machine: where they lie and how they are read, not what they are."""
-PASSING = ("about", "evaluate", "name", "plugins", "recipe", "resources")
+PASSING = ("about", "name", "plugins", "recipe", "resources")
 """What of a space may change while its study goes on, beside the number of trials."""
 LAYOUT = ("on_bad_image", "image_column", "label_column")
 """What of `data` tells how a copy of a published set is stored."""
@@ -64,10 +64,11 @@ def config_identity(
 
 
 def data_identity(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What data are, wherever they lie; a list of labels goes by its file's name."""
+    """What data are, wherever they lie; a list of labels and a folder of unlabelled images go by their names."""
     content = {name: value for name, value in data.items() if name not in ELSEWHERE}
-    if isinstance(content.get("labels"), str):
-        content["labels"] = os.path.basename(content["labels"])
+    for name in ("labels", "unlabelled"):
+        if isinstance(content.get(name), str):
+            content[name] = os.path.basename(content[name])
     return _asked(Data, content)
 
 

@@ -18,14 +18,23 @@ class Recipe(Knobbed):
     """How a network is trained, apart from mixing and loss."""
 
     epochs: int = knob(200, "length of the full schedule", low=1, high=100_000)
+    steps_per_epoch: int = knob(
+        0, "steps of an epoch; 0: as many as whole batches show each image once", low=0, high=2**20
+    )
+    sampling: str = knob(
+        "passes",
+        "order of the images: pass after pass in an order of its own each, or each one drawn from all",
+        choices=("passes", "replacement"),
+    )
     batch_size: int = knob(100, "global batch, over all workers", low=2, high=65_536, search=(50, 400), log=True)
     optimizer: str = knob("sgd", "update rule", choices=("sgd", "adamw", "lamb"), search=("sgd", "adamw"))
     lr: float = knob(0.1, "peak learning rate", low=0, open_low=True, high=100, search=(0.02, 0.3), log=True)
     min_lr: float = knob(0.0, "floor of the learning rate, as a share of lr", low=0, high=1, search=(0.0, 0.5))
     schedule: str = knob(
         "cosine",
-        "learning rate after the warm-up: a cosine, or constant and at last a linear cool-down",
-        choices=("cosine", "trapezoid"),
+        "learning rate after the warm-up: a cosine to min_lr, constant and at last a linear cool-down, or the first "
+        "7/16 of half a cosine, which ends at a fifth",
+        choices=("cosine", "trapezoid", "cosine_7_16"),
     )
     cooldown: float = knob(
         0.2, "share of the epochs in which a trapezoid cools down", low=0, open_low=True, high=1, search=(0.1, 0.5)
@@ -83,6 +92,10 @@ class Recipe(Knobbed):
     batch_norm: str = knob(
         "global", "statistics over the global batch, or over each worker's share", choices=("global", "local")
     )
+
+    def steps(self, images: int) -> int:
+        """The steps of an epoch over so many images."""
+        return self.steps_per_epoch or images // self.batch_size
 
     def sides(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of the images that are trained on and of those that are tested on, stored ones as given.

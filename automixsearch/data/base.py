@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -44,12 +44,39 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def taken(self, places: np.ndarray) -> Part:
+        """The images at int64 [n] places."""
+        images = self.images
+        own = np.ascontiguousarray(images[places]) if isinstance(images, np.ndarray) else images.taken(places)
+        return Part(own, self.labels[places])
+
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """Images beside the labelled ones, of which the classes are not used.
+
+    part: the images; its labels are for telling how good guesses are, and -1 where they are not known. known: int64
+    [N], where in it each image of the training part is, or -1. labelled_too: whether those that are trained on with
+    their labels count too.
+    """
+
+    part: Part
+    known: np.ndarray
+    labelled_too: bool
+
+    def places(self, split: Split) -> np.ndarray:
+        """Which images of the part are trained on, those that are validated never: sorted int64."""
+        out = [self.known[split.val], *([] if self.labelled_too else [self.known[split.train]])]
+        return np.setdiff1d(np.arange(len(self.part)), np.concatenate(out))
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """A training and a test part with the same classes; `notes` say what was decided on the way.
 
-    skipped: how many bad images were left out of both parts.
+    skipped: how many bad images were left out of both parts. unlabelled: further images, if there are any. labelled:
+    int64 [n], the images of the training part that are trained on with their labels, where others validate; None: all
+    but those that validate.
 
     Raises:
         DataError: fewer than 2 classes, an empty part, a label outside 0 to K - 1, parts of different size.
@@ -61,6 +88,8 @@ class ImageSet:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     skipped: int = 0
+    unlabelled: Unlabelled | None = None
+    labelled: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         top = len(self.classes) - 1
@@ -149,7 +178,8 @@ def moments(images: np.ndarray) -> np.ndarray:
 class Split:
     """A partition of the training part into training and validation images.
 
-    train, val: sorted int64 indices into `ImageSet.train`. fingerprint: of the data set they belong to.
+    train, val: sorted int64 indices into `ImageSet.train`; together all of it, or less where validation images come
+    from those without a label. fingerprint: of the data set they belong to.
     """
 
     train: np.ndarray
@@ -168,7 +198,9 @@ class Split:
         """One line that `from_json` reads: the validation indices and what they refer to; of `image_set` the class of
         each of these images and the names of the classes too."""
         images = len(self.train) + len(self.val)
-        content = {"split_id": self.split_id, "fingerprint": self.fingerprint, "images": images}
+        content: dict[str, Any] = {"split_id": self.split_id, "fingerprint": self.fingerprint, "images": images}
+        if max(self.train[-1], self.val[-1]) >= images:
+            content["train"] = self.train.tolist()
         if image_set is not None:
             content |= {"labels": image_set.train.labels[self.val].tolist(), "classes": image_set.classes}
         return json.dumps(content | {"val": self.val.tolist()}, separators=(",", ":"))
@@ -182,9 +214,13 @@ class Split:
         """
         try:
             content = json.loads(text)
-            chosen = np.zeros(content["images"], bool)
-            chosen[content["val"]] = True
-            made = cls(np.flatnonzero(~chosen), np.flatnonzero(chosen), content["fingerprint"])
+            if "train" in content:
+                train, val = (np.array(content[part], np.int64) for part in ("train", "val"))
+            else:
+                chosen = np.zeros(content["images"], bool)
+                chosen[content["val"]] = True
+                train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+            made = cls(train, val, content["fingerprint"])
             recorded = content["split_id"]
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError, RecursionError) as error:
             raise DataError(f"not a recorded split: {type(error).__name__}: {error}") from None
@@ -194,13 +230,18 @@ class Split:
 
 
 def split(image_set: ImageSet, val_fraction: float, seed: int) -> Split:
-    """Draw a stratified validation split from the training part; `stratified` says how.
+    """Draw a stratified validation split from the training part, or from what of it may not be trained on with its
+    labels, where there is such; `stratified` says how.
 
     Raises:
         DataError: a class has fewer than 2 training images.
     """
-    where = f"{image_set.name} (training part)"
-    rest, held = stratified(image_set.train.labels, image_set.classes, val_fraction, seed, where)
+    where, labels = f"{image_set.name} (training part)", image_set.train.labels
+    if image_set.labelled is not None:
+        others = np.setdiff1d(np.arange(len(labels)), image_set.labelled)
+        _, held = stratified(labels[others], image_set.classes, val_fraction, seed, f"{where}, without labels")
+        return Split(image_set.labelled, others[held], image_set.fingerprint)
+    rest, held = stratified(labels, image_set.classes, val_fraction, seed, where)
     return Split(rest, held, image_set.fingerprint)
 
 

@@ -47,7 +47,21 @@ def kept(
     else:
         share = Fraction(str(data.labels))  # as written: 0.07 of 100 are 7, though 0.07 * 100 is a little more
         take = [math.ceil(share * int(count)) for count in counts]
+    if data.labels_draw == "released":
+        return _released(labels, take, data.labels_seed)
     return np.flatnonzero(drawn(labels, take, data.labels_seed))
+
+
+def _released(labels: np.ndarray, take: Sequence[int], seed: int) -> np.ndarray:
+    """Of each class so many images: those that the released code of semi-supervised learning draws with a seed.
+
+    Source: TorchSSL at f26e1d4.
+    """
+    generator = np.random.RandomState(seed)
+    chosen = [
+        generator.choice(np.flatnonzero(labels == label), count, replace=False) for label, count in enumerate(take)
+    ]
+    return np.sort(np.concatenate(chosen))
 
 
 def _listed(path: Path, total: int, where: str, paths: Sequence[str] | None) -> np.ndarray:

@@ -71,6 +71,10 @@ class Streamed:
         chosen = slice(start, stop)
         return replace(self, starts=self.starts[chosen], ends=self.ends[chosen], moments=self.moments[chosen])
 
+    def taken(self, places: np.ndarray) -> Streamed:
+        """The images at int64 [n] places."""
+        return replace(self, starts=self.starts[places], ends=self.ends[places], moments=self.moments[places])
+
     def _named(self, places: Sequence[int] | np.ndarray) -> list[str]:
         bounds = zip(self.starts[places].tolist(), self.ends[places].tolist(), strict=True)
         return [self.paths[start:end].tobytes().decode(errors="surrogateescape") for start, end in bounds]

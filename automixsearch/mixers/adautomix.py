@@ -50,6 +50,7 @@ class AdAutoMix(Mixer):
     """
 
     name: ClassVar[str] = "adautomix"
+    crosses: ClassVar[bool] = False
     algorithm: ClassVar[str] = "adautomix"
     whole: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2312.11954"

@@ -62,6 +62,7 @@ class AugMix(Mixer):
     """
 
     name: ClassVar[str] = "augmix"
+    crosses: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
     whole: ClassVar[bool] = True  # all of a batch has views, or none of it
     source: ClassVar[str] = "arXiv 1912.02781"

@@ -63,6 +63,7 @@ class AutoMix(Mixer):
     """
 
     name: ClassVar[str] = "automix"
+    crosses: ClassVar[bool] = False
     algorithm: ClassVar[str] = "automix"
     whole: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2103.13027"

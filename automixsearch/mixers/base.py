@@ -27,6 +27,15 @@ class Draw:
         True
     """
 
+    def between(self, count: int) -> Self:
+        """The same draw, of a batch of 2 `count` images, with each image of one half paired with the one of the same
+        rank in the other half.
+
+        Raises:
+            TypeError: it makes no pairs.
+        """
+        raise TypeError(f"{type(self).__name__} makes no pairs")
+
 
 @dataclass(frozen=True)
 class PairDraw(Draw):
@@ -45,6 +54,9 @@ class PairDraw(Draw):
     def with_lam(self, lam: float) -> Self:
         """The same draw at another own-sample share `lam` in [0, 1], a field as a rule; every other value stays."""
         return dataclasses.replace(self, lam=lam)  # pyright: ignore[reportCallIssue]
+
+    def between(self, count: int) -> Self:
+        return dataclasses.replace(self, partner=torch.arange(2 * count).roll(count))
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,8 @@ class Mixer(Knobbed, ABC):
     """The way of training that goes with it; see `algorithms`."""
     whole: ClassVar[bool] = False
     """Needs the whole batch for itself: cannot share one with another method."""
+    crosses: ClassVar[bool] = True
+    """It makes pairs of pixels and needs nothing else of the batch, so it can mix images with those of another one."""
     attends: ClassVar[bool] = False
     """Its shares follow the attention of a class token, which the network has to have."""
     label_slack: ClassVar[float] = 0

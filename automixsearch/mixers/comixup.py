@@ -61,6 +61,7 @@ class CoMixup(Mixer):
     """
 
     name: ClassVar[str] = "comixup"
+    crosses: ClassVar[bool] = False
     source: ClassVar[str] = "arXiv 2102.03065"
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     published: ClassVar = {

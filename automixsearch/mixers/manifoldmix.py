@@ -43,6 +43,7 @@ class ManifoldMix(Mixer):
     """
 
     name: ClassVar[str] = "manifoldmix"
+    crosses: ClassVar[bool] = False
     whole: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 1806.05236"
     published: ClassVar = {

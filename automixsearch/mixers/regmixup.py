@@ -31,6 +31,7 @@ class RegMixup(MixUp):
     """
 
     name: ClassVar[str] = "regmixup"
+    crosses: ClassVar[bool] = False
     source: ClassVar[str] = "arXiv 2206.14502"
     published: ClassVar = {"cifar": {"alpha": 10.0}}  # CIFAR-100; 20 on CIFAR-10
 

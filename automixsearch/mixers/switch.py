@@ -32,6 +32,10 @@ class SwitchDraw(Draw):
 
     parts: tuple[Part, ...]
 
+    def between(self, count: int) -> SwitchDraw:
+        (part,) = self.parts
+        return SwitchDraw((Part(part.member, part.rows, part.draw.between(count)),))
+
 
 @dataclass(frozen=True)
 class Switch(Mixer):

@@ -36,6 +36,7 @@ class TransMix(CutMix):
     """
 
     name: ClassVar[str] = "transmix"
+    crosses: ClassVar[bool] = False
     attends: ClassVar[bool] = True
     whole: ClassVar[bool] = True
     source: ClassVar[str] = "arXiv 2111.09833"

@@ -27,6 +27,9 @@ class TrivialMixDraw(Draw):
     mixer: Mixer
     draw: Draw
 
+    def between(self, count: int) -> TrivialMixDraw:
+        return TrivialMixDraw(self.mixer, self.draw.between(count))
+
 
 @dataclass(frozen=True)
 class TrivialMix(Mixer):

@@ -56,9 +56,9 @@ def _resnet(published: str, library: str, *blocks: int, deep: bool = True, group
     return Network("resnet:ResNet", given, published, library, width=4 if grouped else 1, stem=True)
 
 
-def _wide(factor: int) -> Network:
-    given = {"factor": factor}
-    return Network("wide_resnet:WideResNet", given, f"WRN-28-{factor}", stages=3, mixed=3, width=4)
+def _wide(factor: int, **more: Any) -> Network:
+    given = {"factor": factor, **more}
+    return Network("wide_resnet:WideResNet", given, "" if more else f"WRN-28-{factor}", stages=3, mixed=3, width=4)
 
 
 BACKBONES = {
@@ -70,6 +70,8 @@ BACKBONES = {
     "resnext101": _resnet("ResNeXt-101-32x4d", "", 3, 4, 23, 3, grouped=True),
     "wrn28_2": _wide(2),
     "wrn28_8": _wide(8),
+    "wrn28_2_released": _wide(2, released_quirk=True),
+    "wrn28_8_released": _wide(8, released_quirk=True),
     "deit_s": Network(
         "transformers:DeiT", published="DeiT-S", mixed=3, side=16, sized=True, drop_path=True, attends=True
     ),  # its head reads the class token alone

@@ -33,6 +33,8 @@ SCALES = {
 }
 TINY_EPOCHS = 12
 """At scale tiny: with the 6 epochs of the recipe, seeds differ by more than rows."""
+TINY_LABELS, TINY_STEPS = 40, 50
+"""There: at most so many labels of each class, and steps of an epoch, where labels are few."""
 SHARE = 0.1
 """Of the published epochs, at scale short."""
 MARGIN = 0.3
@@ -86,6 +88,20 @@ FINE_TUNING_IMAGES = {
 """Training images of the published lists of few labels."""
 
 
+SEMI_SUPERVISED = {
+    "Pseudo-Labeling": ("pseudo_label", "vanilla", "mce"),
+    "MixMatch": ("mixmatch", "vanilla", "mce"),
+    "ReMixMatch": ("remixmatch", "vanilla", "mce"),
+    "MixMatch+DM": ("mixmatch", "mixup", "decoupled"),
+    "UDA": ("uda", "vanilla", "mce"),
+    "FixMatch": ("fixmatch", "vanilla", "mce"),
+    "FlexMatch": ("flexmatch", "vanilla", "mce"),
+    "FixMatch+Mixup": ("fixmatch", "mixup", "mce"),
+    "FixMatch+DM": ("fixmatch", "mixup", "decoupled"),
+}
+"""Algorithm, mixing method and loss of each row of the table of semi-supervised learning."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a cell was measured.
@@ -115,7 +131,6 @@ def missing(cell: Cell) -> str:
     by_table = {
         "automix_wsol": "weakly supervised object localisation",
         "automix_transfer_detection": "transfer to object detection",
-        "dm_semi_supervised": f"semi-supervised learning: {cell.method}",
         "dm_ablation_self_tuning": f"fine-tuning with pseudo labels: {cell.method}",
     }
     by_metric = {
@@ -161,10 +176,12 @@ def setting(cell: Cell) -> Setting:
         SpecError: it cannot be measured yet.
     """
     lacking = missing(cell)
-    if lacking or cell.derived or (cell.epochs is None and cell.table != "dm_fine_tuning"):
+    if lacking or cell.derived or (cell.epochs is None and cell.table not in ("dm_fine_tuning", "dm_semi_supervised")):
         raise SpecError(f"{cell.table} #{cell.number} ({cell.name}) cannot be trained: {lacking or 'it is a gain'}")
     if cell.table == "dm_fine_tuning":
         return _fine_tuning(cell)
+    if cell.table == "dm_semi_supervised":
+        return _semi_supervised(cell)
     recipe, family, knobs, differs = _training(cell)
     method, own, notes = _method(cell, family)
     knobs |= {"method": method, **own}
@@ -316,6 +333,42 @@ def _fine_tuning(cell: Cell) -> Setting:
     )
 
 
+def _semi_supervised(cell: Cell) -> Setting:
+    """Few labels among all training images: TorchSSL's settings, from whose tables the rows without mixing are."""
+    source, _ = SOURCES[cell.dataset]
+    classes = int(cell.dataset.partition("-")[2])
+    algorithm, method, loss = SEMI_SUPERVISED[cell.method]
+    knobs: dict[str, Scalar] = {"algorithm": algorithm, "method": method, "test_median": True}
+    if cell.dataset == "CIFAR-100":
+        knobs |= {"backbone": "wrn28_8_released", "weight_decay": 1e-3}
+    differs = [
+        "the test after the last step counts among those of which the best is taken (published: likewise), every 4,096 "
+        "steps (published: every 5,000, then every 1,000)",
+        f"{HELD_OUT:.0%} of the images without a label are held out, and nothing is chosen by them",
+    ]
+    if method != "vanilla":
+        knobs |= {f"{method}.alpha": 1.0, "loss": loss, f"{algorithm}.side": "min" if loss == "decoupled" else "free"}
+        differs.append("alpha, eta and the weights of mixed images are the released code's or ours: none are published")
+    if cell.method == "MixMatch+DM":
+        differs.append("mixed images are added to MixMatch, which stays as it is: no code is published")
+    labels = int(cell.setting.partition(" ")[0]) // classes
+    return Setting(
+        recipe="semi_wrn",
+        data={
+            "source": source,
+            "labels": labels,
+            "labels_draw": "released",
+            "unlabelled": "all",
+            "val_from": "unlabelled",
+            "val_fraction": HELD_OUT,
+        },
+        epochs=256,
+        knobs=knobs | {"backbone": knobs.get("backbone", "wrn28_2_released")},
+        measured="test_top1_best",
+        differs=tuple(differs),
+    )
+
+
 # At a scale ----------------------------------------------------------------------------------------------------
 
 
@@ -416,7 +469,7 @@ def plan(cell: Cell, scale: str = "paper", changes: Changes | None = None, share
 def study_name(cell: Cell, scale: str = "paper", changes: Changes | None = None, share: float = SHARE) -> str:
     """The study that holds the runs of a cell: one for each column of a table, scale, and set of changes."""
     dataset, backbone, epochs, labels = cell.column
-    parts = [cell.table, dataset, backbone, str(epochs or ""), labels.partition("%")[0], scale]
+    parts = [cell.table, dataset, backbone, str(epochs or ""), labels.partition(" ")[0].rstrip("%"), scale]
     if scale == "short" and share != SHARE:
         parts.append(f"{share:g}".replace("0.", ""))
     changes = changes or Changes()
@@ -429,6 +482,7 @@ def study_name(cell: Cell, scale: str = "paper", changes: Changes | None = None,
 def _concerns(name: str, chosen: Mapping[str, Any]) -> bool:
     """Whether a knob has an effect under the method and loss of a cell."""
     values = {"method": chosen["method"], "loss": chosen.get("loss", "mce")}
+    values |= {key: chosen[key] for key in ("algorithm",) if key in chosen}
     return name in values or catalogue()[name].active(values)
 
 
@@ -438,11 +492,16 @@ def _tiny(published: Setting) -> tuple[dict[str, Any], dict[str, Scalar]]:
     knobs = {
         name: value
         for name, value in published.knobs.items()
-        if name in ("method", "loss", "test_median") or ("." in name and not name.startswith(pace))
+        if name in ("algorithm", "method", "loss", "test_median") or ("." in name and not name.startswith(pace))
     }
     backbone = str(published.knobs["backbone"])
     data: dict[str, Any] = {"source": "digits", "val_fraction": 0.2}
-    data |= {key: published.data[key] for key in ("labels",) if key in published.data}
+    data |= {key: published.data[key] for key in ("labels", "unlabelled") if key in published.data}
+    if "algorithm" in knobs:  # the steps of an epoch show each label once, and there are few labels
+        data |= {"labels": max(4, min(int(data["labels"]), TINY_LABELS)), "val_from": "unlabelled"}
+        knobs |= {"steps_per_epoch": TINY_STEPS, f"{knobs['algorithm']}.decay": 0.98, "batch_size": 32}
+        knobs |= {"schedule": "cosine_7_16", "nesterov": True, "lr": 0.03, "median_epochs": TINY_EPOCHS}
+        backbone = "resnet18"  # the statistics of the published network lag behind in runs of hundreds of steps
     if backbone in ("deit_s", "swin_t"):
         data["size"] = {"deit_s": 16, "swin_t": 32}[backbone]
         knobs |= {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05}

@@ -18,7 +18,7 @@ from automixsearch.search.claim import claim, is_free
 from automixsearch.search.provenance import described, other_data
 from automixsearch.show import few_images
 from automixsearch.studies.plan.settings import config_of, method_settings, teacher_settings
-from automixsearch.training.checks import check_batches, check_network, stale_teachers
+from automixsearch.training.checks import check_batches, check_network, check_unlabelled, stale_teachers
 
 if TYPE_CHECKING:
     from automixsearch.results.store import Store
@@ -48,8 +48,9 @@ def prepare(space: SearchSpace, store: Store, design: Design | None) -> tuple[st
         dimension = by_name.get(name)
         return (getattr(Recipe(), name),) if dimension is None else dimension.choices or (dimension.low, dimension.high)
 
-    for size in extremes("batch_size"):
-        check_batches(int(size), min(len(part.train) for part in splits.values()), space.resources.workers)
+    fewest = min(len(part.train) for part in splits.values())
+    for size, steps in itertools.product(extremes("batch_size"), extremes("steps_per_epoch")):
+        check_batches(int(size), fewest, space.resources.workers, int(steps))
     for chosen in itertools.product(*map(extremes, SIZES)):
         recipe = Recipe(**dict(zip(SIZES, chosen, strict=True)))
         recipe.sides(*images.train.images.shape[1:3])
@@ -65,6 +66,9 @@ def prepare(space: SearchSpace, store: Store, design: Design | None) -> tuple[st
         store.put(f"splits/{part.split_id}.json", part.to_json(images).encode())
     settings = method_settings(space).values() if design is None else teacher_settings(design)
     configs = [config_of(space, values) for values in settings]
+    for config in configs:
+        if config.algorithm in config.catalogue.crossing:
+            check_unlabelled(config)
     held = images.train.labels[split(images, space.data.val_fraction, space.seeds.split).val]
     rarest = (int(np.bincount(labels, minlength=len(images.classes)).min()) for labels in (held, images.test.labels))
     stale = stale_teachers(configs, len(images.train.labels), space.rungs[0])

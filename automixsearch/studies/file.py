@@ -12,9 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from automixsearch.config.catalogue import Catalogue, catalogue
+from automixsearch.config.catalogue import SUPERVISED, Catalogue, catalogue
 from automixsearch.config.data import Data
-from automixsearch.config.evaluate import questions
 from automixsearch.config.files import build, read_content
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.outside import Plugins, by_name
@@ -137,8 +136,6 @@ class StudyFile(Frozen):
     confirm: Confirm | None = None
     budget: Length = Length()
     metric: str = "val_top1"
-    evaluate: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """As in a search space."""
     margin: float = Field(default=0.3, gt=0, le=100)
     """Differences within it are of no practical interest, in points: the margin of equivalence tests."""
     delta: float | None = Field(default=None, gt=0, le=100)
@@ -169,11 +166,6 @@ class StudyFile(Frozen):
             hint = " (test scores choose nothing; reports show them beside)" if value.startswith("test") else ""
             raise ValueError(unknown("metric", value, known) + hint)
         return value
-
-    @field_validator("evaluate", mode="before")
-    @classmethod
-    def _asked(cls, value: object, info: ValidationInfo) -> object:
-        return questions(value, info.data.get("plugins", ()))
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -248,11 +240,14 @@ class StudyFile(Frozen):
             SpecError: a knob is wrong.
         """
         merged = {full: value for part in (self.knobs, self.vary) for full, value in self._by_full_name(part).items()}
-        for name in self.factors:
-            off, on = self.settings("off", name), self.settings("on", name)
-            for knob in off | on:
-                values = [setting[knob] for setting in (off, on) if knob in setting]
-                merged[knob] = values if len(values) == 2 and values[0] != values[1] else values[0]
+        levels = [self.settings(level, name) for name in self.factors for level in ("off", "on")]
+        for knob in dict.fromkeys(name for setting in levels for name in setting):
+            base = merged.get(knob)
+            values: list[Any] = [] if base is None or isinstance(base, list | dict) else [base]
+            for setting in levels:
+                if knob in setting and setting[knob] not in values:
+                    values.append(setting[knob])
+            merged[knob] = values if len(values) > 1 else values[0]
         space = SearchSpace(
             name=self.name,
             about=self.about,
@@ -263,7 +258,6 @@ class StudyFile(Frozen):
             family=self.family,
             budget=Budget(trials=1, epochs=self.budget.epochs),
             objective=(self.metric,),
-            evaluate=self.evaluate,
             sampler=Sampler(name="random"),
             seeds=Seeds(study=self.seeds.study, split=self.seeds.split),
             resources=self.resources,
@@ -293,18 +287,21 @@ class StudyFile(Frozen):
             return [key]
         chosen = {"method": self._chosen("method"), "loss": self._chosen("loss")}
         methods = [name for method in chosen["method"] for name in methods_of(method)]
+        brought = [known.methods[name].algorithm for name in methods if name in known.methods]
+        algorithms = [*brought, *(self._chosen("algorithm") if "algorithm" in known else ())]
         found = [
             name
             for name, entry in known.items()
             if name.rpartition(".")[2] == key
             and entry.method in (None, *methods)
             and entry.loss in (None, *chosen["loss"])
+            and entry.algorithm in (None, *algorithms)
             and (not entry.joint or any(len(methods_of(method)) > 1 for method in chosen["method"]))
         ]
         return found or [key]
 
     def _chosen(self, kind: str) -> list[str]:
-        """The methods or losses that may occur."""
+        """The methods, losses or algorithms that may occur."""
         knob = self.catalogue[kind].knob
         written = [self.knobs.get(kind), self.vary.get(kind)]
         written += [getattr(factor, level).get(kind) for factor in self.factors.values() for level in ("off", "on")]
@@ -312,7 +309,7 @@ class StudyFile(Frozen):
         for value in written:
             found += knob.choices or () if value in ("all", "auto") else value if isinstance(value, list) else [value]
         names = [str(value) for value in found if value is not None]
-        return names or ["vanilla" if kind == "method" else "mce"]
+        return names or [{"method": "vanilla", "loss": "mce", "algorithm": SUPERVISED}[kind]]
 
 
 def load_study_file(path: str | Path, overrides: Iterable[str] = ()) -> StudyFile:

@@ -101,8 +101,15 @@ def begun(kind: type[Algorithm], knobs: Knobs | None = None, world: World | None
     return TrainingRun(configured(kind, knobs), digits(), "cpu", world, steps=3)
 
 
-def by_two_workers(kinds: Sequence[type[Algorithm | Mixer]]) -> list[Trained]:
+STEADY: Knobs = MappingProxyType({"lr": 0.01})
+"""Of runs that are compared between numbers of workers: at higher rates some steps multiply differences of rounding."""
+
+
+def by_two_workers(kinds: Sequence[type[Algorithm | Mixer]], knobs: Knobs | None = None) -> list[Trained]:
     """What each of two processes has trained, with one algorithm after the other; mixers among `kinds` are there.
+
+    Args:
+        knobs: see `configured`; of each algorithm.
 
     Raises:
         ContractError: a worker failed, or cannot import one of `kinds`.
@@ -114,18 +121,18 @@ def by_two_workers(kinds: Sequence[type[Algorithm | Mixer]]) -> list[Trained]:
         )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            spawn(_work, (2, folder, tuple(kinds)), nprocs=2)
+            spawn(_work, (2, folder, tuple(kinds), {**STEADY, **(knobs or {})}), nprocs=2)
         except ProcessException as error:
             raise ContractError(f"training on two workers failed: {error}") from error
         return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(2)]
 
 
-def _work(rank: int, size: int, folder: str, kinds: tuple[type[Algorithm | Mixer], ...]) -> None:
+def _work(rank: int, size: int, folder: str, kinds: tuple[type[Algorithm | Mixer], ...], knobs: Knobs) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     with listed(*kinds):
         algorithms = [kind for kind in kinds if issubclass(kind, Algorithm)]
-        trained = {kind.name: _trained(begun(kind, world=World(rank, size))) for kind in algorithms}
+        trained = {kind.name: _trained(begun(kind, knobs, World(rank, size))) for kind in algorithms}
     torch.save(trained, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -243,7 +250,7 @@ class AlgorithmContract(Contract):
 
     def by_two_workers(self) -> list[Trained]:
         """What each of two workers has trained."""
-        return by_two_workers(self._kinds)
+        return by_two_workers(self._kinds, self.knobs)
 
     def _same_state(self, one: TrainingRun, other: TrainingRun, rule: str) -> None:
         theirs = other.algorithm.state_dict()
@@ -288,7 +295,8 @@ class AlgorithmContract(Contract):
 
     def test_two_workers_take_the_steps_of_one(self) -> None:
         """Equal among themselves, and to one up to the order of sums."""
-        alone, state = _trained(self.begun())
+        with listed(*self._kinds):
+            alone, state = _trained(begun(self.algorithm, {**STEADY, **self.knobs}))
         (losses, first), (others, second) = (trained[self.algorithm.name] for trained in self.by_two_workers())
         remedy = "use world.share for images, world.gather for what all must know"
         require(losses == others, f"{self.of}: two workers have the losses {losses} and {others}; {remedy}")

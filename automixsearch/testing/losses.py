@@ -77,6 +77,20 @@ class LossContract(Contract):
         twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels]), torch.cat([shares, shares]))
         self._same(loss(logits, labels, shares), twice, "a batch twice as large must have the same mean")
 
+    def test_images_are_weighted(self) -> None:
+        """The mean is over all images, whatever their weights, and one of weight 0 has no effect."""
+        logits, labels, shares = arrays(2)
+        loss, weights = self.tested, torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0])
+        self._same(
+            loss(logits, labels, shares, weights=torch.ones(5)),
+            loss(logits, labels, shares),
+            "weights of 1 must change nothing",
+        )
+        kept = weights > 0
+        alone = loss(logits[kept], labels[kept], shares[kept]) * 3 / 5
+        logits[~kept] = torch.inf
+        self._same(loss(logits, labels, shares, weights=weights), alone, "an image of weight 0 must have no effect")
+
     def test_half_precision_is_summed_in_single(self) -> None:
         """bfloat16 logits give a float32 loss."""
         logits, labels, shares = arrays(3)

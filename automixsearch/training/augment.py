@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from automixsearch.config.recipe import Recipe
 from automixsearch.mixers import image_ops
+from automixsearch.training import strong
 
 ATTEMPTS = 10
 """How often a box of random area and shape is drawn until it fits into its image."""
@@ -232,5 +233,16 @@ RAND_AUGMENT: dict[str, image_ops.Operation] = {
 }
 
 
-VIEWS: dict[str, Callable[[Tensor, Tensor, Recipe, Generator], Tensor]] = {"recipe": augmented, "cropped": cropped}
+def strong_view(images: Tensor, chosen: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
+    """The `chosen` images changed as `strong` says, as they are stored, and then as `cropped`."""
+    pixels = images[chosen].permute(0, 3, 1, 2).contiguous()
+    pixels = strong.changed(pixels, strong.draw(len(pixels), pixels.shape[3], generator)).permute(0, 2, 3, 1)
+    return cropped(pixels, torch.arange(len(chosen), device=images.device), recipe, generator)
+
+
+VIEWS: dict[str, Callable[[Tensor, Tensor, Recipe, Generator], Tensor]] = {
+    "recipe": augmented,
+    "cropped": cropped,
+    "strong": strong_view,
+}
 """How training images can be seen, by the names that `algorithms.base.Needs` lists."""

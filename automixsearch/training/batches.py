@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -145,37 +146,53 @@ def _generator(seed: int, stream: str, epoch: int) -> Generator:
 
 
 def training_batches(
-    labelled: Batches, unlabelled: Batches, needs: Needs, recipe: Recipe, seed: int, epoch: int
+    labelled: Batches,
+    unlabelled: Batches,
+    needs: Needs,
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    steps: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield what each step of an epoch trains on: labelled images in random order, an incomplete batch left out, and
-    beside them unlabelled ones, of which as many passes are made as it takes.
+    """Yield what each step of an epoch trains on: labelled images in random order and, beside them, unlabelled ones; of
+    both as many passes are made as it takes.
 
     Order and augmentation depend on (seed, epoch) only, so a run can be resumed at any epoch.
+
+    Args:
+        steps: None: those of the recipe.
     """
-    order = torch.randperm(len(labelled), generator=_generator(seed, "order", epoch))
-    order = order.repeat_interleave(recipe.repeated)[: len(labelled)]
-    chosen = _whole(order, recipe.batch_size)
+    steps = recipe.steps(len(labelled)) if steps is None else steps
+    chosen = _order(len(labelled), steps * recipe.batch_size, recipe, _generator(seed, "order", epoch))
+    chosen = chosen.split(recipe.batch_size)
     seen = labelled.viewed(chosen, needs.views, recipe, _generators(seed, "augment", epoch, needs.views))
     if not needs.unlabelled:
         for images in seen:
             yield Batch(images.views, images.index, labelled.labels[images.index])
         return
     size = needs.ratio * recipe.batch_size
-    passes, shuffle = -(-len(chosen) * size // len(unlabelled)), _generator(seed, "unlabelled order", epoch)
-    others = torch.cat([torch.randperm(len(unlabelled), generator=shuffle) for _ in range(passes)])
+    once = dataclasses.replace(recipe, repeated=1)
+    others = _order(len(unlabelled), steps * size, once, _generator(seed, "unlabelled order", epoch))
     beside = unlabelled.viewed(
-        _whole(others, size)[: len(chosen)],
+        others.split(size),
         needs.unlabelled,
         recipe,
         _generators(seed, "unlabelled augment", epoch, needs.unlabelled),
     )
     for images, more in zip(seen, beside, strict=True):
-        yield Batch(images.views, images.index, labelled.labels[images.index], more)
+        truth = unlabelled.labels[more.index]
+        yield Batch(images.views, images.index, labelled.labels[images.index], more, truth)
 
 
-def _whole(order: Tensor, size: int) -> list[Tensor]:
-    """The batches of `size` that `order` fills."""
-    return list(order[: len(order) // size * size].split(size))
+def _order(images: int, count: int, recipe: Recipe, generator: Generator) -> Tensor:
+    """`count` places of so many images, in the order in which they are shown: int64 [count]."""
+    if recipe.sampling == "replacement":
+        return torch.randint(images, (count,), generator=generator)
+    passes = []
+    while sum(map(len, passes)) < count:
+        order = torch.randperm(images, generator=generator)
+        passes.append(order.repeat_interleave(recipe.repeated)[:images])
+    return torch.cat(passes)[:count]
 
 
 def _generators(seed: int, stream: str, epoch: int, views: Sequence[str]) -> list[Generator]:

@@ -9,7 +9,7 @@ from automixsearch.config.catalogue import catalogue
 from automixsearch.config.policy import methods_of
 from automixsearch.config.recipe import Recipe
 from automixsearch.config.trial import TrialConfig
-from automixsearch.errors import SpecError
+from automixsearch.errors import DataError, SpecError
 from automixsearch.mixers.adautomix import AdAutoMix
 from automixsearch.mixers.automix import AutoMix, never_learned
 from automixsearch.models.registry import network_of
@@ -19,17 +19,37 @@ if TYPE_CHECKING:
     from automixsearch.data.base import ImageSet
 
 
-def check_batches(batch_size: int, images: int, workers: int) -> None:
+def check_batches(batch_size: int, images: int, workers: int, steps: int = 0) -> None:
     """Refuse a batch that the training split cannot fill or the workers cannot share equally.
+
+    Args:
+        steps: of an epoch, where their number is set: then a batch may show an image more than once.
 
     Raises:
         SpecError: fewer training images than one batch, or the batch is no multiple of the number of workers.
     """
-    if batch_size > images:
-        raise SpecError(f"batch_size = {batch_size} exceeds the {images} training images; lower batch_size")
+    if batch_size > images and not steps:
+        raise SpecError(
+            f"batch_size = {batch_size} exceeds the {images} training images; lower it, or let batches go on from one "
+            "pass to the next with e.g. steps_per_epoch=100"
+        )
     if batch_size % workers:
         raise SpecError(
             f"batch_size = {batch_size} cannot be shared equally by {workers} workers; use a multiple of {workers}"
+        )
+
+
+def check_unlabelled(config: TrialConfig) -> None:
+    """Refuse semi-supervised training on the few images that have a label alone.
+
+    Raises:
+        DataError: labels are taken away, and no unlabelled images are named.
+    """
+    data = config.data
+    if data.labels is not None and data.unlabelled is None:
+        raise DataError(
+            f"algorithm {config.algorithm} learns from unlabelled images too, and data.labels={data.labels} leaves "
+            "none; add data.unlabelled=all, rest, or a folder of images"
         )
 
 
@@ -76,16 +96,23 @@ STALE = 0.5
 
 
 def stale_teachers(configs: Iterable[TrialConfig], images: int, epochs: int) -> list[str]:
-    """What is amiss where AutoMix reports a teacher that follows too slowly for the run to teach it anything.
+    """What is amiss where averaged weights are scored that follow too slowly for the run to teach them anything.
 
     Args:
         images: of the training set, validation split included. epochs: of the shortest run.
     """
     for config in configs:
+        steps = config.recipe.steps(int(images * (1 - config.data.val_fraction))) * epochs
+        decay = config.knobs.get(f"{config.algorithm}.decay")
+        if decay is not None and float(decay) ** steps > STALE:
+            return [
+                f"{config.algorithm} scores averaged weights, which after {steps} steps still are "
+                f"{float(decay) ** steps:.0%} what they began as: expect scores near chance; lower "
+                f"{config.algorithm}.decay (0.98 suits a few hundred steps), or train longer"
+            ]
         mixer = config.mixer
         if not isinstance(mixer, AutoMix | AdAutoMix) or not mixer.report.startswith("teacher"):
             continue
-        steps = int(images * (1 - config.data.val_fraction)) // config.recipe.batch_size * epochs
         share = never_learned(mixer, steps)
         if share > STALE:
             return [

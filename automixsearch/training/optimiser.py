@@ -53,7 +53,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, min_lr: float
     """Linear warm-up, then the recipe's schedule from lr to lr * min_lr over all remaining steps; `step` counts from 0.
 
     A trapezoid is constant until its cool-down, a straight line over the last `cooldown` share of all epochs
-    (Hägele et al., arXiv 2405.18392).
+    (Hägele et al., arXiv 2405.18392). `cosine_7_16` is lr cos(7 pi / 16 progress) (Sohn et al., arXiv 2001.07685), with
+    no floor.
 
     Args:
         min_lr: floor as a share of lr; None: the recipe's.
@@ -64,7 +65,9 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, min_lr: float
         return recipe.lr * (step + 1) / warm
     if recipe.lr_per == "epoch":
         step -= step % steps_per_epoch
-    start = warm if recipe.schedule == "cosine" else max(warm, total - round(recipe.cooldown * total))
+    start = warm if recipe.schedule != "trapezoid" else max(warm, total - round(recipe.cooldown * total))
     progress = max(step - start, 0) / max(total - start, 1)
+    if recipe.schedule == "cosine_7_16":
+        return recipe.lr * math.cos(7 / 16 * math.pi * progress)
     height = (1 + math.cos(math.pi * progress)) / 2 if recipe.schedule == "cosine" else 1 - progress
     return recipe.lr * (floor + (1 - floor) * height)

@@ -24,7 +24,7 @@ from automixsearch.config.catalogue import PER_EPOCH
 from automixsearch.config.recipe import Recipe
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
-from automixsearch.data.base import ImageSet, channel_statistics, split
+from automixsearch.data.base import ImageSet, Split, channel_statistics, split
 from automixsearch.errors import DataError, Diverged, NonFiniteLoss, OtherConfig, SpecError, TrainingError
 from automixsearch.evaluation.classification import Answers, Scores, ScoreSums
 from automixsearch.models import Backbone, build_model, count_parameters
@@ -32,7 +32,7 @@ from automixsearch.models.batch_norm import make_global
 from automixsearch.registry import look_up
 from automixsearch.seeds import derive_seed
 from automixsearch.training.batches import Batches, training_batches
-from automixsearch.training.checks import check_batches
+from automixsearch.training.checks import check_batches, check_unlabelled
 from automixsearch.training.energy import EnergyMeter
 from automixsearch.training.optimiser import learning_rate, make_optimizer, set_lr
 from automixsearch.training.world import World
@@ -149,22 +149,32 @@ class TrainingRun:
             )
         self.split = split(image_set, self.config.data.val_fraction, self.config.split_seed)
         train, val, test = self.split.train, self.split.val, image_set.test
-        mean, std = self._normalisation(image_set, train)
+        mean, std = self._normalisation(image_set, self.split)
         self.train_side = max(self.recipe.sides(*image_set.train.images.shape[1:3])[0])
         source = image_set.train
         self.train = Batches(source.images, source.labels, mean, std, self.device, train, self.world)
+        self.unlabelled, beside = self.train, image_set.unlabelled
+        if beside is not None:
+            places = beside.places(self.split)
+            self.unlabelled = Batches(
+                beside.part.images, beside.part.labels, mean, std, self.device, places, self.world
+            )
         self.val = Batches(source.images, source.labels, mean, std, self.device, val)
         self.test = Batches(test.images, test.labels, mean, std, self.device)
-        check_batches(self.recipe.batch_size, len(train), self.world.size)
+        check_batches(self.recipe.batch_size, len(train), self.world.size, self.recipe.steps_per_epoch)
+        self.steps_per_epoch = self.recipe.steps(len(train))
         if steps is not None:
+            self.steps_per_epoch = min(steps, self.steps_per_epoch)
             for part in (self.train, self.val):
                 part.shorten(steps * self.recipe.batch_size)
-        self.steps_per_epoch = len(self.train) // self.recipe.batch_size
 
-    def _normalisation(self, image_set: ImageSet, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation per channel, in 0..1 units."""
+    def _normalisation(self, image_set: ImageSet, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation per channel, in 0..1 units: `data` takes unlabelled images where there are any."""
         if self.recipe.normalisation == "data":
-            return channel_statistics(image_set.train.images, train)
+            beside = image_set.unlabelled
+            if beside is not None:
+                return channel_statistics(beside.part.images, beside.places(split))
+            return channel_statistics(image_set.train.images, split.train)
         mean, std = (np.array(values, np.float32) for values in STATISTICS[self.recipe.normalisation])
         channels = image_set.train.images.shape[3]
         if len(mean) != channels:
@@ -185,13 +195,15 @@ class TrainingRun:
             world=self.world,
             classes=self.classes,
             images=len(self.train),
-            unlabelled=len(self.train),
+            unlabelled=len(self.unlabelled),
             side=self.train_side,
             normalise=self.normalised,
             mean=self.train.mean,
             std=self.train.std,
         )
         made = look_up("algorithms", self.config.algorithm, self.config.plugins).build(setup)
+        if made.needs.unlabelled:
+            check_unlabelled(self.config)
         self.algorithm = made.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
         if self.world.size > 1 and recipe.batch_norm == "global":
             make_global(self.algorithm)
@@ -298,7 +310,8 @@ class TrainingRun:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """What each step of an epoch trains on; epochs count from 0."""
-        return training_batches(self.train, self.train, self.algorithm.needs, self.recipe, self.config.seed, epoch)
+        needs, steps = self.algorithm.needs, self.steps_per_epoch
+        return training_batches(self.train, self.unlabelled, needs, self.recipe, self.config.seed, epoch, steps)
 
     def _train_epoch(self, pace: Recipe) -> tuple[list[float], dict[str, float]]:
         """The loss of every step, and the means of what the terms have told."""

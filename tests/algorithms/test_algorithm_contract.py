@@ -156,6 +156,11 @@ FORMS = [
     ("adautomix", {"adautomix.samples": 2}),
     ("adautomix", {"adautomix.adv_every": 0, "adautomix.linear_share": 0.0}),
     ("supervised", {"method": "regmixup"}),
+    ("fixmatch", {"method": "vanilla", "loss": "mce"}),
+    ("fixmatch", {"fixmatch.variant": "released", "fixmatch.hard": False}),
+    ("flexmatch", {"method": "saliencymix", "flexmatch.side": "max", "flexmatch.gate": "both"}),
+    ("uda", {"method": "mixup+cutmix", "loss": "decoupled_bce", "uda.annealing": "exp"}),
+    ("mixmatch", {"method": "fmix", "mixmatch.ratio": 2}),
     ("supervised", {"method": "transmix", "backbone": "deit_s", "width": 4}),
 ]
 

@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget() -> None:
     """What a new process knows."""
-    data_module._latest = None
+    data_module._latest.clear()
 
 
 def tree(root: Path, side: int = 12, mode: str = "RGB", parts: tuple[str, ...] = ("train", "test")) -> Data:

@@ -462,7 +462,7 @@ def test_a_folder_of_anything_is_read_or_refused_and_every_file_accounted_for(tm
     places = [root / part / name for part in ("train", "test") for name in "ab"]
     for _ in range(int(rng.integers(1, 12))):
         harm(places[rng.integers(4)], rng)
-    data_module._latest = None
+    data_module._latest.clear()
     made = load(folder(root, size=SIDE, on_bad_image="skip"))
     assert accounted(made, root), made.notes
     if made.skipped:

@@ -49,7 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own, for every set of more than 1,000 bytes."""
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "SMALL", 1000)
-    data_module._latest = None
+    data_module._latest.clear()
     return tmp_path / "cache"
 
 
@@ -67,7 +67,7 @@ def tree(root: Path, mode: str = "RGB") -> Data:
 
 def by(data: Data, pipeline: str, **more: Any) -> ImageSet:
     """The set by one pipeline, looked up anew."""
-    data_module._latest = None
+    data_module._latest.clear()
     return load(data.model_copy(update={"pipeline": pipeline, **more}))
 
 

@@ -26,7 +26,9 @@ from automixsearch.results.store import Store
 from automixsearch.search.prepare import prepare
 from automixsearch.training.run import TrainingRun
 
-SIZES = {"wrn28_2": (32, 32, 16, 8), "wrn28_8": (32, 32, 16, 8), "deit_s": (2,) * 5, "swin_t": (16, 16, 8, 4, 2)}
+SIZES = {"deit_s": (2,) * 5, "swin_t": (16, 16, 8, 4, 2)} | {
+    name: (32, 32, 16, 8) for name in BACKBONES if name.startswith("wrn28")
+}
 """Of the maps; of ResNets with the CIFAR stem: 32, 32, 16, 8, 4."""
 
 

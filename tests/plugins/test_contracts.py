@@ -75,7 +75,7 @@ def test_all_faults_of_a_mixer_are_named_in_one_error():
 
 @dataclass(frozen=True)
 class FirstAlone(MCE):
-    def __call__(self, logits, labels, shares, label_smoothing=0.0, labelled=None):
+    def __call__(self, logits, labels, shares, label_smoothing=0.0, labelled=None, weights=None):
         return super().__call__(logits, labels[:, :1], shares[:, :1] * 0 + 1, label_smoothing)
 
 

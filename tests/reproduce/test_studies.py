@@ -188,7 +188,7 @@ def test_every_column_of_every_table_is_a_valid_study_at_every_scale(tmp_path):
     from automixsearch.reproduce.registry import cells
 
     everything = studies(cells(), "tiny", 1, tmp_path, Changes())
-    assert sum(column.wanted for column in everything) == 382
+    assert sum(column.wanted for column in everything) == 427
     assert len({column.name for column in everything}) == len(everything)
     some = [cell for cell in cells() if cell.method in ("AutoMix", "DeiT")]
     assert all(column.space.space_id for column in studies(some, "paper", 1, tmp_path, ANYWHERE))

@@ -13,9 +13,9 @@ from automixsearch.report.sections import (
     best,
     compare,
     cost,
-    evaluations,
     fidelity,
     gate,
+    guesses,
     importance,
     learning,
     provenance,
@@ -64,8 +64,8 @@ def make_report(study: Study) -> Report:
     space = study.info.get("space") or {}
     sections = [
         *_answers(study, rows),
-        *([asked] if (asked := evaluations.section(study, rows)) else []),
         learning.section(study, rows),
+        *([beside] if (beside := guesses.section(study, rows)) is not None else []),
         trials.section(rows),
         cost.section(rows),
         provenance.section(study, rows),

@@ -70,7 +70,8 @@ def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float) -> C
     steps = PROBE_STEPS // PROBE_PARTS
     batch, epochs = config.recipe.batch_size, config.recipe.epochs
     part = _part(images, math.ceil(steps * batch / (1 - config.data.val_fraction)) + len(images.classes))
-    longer = config.model_copy(update={"knobs": {**config.knobs, "epochs": max(epochs, PROBE_PARTS + 1)}})
+    short = {"steps_per_epoch": steps} if config.recipe.steps_per_epoch else {}
+    longer = config.model_copy(update={"knobs": {**config.knobs, "epochs": max(epochs, PROBE_PARTS + 1), **short}})
     run = TrainingRun(longer, part, pick_device())
     train_s, val_s, before = [], [], 0.0
     for metrics in run.epochs():
@@ -83,7 +84,7 @@ def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float) -> C
     whole = split(images, config.data.val_fraction, config.split_seed)
     looked_at = len(whole.val) * epochs + len(images.test.labels)
     total = [
-        epochs * (len(whole.train) // batch) * step + looked_at * look
+        epochs * config.recipe.steps(len(whole.train)) * step + looked_at * look
         for step, look in zip(train_s[1:], val_s[1:], strict=True)
     ]
     middle = statistics.fmean(total)
@@ -97,7 +98,7 @@ def _part(images: ImageSet, count: int) -> ImageSet:
     """Part of the training images, of all classes alike."""
     import numpy as np
 
-    if count >= len(images.train):
+    if count >= len(images.train) or images.unlabelled is not None:
         return images
     by_class = np.argsort(images.train.labels, kind="stable")
     chosen = np.sort(by_class[np.linspace(0, len(by_class) - 1, count).astype(int)])

@@ -15,7 +15,7 @@ from automixsearch.config.knobs import Knobbed, knob
 from automixsearch.data import ImageSet, Part
 from automixsearch.evaluation import Evaluation, Score, Subject
 from automixsearch.evaluation.metric import Metric
-from automixsearch.losses import Loss, mce
+from automixsearch.losses import Loss, mce, weighted_mean
 from automixsearch.mixers import Mixed, Mixer, PairDraw
 from automixsearch.mixers.base import alpha_knob, draw_beta, pairs
 from automixsearch.results.columns import amount
@@ -68,9 +68,10 @@ class Focal(Loss):
         shares: torch.Tensor,
         label_smoothing: float = 0.0,
         labelled: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         each = mce(logits, labels, shares, label_smoothing)
-        return ((1 - (-each).exp()).clamp(min=0) ** self.power * each).mean()
+        return weighted_mean((1 - (-each).exp()).clamp(min=0) ** self.power * each, weights)
 
 
 @dataclass(frozen=True)
