@@ -131,3 +131,35 @@ def test_a_curve_whose_values_ran_once_has_no_error(tmp_path, capsys):
     assert {row["verdict"] for row in made["effects"]} == {"unresolved"}
     assert {row["effect_low"] for row in made["effects"]} == {None}
     assert "no run was repeated, so nothing can be told from noise" in made["notes"][-1]
+
+
+METHODS = """
+question: What do images without labels add, and mixing?
+name: beside
+data: {source: digits, labels: 4, unlabelled: all}
+knobs: {method: vanilla, width: 4}
+factors:
+  fixmatch: {off: {algorithm: supervised}, on: {algorithm: fixmatch}}
+  mixing: {off: {}, on: {method: mixup, side: free}, needs: [fixmatch]}
+  larger: {off: {}, on: {side: max}, needs: [mixing]}
+design: one_in
+replicates: 5
+"""
+
+
+def test_a_part_that_is_another_method_or_shares_a_knob_with_another_part_has_its_effect(tmp_path, capsys):
+    worth = {"fixmatch": 8.0, "mixing": 2.0, "larger": -4.0}
+    design = enumerate_runs(parse_study_file(read_yaml(METHODS, "test"), "beside.yaml"))
+    assert [run.arm for run in design.runs[:4]] == ["base", "+fixmatch", "+mixing", "+larger"]
+    sides = [run.values.get("fixmatch.side") for run in design.runs[:4]]
+    assert sides == [None, "auto", "free", "max"]
+    rng = np.random.default_rng(1)
+    rows = [
+        {"knobs": dict(run.values), "seed": run.seed, "split_seed": run.split_seed,
+         "score": 80 + sum(worth[name] for name, on in run.levels.items() if on) + rng.normal(0, 0.3)}
+        for run in design.runs
+    ]  # fmt: skip
+    write_study(tmp_path, "beside", rows, design.content)
+    assert main(["ablate", "report", "beside", "--results", str(tmp_path), "--json"]) == 0
+    found = {row["factor"]: row["effect"] for row in json.loads(capsys.readouterr().out)["effects"]}
+    assert found == {name: pytest.approx(effect, abs=0.5) for name, effect in worth.items()}

@@ -203,7 +203,10 @@ def _frame(rows: Frame, metric: str, runs: Mapping[int, Mapping[str, Any]]) -> F
             "device_s": rows["device_s"].astype(float),
             "arm": pd.Series([run.get("arm") for run in planned], dtype=object),
             "levels": [run.get("levels") or {} for run in planned],
-            "stratum": [run.get("stratum") or method for run, method in zip(planned, rows["method"], strict=True)],
+            "stratum": [
+                method if run.get("stratum") is None else run["stratum"]
+                for run, method in zip(planned, rows["method"], strict=True)
+            ],
         }
     )
     knobs = [name for name in knob_columns(rows.columns) if name != "method"]
