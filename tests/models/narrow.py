@@ -92,6 +92,7 @@ def serve() -> None:
 
     What is loaded here is loaded once; no operation of torch's may run here, whose threads a fork would not have.
     """
+    import sklearn.metrics  # with the first score of two classes  # noqa: F401
     import torch._dynamo  # with the first optimiser  # noqa: F401
 
     import automixsearch.algorithms.automix

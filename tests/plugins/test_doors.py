@@ -156,6 +156,15 @@ def test_a_job_takes_the_file_along(tmp_path):
         assert load(sent.plugins[0]).name == "scaled"
 
 
+BOTH = """
+import sys
+from automixsearch.cli import main
+status = main(["search", "own.yaml", "trials=1", "epochs=1", "--debug"])
+sys.exit(status or main(["evaluate", "own", "--suite", "dimmed,attack", "dimmed.factor=1"]))
+"""
+"""Two commands in one process, which takes long to start."""
+
+
 def test_an_installed_package_is_found_by_its_entry_points(tmp_path):
     """In an environment of its own, which sees the packages of this one, and outside of the checkout."""
     shutil.copytree(EXAMPLE, tmp_path / "example")
@@ -166,14 +175,11 @@ def test_an_installed_package_is_found_by_its_entry_points(tmp_path):
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--disable-pip-version-check"]
     run([*pip, "--no-index", "--no-deps", "--no-build-isolation", str(tmp_path / "example")], tmp_path)
     (tmp_path / "own.yaml").write_text(re.sub(r"stripes\.py:(\w+)", lambda match: BY_NAME[match[1]], SPACE))
-    run([str(python), "-m", "automixsearch", "search", "own.yaml", "trials=1", "epochs=1", "--debug"], tmp_path)
+    run([str(python), "-c", BOTH], tmp_path)
     study = open_study(tmp_path / "results" / "own")
     assert {plugin.version for plugin in study.plugins} == {"stripes 1.2"}
     assert {plugin.ref.partition(":")[0] for plugin in study.plugins} == {"stripes"}
     assert "focal@stripes-1.2+" in study.trials().code_version[0]
-    run(
-        [str(python), "-m", "automixsearch", "evaluate", "own", "--suite", "dimmed,attack", "dimmed.factor=1"], tmp_path
-    )
     found = study.evaluations()
     assert found[found.suite == "dimmed"].value.tolist() == pytest.approx(study.trials().test_top1.tolist())
     assert "dimmed@stripes-1.2+" in found[found.suite == "dimmed"].code.iloc[0]

@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from automixsearch.analysis import importance
 from automixsearch.report.page import write_report
 from automixsearch.report.sections import make_report
 from automixsearch.results.study import Study
@@ -56,7 +58,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(large: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(make_report(large), large, tmp_path_factory.mktemp("large"))
+    """With few permutations: how often chance is asked changes no form of the page, and 200 times takes longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "importances", partial(importance.importances, permutations=20))
+        return write_report(make_report(large), large, tmp_path_factory.mktemp("large"))
 
 
 def test_a_page_of_5000_trials_is_small(page):

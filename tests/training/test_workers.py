@@ -35,32 +35,42 @@ def run(made: TrialConfig, world: World | None = None) -> tuple[list[float], flo
     return losses, last.val_loss, training.finish().test.ece
 
 
-def worker(rank: int, size: int, folder: str, made: TrialConfig) -> None:
-    store = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
-    losses, val_loss, ece = run(made, World(rank, size))
-    np.savez(Path(folder, f"{rank}.npz"), losses=losses, val_loss=val_loss, ece=ece)
+CASES = {
+    "cutmix": {},
+    "puzzlemix": {"method": "puzzlemix", "loss": "mce", "epochs": 1},
+    "clean pass": {"method": "puzzlemix", "loss": "mce", "epochs": 1, "puzzlemix.clean_lam": 1.0, "repeats": 2},
+    "manifoldmix in timm": {
+        **{"method": "manifoldmix", "loss": "mce", "epochs": 1},
+        **{"backbone": "timm/test_efficientnet", "width": 64},
+    },
+    "automix": {
+        **{"method": "automix", "loss": "mce", "epochs": 1},
+        **{"automix.mask_mean": "batch", "automix.mixblock_every": 2},
+    },
+}
+
+
+def worker(rank: int, size: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    for name, knobs in CASES.items():
+        losses, val_loss, ece = run(config(**knobs), World(rank, size))
+        np.savez(Path(folder, f"{name} {rank}.npz"), losses=losses, val_loss=val_loss, ece=ece)
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    "knobs",
-    [
-        {},
-        {"method": "puzzlemix", "loss": "mce", "epochs": 1},
-        {"method": "puzzlemix", "loss": "mce", "epochs": 1, "puzzlemix.clean_lam": 1.0, "repeats": 2},
-        {"method": "manifoldmix", "loss": "mce", "epochs": 1, "backbone": "timm/test_efficientnet", "width": 64},
-        {"method": "automix", "loss": "mce", "epochs": 1, "automix.mask_mean": "batch", "automix.mixblock_every": 2},
-    ],
-    ids=["cutmix", "puzzlemix", "clean pass", "manifoldmix in timm", "automix"],
-)
-def test_two_workers_take_the_steps_of_one(knobs):
-    """Equal up to the order of sums, which training amplifies: exact at first, close after two epochs."""
-    made = config(**knobs)
-    alone, val_loss, ece = run(made)
+@pytest.fixture(scope="module")
+def together() -> dict[str, list[dict[str, np.ndarray]]]:
+    """What each of two workers measured in each case; the two are started once, since that takes longest."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(worker, (2, folder, made), nprocs=2)
-        ranks = [dict(np.load(Path(folder, f"{rank}.npz"))) for rank in range(2)]
+        mp.spawn(worker, (2, folder), nprocs=2)
+        return {name: [dict(np.load(Path(folder, f"{name} {rank}.npz"))) for rank in range(2)] for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_workers_take_the_steps_of_one(together, name):
+    """Equal up to the order of sums, which training amplifies: exact at first, close after two epochs."""
+    alone, val_loss, ece = run(config(**CASES[name]))
+    ranks = together[name]
     np.testing.assert_array_equal(ranks[0]["losses"], ranks[1]["losses"])
     assert ranks[0]["val_loss"] == ranks[1]["val_loss"]
     np.testing.assert_allclose(ranks[0]["losses"][:5], alone[:5], rtol=1e-5)
