@@ -23,6 +23,21 @@ def test_listing_a_directory_that_is_not_there_is_refused(capsys, tmp_path):
     assert main(["ls", "--results", str(tmp_path)]) == 0
 
 
+@pytest.mark.parametrize("number", ["\u0663", "\u00b2", "010", "1_0", "1e1", "+3", " 3", "", "9" * 5000])
+def test_a_whole_number_has_plain_digits_or_is_refused_by_name(capsys, number):
+    for words in (["search", "quickstart", "--trials"], ["best", "s", "-n"], ["importance", "s", "--permutations"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([*words[:-1], f"{words[-1]}={number}" if len(words[-1]) > 2 else f"{words[-1]}{number or ' '}"])
+        assert "must be a whole number from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["\u0663", "0_3", "nan", "inf"])
+def test_a_number_has_plain_digits_or_is_refused_by_name(capsys, number):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(EXAMPLE), "--margin", number])
+    assert f"argument --margin: {number!r} must be a number, in plain digits" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["mixers"], ["mixers", "--all"], ["mixers", "--markdown"]])
 def test_every_knob_is_printed(words, capsys):
     assert main(words) == 0

@@ -11,7 +11,7 @@ from automixsearch.analysis.estimate import unit_of
 from automixsearch.config.identity import config_identity, hash_json
 from automixsearch.errors import StudyError, unknown
 from automixsearch.results.documents import parse_config
-from automixsearch.results.schema import in_percent
+from automixsearch.results.schema import PURPOSES, in_percent
 
 if TYPE_CHECKING:
     from automixsearch.results.study import Study
@@ -23,7 +23,6 @@ Column = Any
 
 CENTRE = "incumbent"
 """The arm of a curve from which one knob at a time is moved away."""
-PURPOSES = ("search", "study", "replicate", "confirm")
 ADAPTIVE = ("tpe", "gp", "nsga2")
 """Samplers that look where good results were before: what they drew says nothing about the space as a whole."""
 

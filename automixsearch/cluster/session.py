@@ -16,6 +16,7 @@ from pathlib import Path
 
 from automixsearch.cluster.room import TRIAL_SLOT
 from automixsearch.cluster.switches import forget_own_cluster, is_authenticated, set_switches
+from automixsearch.config.knobs import whole_number
 from automixsearch.config.resources import Resources
 from automixsearch.errors import ResourceError, remedy
 from automixsearch.secrecy import redact
@@ -146,8 +147,8 @@ def reach(address: str) -> None:
         OSError: nobody does.
     """
     host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    if colon and (number := whole_number(port)) is not None:
+        socket.create_connection((host.strip("[]"), number), timeout=10).close()
 
 
 def live_nodes() -> dict[str, dict[str, float]]:

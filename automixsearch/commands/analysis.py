@@ -6,7 +6,16 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from automixsearch.commands.terminal import add_json, add_study, console, declare, dump_json, open_named
+from automixsearch.commands.terminal import (
+    add_json,
+    add_study,
+    console,
+    declare,
+    dump_json,
+    number,
+    open_named,
+    whole,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -14,7 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 def add(commands: Any) -> None:
     """Declare the commands."""
     sub = _command(commands, robustness_command, "Print the robustness scorecard of every method of a study.")
-    sub.add_argument("--delta", type=float, metavar="POINTS", help="what counts as close to the best (the study's)")
+    sub.add_argument("--delta", type=number, metavar="POINTS", help="what counts as close to the best (the study's)")
     sub.add_argument(
         "--tasks", nargs="+", metavar="STUDY", default=[], help="the same design on other data: what one setting costs"
     )
@@ -23,7 +32,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--against", metavar="NAME", help="compare all with this one only")
     sub.add_argument("--images", action="store_true", help="name the classes and images on which they differ most")
     sub.add_argument(
-        "--margin", type=float, metavar="M", help="differences that do not matter (the study's, 0.3 points)"
+        "--margin", type=number, metavar="M", help="differences that do not matter (the study's, 0.3 points)"
     )
     sub = _command(commands, sensitivity_command, "Print what one knob does, or two do together.")
     sub.add_argument("--knob", action="append", required=True, metavar="KNOB", help="e.g. alpha; twice for a heat map")
@@ -32,7 +41,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--method", metavar="M", help="within this method only (over all, and within each)")
     sub.add_argument("--evaluator", choices=("ped_anova", "fanova"), default="ped_anova", help="(ped_anova)")
     sub.add_argument(
-        "--permutations", type=_count, metavar="N", help="behind the floor (200; of fanova, which is slow, 50)"
+        "--permutations", type=whole(20), metavar="N", help="behind the floor (200; of fanova, which is slow, 50)"
     )
     sub.add_argument("--during-optimisation", action="store_true", help="where a search went, which is all it can say")
     sub = _command(commands, fidelity_command, "Print how well short schedules rank configs as the full one does.")
@@ -44,12 +53,6 @@ def _command(commands: Any, run: Callable[[argparse.Namespace], int], text: str)
     sub.add_argument("--metric", metavar="M", help="column to look at (the study's objective)")
     add_json(sub, "everything")
     return sub
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 20:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 20 on")
-    return int(text)
 
 
 def robustness_command(args: argparse.Namespace) -> int:

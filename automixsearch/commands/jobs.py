@@ -20,6 +20,7 @@ from automixsearch.commands.terminal import (
     quote,
     say,
 )
+from automixsearch.config.knobs import whole_number
 from automixsearch.errors import AutoMixError
 from automixsearch.visible import without_colours
 
@@ -139,7 +140,7 @@ def _status(job: Any) -> dict[str, Any]:
         "state": job.status.value.lower(),
         "message": (job.message or "").strip() if failed else "",
         "results": place,
-        "total": int(total) if total.isdecimal() else None,
+        "total": whole_number(total),
     }
     try:
         store = Store(place, name)

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from automixsearch.commands.search import epoch_line
-from automixsearch.commands.terminal import add_json, console, declare, dump_json, positive, say
+from automixsearch.commands.terminal import add_json, console, declare, dump_json, number, positive, say, whole
+from automixsearch.config.knobs import whole_number
 from automixsearch.errors import SpecError, unknown
 
 if TYPE_CHECKING:
@@ -115,8 +116,8 @@ def gallery_command(args: argparse.Namespace) -> int:
 def _lams(text: str) -> list[float]:
 
     try:
-        lams = [float(part) for part in text.split(",")]
-    except ValueError:
+        lams = [number(part) for part in text.split(",")]
+    except (ValueError, argparse.ArgumentTypeError):
         lams = []
     if not lams or not all(0 <= lam <= 1 for lam in lams):
         raise SpecError(f"--lams {text!r} must be shares from 0 to 1, e.g. 0.25,0.5,0.75") from None
@@ -129,7 +130,7 @@ def _epochs(text: str | None) -> list[int]:
     if text is None:
         return []
     parts = text.split(",")
-    epochs = [int(part) for part in parts if part.isdecimal()]
+    epochs = [epoch for part in parts if (epoch := whole_number(part)) is not None]
     if len(epochs) < len(parts) or any(after <= before for before, after in pairwise([0, *epochs])):
         raise SpecError(f"--epochs {text!r} must be whole numbers from 1 on, each above the one before, e.g. 1,4,12; "
                         "the start is always drawn")  # fmt: skip
@@ -158,7 +159,7 @@ def add(commands: Any) -> None:
         help="train automix for a while and draw its masks at the start and after these epochs, e.g. 1,4,12",
     )
     sub.add_argument("--pairs", type=positive, default=2, help="pairs of images, 1 to 4 (2)")
-    sub.add_argument("--seed", type=int, default=0, metavar="S", help="which images and draws (0)")
+    sub.add_argument("--seed", type=whole(0), default=0, metavar="S", help="which images and draws (0)")
     sub.add_argument("--config", metavar="CONFIG", help="config of a trained network, for its saliency")
     sub.add_argument("--weights", metavar="FILE", help="its weights, as train --out saves them")
     sub.add_argument("--out", required=True, metavar="FILE", help="the picture, e.g. mixes.png")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.terminal import add_study, console, declare, open_named, print_frame, program, say
+from automixsearch.commands.terminal import add_study, console, declare, open_named, print_frame, program, say, whole
 from automixsearch.errors import AutoMixError, StudyError
 from automixsearch.stopping import in_background
 
@@ -169,7 +169,7 @@ def add(commands: Any) -> None:
 
     sub = declare(commands, dashboard_command, "Open Optuna's dashboard on a study.")
     add_study(sub)
-    sub.add_argument("--port", type=int, default=PORT, help=f"on this machine ({PORT})")
+    sub.add_argument("--port", type=whole(0), default=PORT, help=f"on this machine ({PORT})")
 
     sub = declare(commands, export_command, "Write a study for other tools.")
     add_study(sub)

@@ -6,7 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any
 
-from automixsearch.commands.terminal import add_json, add_results, console, declare, dump_json, positive, say
+from automixsearch.commands.terminal import add_json, add_results, console, declare, dump_json, number, positive, say
 from automixsearch.reproduce.settings import MARGIN, SCALES, SHARE, Changes, missing, read_changes
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def add(commands: Any) -> None:
 
 def _number(text: str, least: float, most: float, rule: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
+        value = number(text)
+    except (ValueError, argparse.ArgumentTypeError):
         value = math.nan
     if not least < value <= most:
         raise argparse.ArgumentTypeError(f"{text!r} must be {rule}")

@@ -20,6 +20,7 @@ from automixsearch.commands.terminal import (
     positive,
     program,
     say,
+    whole,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -186,8 +187,8 @@ def add(commands: Any) -> None:
     sub = declare(commands, search_command, "Run a search, or go on with it.")
     sub.add_argument("space", metavar="SPACE", help="a YAML file, or the name of a space that comes along")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. trials=8 data.path=DIR lr=0.1")
-    sub.add_argument("--trials", type=int, help="total number of trials of the study")
-    sub.add_argument("--seed", type=int, metavar="S", help="study seed")
+    sub.add_argument("--trials", type=positive, help="total number of trials of the study")
+    sub.add_argument("--seed", type=whole(0), metavar="S", help="study seed")
     add_running(sub, "the space")
     sub = declare(commands, train_command, "Train one config from start to end.")
     sub.add_argument("config", metavar="CONFIG", help="YAML file, as written by best --export")

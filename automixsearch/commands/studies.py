@@ -15,6 +15,7 @@ from automixsearch.commands.terminal import (
     console,
     declare,
     dump_json,
+    number,
     say,
 )
 
@@ -303,7 +304,7 @@ def add(commands: Any) -> None:
     _file(sub, "a study file, or the name, directory or URI of its study")
     add_results(sub)
     sub.add_argument("--metric", metavar="M", help="column to judge by (the study's)")
-    sub.add_argument("--margin", type=float, metavar="POINTS", help="of equivalence (the study's)")
+    sub.add_argument("--margin", type=number, metavar="POINTS", help="of equivalence (the study's)")
     add_json(sub, "everything")
 
 
@@ -322,6 +323,6 @@ def _planning(sub: argparse.ArgumentParser) -> None:
         "--probe", action="store_true", help="time 20 steps of each method on this machine (the default)"
     )
     source.add_argument("--from", dest="ledger", metavar="STUDY", help="take times and the noise of seeds from a study")
-    sub.add_argument("--sd", type=float, metavar="POINTS", help="standard deviation from seed to seed, if you know it")
-    sub.add_argument("--error", type=float, metavar="%", help="error rate to guess it from, in %% (by data set)")
+    sub.add_argument("--sd", type=number, metavar="POINTS", help="standard deviation from seed to seed, if you know it")
+    sub.add_argument("--error", type=number, metavar="%", help="error rate to guess it from, in %% (by data set)")
     add_json(sub, "everything")

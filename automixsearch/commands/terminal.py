@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from automixsearch.config.knobs import whole_number
 from automixsearch.visible import visible
 
 if TYPE_CHECKING:
@@ -95,11 +96,27 @@ def tell_damage(problems: list[str]) -> None:
         )
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
-    return int(text)
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `least` on."""
+
+    def read(text: str) -> int:
+        value = whole_number(text)
+        if value is None or value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} on, in plain digits")
+        return value
+
+    return read
+
+
+positive = whole(1)
+
+
+def number(text: str) -> float:
+    """A number in plain digits."""
+    value = math.nan if "_" in text or not text.isascii() else float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number, in plain digits")
+    return value
 
 
 def console(stderr: bool = False) -> Console:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from automixsearch.errors import SpecError, brief_repr, shortened, unknown
@@ -162,6 +163,15 @@ def normal(value: object, kind: type) -> object:
     return value + 0.0 if isinstance(value, float) else value
 
 
+def whole_number(text: str) -> int | None:
+    """The number from 0 on that `text` says in plain decimal digits, none too many and none of another script; else
+    None.
+
+    `010`, `1_0` and digits of other scripts are read by some and not, or otherwise, by others.
+    """
+    return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,18}", text) else None
+
+
 def _is_finite(value: float) -> bool:
     return isinstance(value, int) or math.isfinite(value)  # a whole number can be too large for the latter
 
@@ -215,6 +225,12 @@ def redeclared(owner: type, name: str, default: Scalar) -> Any:
 
 def knobs_of(owner: type) -> dict[str, Knob]:
     """The knobs that the dataclass `owner` declares, by name, in the order of declaration."""
+    return dict(_declared(owner))
+
+
+@cache
+def _declared(owner: type) -> Mapping[str, Knob]:
+    """The same; a config asks a hundred times for what never changes."""
     return {
         field.name: dataclasses.replace(field.metadata["knob"], name=field.name)
         for field in dataclasses.fields(owner)

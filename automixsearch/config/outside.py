@@ -25,6 +25,11 @@ def _sorted(plugins: object) -> object:
 Plugins = Annotated[tuple[Plugin, ...], BeforeValidator(_sorted)]
 
 
+@cache
+def _adapter() -> TypeAdapter[tuple[Plugin, ...]]:
+    return TypeAdapter(Plugins)
+
+
 def written_plugins(content: Mapping[str, Any], beside: Path | None = None) -> tuple[Plugin, ...]:
     """The plug-ins that a file of ours names in `plugins`; their files lie beside it where they have no absolute path.
 
@@ -32,7 +37,7 @@ def written_plugins(content: Mapping[str, Any], beside: Path | None = None) -> t
         SpecError: they are none.
     """
     try:
-        written = TypeAdapter(Plugins).validate_python(content.get("plugins") or ())
+        written = _adapter().validate_python(content.get("plugins") or ())
     except ValidationError as error:
         why = error.errors()[0]["msg"]
         raise SpecError(

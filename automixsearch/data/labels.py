@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from automixsearch.config.knobs import whole_number
 from automixsearch.data.base import drawn
 from automixsearch.data.files import read_bytes
 from automixsearch.errors import DataError
@@ -79,7 +80,8 @@ def _listed(path: Path, total: int, where: str, paths: Sequence[str] | None) -> 
         if not line:
             continue
         if line.isdecimal():
-            found = [int(line)] if int(line) < total else []
+            index = whole_number(line)
+            found = [index] if index is not None and index < total else []
         else:
             found = []
             for name in (line, line.split()[0]):  # a name may hold spaces, or be followed by a label

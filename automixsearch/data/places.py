@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from automixsearch.config.knobs import whole_number
 from automixsearch.data.build import decoded
 from automixsearch.data.files import Labelled, Listing, find, inside, need, read_rows, within
 from automixsearch.errors import DataError
@@ -55,9 +56,9 @@ def _part(path: Path, images: Path, names: dict[int, str]) -> Labelled:
     """The images of a list; adds the `names` of its classes."""
     paths, labels = [], []
     for file, label in read_rows(path, "file label"):
-        if not label.isdecimal():
+        if (number := whole_number(label)) is None:
             raise DataError(f"{path}: {file} has label {label!r}; must be a number from 0; fetch the list again")
         paths.append(f"{images}/{inside(file.lstrip('/'), path)}")
-        labels.append(int(label))
+        labels.append(number)
         names.setdefault(labels[-1], file.strip("/").rpartition("/")[0].partition("/")[2])
     return Labelled(paths, np.array(labels, np.int64))

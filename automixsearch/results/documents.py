@@ -373,6 +373,7 @@ class StudyDocument(Document):
     )
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
     name: Name | None = None
+    former_names: list[Name] = []
     space_id: str | None = None
     objective: list[str] = Field(default=[], min_length=1)
     total_trials: int | None = Field(default=None, ge=0)

@@ -133,9 +133,9 @@ class LocalFiles(Files):
     def arrow_path(self, name: str) -> str:
         return str(self.root / name)
 
-    def names(self, folder: str) -> list[str]:
-        """What is no folder in a folder; none if there is no such folder."""
-        return [entry.name for entry in self._list(folder) if not _leads_to_folder(entry)]
+    def names(self, folder: str, folders: bool = False) -> list[str]:
+        """What is no folder in a folder, or everything there; none if there is no such folder."""
+        return [entry.name for entry in self._list(folder) if folders or not _leads_to_folder(entry)]
 
     def folders(self) -> list[str]:
         """The folders at the top."""
@@ -154,7 +154,11 @@ class LocalFiles(Files):
     def read(self, name: str, most: int | None = None) -> bytes | None:
         path, there = str(self.root / name), "a pipe, a device or a folder"
         try:
-            with _storage(path, "read"), suppress(FileNotFoundError), open(path, "rb", opener=_at_once) as file:
+            with (
+                _storage(path, "read"),
+                suppress(FileNotFoundError, IsADirectoryError),
+                open(path, "rb", opener=_at_once) as file,
+            ):
                 if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     return file.read(-1 if most is None else most)
         except StorageError:
@@ -307,7 +311,7 @@ class RemoteFiles(Files):
     def arrow_path(self, name: str) -> str:
         return f"{self._opened[1].rstrip('/')}/{name}".rstrip("/")
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, folders: bool = False) -> list[str]:
         return [info.base_name for info in self._list(folder) if info.is_file]
 
     def folders(self) -> list[str]:

@@ -33,15 +33,16 @@ class RowFile:
     """One file of rows, as its bytes.
 
     Sealed rows are taken as they are. Those of other tools get the types of the ledger, and rows that break a rule are
-    left out: `fault` says which.
+    left out: `fault` says which. So are rows of another study than `known_as`, sealed or not.
 
     Raises:
         Damaged: the file is none, is not what its writer wrote, or has other columns than a ledger's. Newer: it is of
             a later version.
     """
 
-    def __init__(self, table: Table, data: bytes) -> None:
+    def __init__(self, table: Table, data: bytes, known_as: Collection[str] = ()) -> None:
         self.table: Table = table
+        self.known_as = known_as
         self.fault = ""
         self.raw: pa.Table | None = None
         if not data:
@@ -49,7 +50,8 @@ class RowFile:
         self.sealed = check_seal(data, SCHEMA_VERSION)
         try:
             self.file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-            self.rows = None if self.sealed else self._believable(self.file)
+            sound = self.sealed and not self._strange(self.file.read(["study"] if known_as else []))
+            self.rows = None if sound else self._believable(self.file)
         except Damaged:
             raise
         except Exception as error:  # pyarrow's own types and others: a damaged file can fail at any depth
@@ -92,13 +94,24 @@ class RowFile:
             raise Newer(f"has schema version {int(version)}; upgrade AutoMixSearch")
         rows = conform(self.table, file.read())
         rows.validate(full=True)
-        self.raw, wrong = rows, faults(self.table, rows)
+        self.raw, wrong = rows, self._strange(rows) | faults(self.table, rows)
         if wrong:
             named = [f"{label(rows, row)}: {fault}" for row, fault in list(wrong.items())[:3]]
             self.fault = f"{_rows(len(wrong))} left out: {listed(named, len(wrong))}"
             kept = pa.array([row not in wrong for row in range(rows.num_rows)], pa.bool_())
             rows = rows.filter(kept)
         return rows
+
+    def _strange(self, rows: pa.Table) -> dict[int, str]:
+        """The rows, by position, that another study has written."""
+        if not self.known_as:
+            return {}
+        own = pc.call_function("is_in", [rows["study"]], pc.SetLookupOptions(pa.array([*self.known_as], pa.string())))
+        others = pc.call_function("indices_nonzero", [pc.call_function("invert", [own])]).to_pylist()
+        return {
+            row: f"study = {rows['study'][row].as_py()!r} is another study; move it to a folder of that name"
+            for row in others
+        }
 
 
 def _of(rows: pa.Table, trials: Collection[str]) -> pa.ChunkedArray:

@@ -55,6 +55,7 @@ class TrialState(StrEnum):
 
 FINAL = tuple(state.value for state in TrialState if state is not TrialState.RUNNING)
 """The states that a row can have."""
+PURPOSES = ("search", "study", "replicate", "confirm")
 
 _OWNER = (
     Column("schema_version", int, "version of this layout", needed=True, low=1, high=SCHEMA_VERSION),
@@ -68,7 +69,9 @@ _SETUP = (
     Column(
         "state", str, "complete, pruned (ended below the full schedule) or failed", needed=True, pattern="|".join(FINAL)
     ),
-    Column("purpose", str, "what the trial was run for: search, study, replicate or confirm"),
+    Column(
+        "purpose", str, "what the trial was run for: search, study, replicate or confirm", pattern="|".join(PURPOSES)
+    ),
     Column("config_id", str, "hash of the config, seeds included; where the data lie does not enter"),
     Column("config_key", str, "the same without seeds: runs of one config share it"),
     Column("space_id", str, "hash of the search space"),

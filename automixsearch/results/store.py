@@ -150,6 +150,16 @@ class Store:
         except StudyError:  # rows can be read where this document cannot
             return ()
 
+    @cached_property
+    def known_as(self) -> frozenset[str]:
+        """The names that this study has or had, one of which each of its rows bears; none where nothing tells."""
+        try:
+            about = self.info()
+        except StudyError:
+            return frozenset()
+        named = {about.get("name"), *about.get("former_names", ())} - {None}
+        return frozenset({self.study, *named}) if named else frozenset()
+
     def __reduce__(self) -> tuple[type[Store], tuple[str, str, float, str]]:
         return Store, (self.results, self.study, self.patience_s, self.token)
 
@@ -267,7 +277,7 @@ class Store:
         if data is None:
             return False
         try:
-            rows = RowFile(table, data).read(KEYS[table])
+            rows = RowFile(table, data, self.known_as).read(KEYS[table])
         except Newer:
             return False
         except Damaged:
@@ -452,10 +462,10 @@ class Store:
     def live(self, table: Table) -> list[str]:
         """The names of the files that hold the table: each row once, whatever `compact` is doing."""
         folder = self._path(table)
-        names = self.files.names(folder)
+        names = self.files.names(folder, folders=True)
         while True:
             # A listing is no snapshot: it can miss both a part and the file that the part was merged into.
-            later = self.files.names(folder)
+            later = self.files.names(folder, folders=True)
             if all(name in names for name in later if name.startswith(_MERGED)):
                 break
             names = later
@@ -479,7 +489,7 @@ class Store:
             data = self.files.read(path)
             if data is None:
                 raise FileNotFoundError(path)
-            file = RowFile(table, data)
+            file = RowFile(table, data, self.known_as)
         except (Damaged, DamagedError) as error:
             self.corrupt[path] = str(error).removeprefix(f"{self.files.place(path)}: ")
             if isinstance(error, Newer):

@@ -444,7 +444,10 @@ class Study:
             return True
         keys = ", ".join(KEYS[table])
         unlike = f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {table})"
-        if con.execute(f"SELECT count(*) = ({unlike}) FROM {table}").fetchone() == (True,):
+        names = sorted(self.store.known_as)
+        own = "bool_and(list_contains(?, study))" if names else "true"
+        sound = con.execute(f"SELECT count(*) = ({unlike}) AND {own} FROM {table}", [names] if names else [])
+        if sound.fetchone() == (True,):
             self._single[table] = paths
             return True
         con.unregister(table) if arrow else con.execute(f"DROP VIEW {table}")
@@ -566,7 +569,7 @@ def _names(results: str) -> list[str]:
 def _is_study(results: str, name: str) -> bool:
     try:
         return Store(results, name).exists()
-    except StorageError:  # whoever opens it is told why
+    except (StorageError, DamagedError):  # whoever opens it is told why
         return True
     except StudyError:  # no legal name: a folder of something else
         return False

@@ -72,6 +72,9 @@ def claim(store: Store, space: SearchSpace, design: Design | None, data: dict[st
         ENTRY: data,
         "environments": _environments(before.get("environments") or [], space),
     }
+    former = dict.fromkeys([*before.get("former_names", ()), *filter(None, [before.get("name")])])
+    if former := [name for name in former if name != space.name]:
+        content["former_names"] = former
     if design is not None:
         content["design"] = _with_winners(design.content, before.get("design"))
     store.put_document("study.json", content)

@@ -70,6 +70,8 @@ def test_names_may_hold_spaces(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("lines", "message"), [
     ("0\n3\n", r"list\.txt line 2: '3' must be an index from 0 to 2, or the name of a file of the training part of x"),
+    ("0\n\u0663\n", r"line 2: '\u0663' must be an index"),
+    ("0\n" + "9" * 5000, "line 2: .* must be an index"),
     ("0\nd/1.jpg\n", r"line 2: 'd/1\.jpg' must be an index"),
     ("1.jpg", r"line 1: '1\.jpg' fits 2 training images of x; correct the list"),
     ("1\n0\n1\n", r"line 3: '1' is listed in line 1 too; remove one"),

@@ -126,9 +126,9 @@ def test_merged_files_without_marks_and_marks_without_files_are_put_right(tmp_pa
 def test_one_trial_is_read_and_written_without_listing_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, names = filled(tmp_path), LocalFiles.names
 
-    def listing(self: LocalFiles, folder: str) -> list[str]:
+    def listing(self: LocalFiles, folder: str, **options: bool) -> list[str]:
         assert folder.startswith("s/.merged-"), "every row is listed"
-        return names(self, folder)
+        return names(self, folder, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(LocalFiles, "names", listing)
@@ -142,7 +142,7 @@ def test_one_trial_is_read_and_written_without_listing_all(tmp_path: Path, monke
 def test_a_listing_taken_across_a_merge_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, names = filled(tmp_path), LocalFiles.names
 
-    def across(self: LocalFiles, folder: str) -> list[str]:
+    def across(self: LocalFiles, folder: str, **options: bool) -> list[str]:
         """Pass the merged file's place before it appears, and the parts' places after they are gone."""
         monkeypatch.setattr(LocalFiles, "names", names)
         store.compact()

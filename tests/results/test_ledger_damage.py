@@ -289,6 +289,7 @@ OUT_OF_RANGE = {
     "epochs_run": [-1, 10**6],
     "number": [-1, 2**62],
     "schema_version": [0, SCHEMA_VERSION + 1],
+    "purpose": ["", "Search", "\xe9tude"],
     "state": ["done", "running", "", "COMPLETE", "complete\n"],
     "trial_id": ["../x", "a/b", "", ".x", "x" * 101, "t1\x1b[2J"],
     "study": [None],
@@ -327,16 +328,56 @@ def test_what_is_no_ledger_is_named_with_the_reason(study: Study, kind: str) -> 
     check_handled(study, reason)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "loop", "device", "link to nothing"])
+@pytest.mark.parametrize("kind", ["pipe", "loop", "device", "link to nothing", "folder", "link to a folder"])
 def test_what_is_no_file_among_the_rows_is_named_and_the_others_are_read(study: Study, kind: str) -> None:
     place = folder(study) / "t00009.parquet"
     if kind == "pipe":
         os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
     else:
-        place.symlink_to({"loop": place, "device": "/dev/zero", "link to nothing": "/nowhere/at/all"}[kind])
+        there = {"loop": place, "device": "/dev/zero", "link to nothing": "/nowhere/at/all", "link to a folder": "."}
+        place.symlink_to(there[kind])
     found = again(study)
     assert found.top(1)["trial_id"].tolist() == ["t00001"]
     assert [text for text in found.corrupt if "t00009.parquet: cannot be read: " in text]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_rows_that_another_study_has_written_are_named_and_count_in_no_answer(study: Study, merged: bool) -> None:
+    about = {"schema_version": 1, "name": "s", "objective": ["val_top1"], "total_trials": 4}
+    study.store.put("study.json", json.dumps(about).encode())
+    other = Store(study.store.results, "other")
+    for number in (9, 10):
+        other.write_trial(row(number, 99.0) | {"study": "other"})
+        other.write_epoch({"trial_id": f"t{number:05d}", "epoch": 1, "val_top1": 99.0})
+    if merged:
+        other.compact()
+    for table in ("trials", "epochs"):
+        shutil.copytree(Path(study.store.results, "other", table), folder(study, table), dirs_exist_ok=True)
+    found = again(study)
+    assert found.store.intact("trials"), "their seals are whole"
+    assert [one["number"] for one in found.top_rows(9)] == [1, 2, 0, 3]
+    assert {*found.epochs()["study"]} == {"s"}
+    assert "t00009: study = 'other' is another study; move it to a folder of that name" in " ".join(found.corrupt)
+    found.store.compact()
+    assert found.store.finished() == {f"t{number:05d}" for number in range(4)}
+    assert found.store.write_trial(row(9, 61.0))
+    assert again(study).top_rows(9)[2]["trial_id"] == "t00009"
+
+
+def test_a_study_that_got_another_name_keeps_its_rows(study: Study) -> None:
+    study.store.write_trial(row(7, 50.0))
+    about = {"schema_version": 1, "name": "s", "objective": ["val_top1"], "total_trials": 9}
+    study.store.put("study.json", json.dumps(about).encode())
+    Path(study.store.results, "s").rename(Path(study.store.results, "r"))
+    renamed = Store(study.store.results, "r")
+    renamed.write_trial(row(8, 51.0) | {"study": "r"})
+    assert len(renamed.finished()) == 6
+    renamed.put("study.json", json.dumps(about | {"name": "r", "former_names": ["s"]}).encode())
+    again_renamed = open_study(f"{study.store.results}/r")
+    assert len(again_renamed.top_rows(9)) == 6
+    assert again_renamed.corrupt == []
 
 
 @pytest.mark.parametrize("name", OUT_OF_RANGE)
