@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 
@@ -23,6 +24,16 @@ def compiled(signature: str, **options: Any) -> Callable[[Callable], Any]:
             return njit(signature, **chosen)(function)
 
     return compile_
+
+
+def compiled_late(signature: str) -> Callable[[Callable], Any]:
+    """The same at the first call, for functions that few who import their module need."""
+
+    def late(function: Callable) -> Any:
+        machine = cache(lambda: compiled(signature)(function))
+        return wraps(function)(lambda *arguments: machine()(*arguments))
+
+    return late
 
 
 def give_memory_back() -> None:

@@ -43,9 +43,9 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 LARGEST = 200_000
 """Bytes of a file, which goes to every worker."""
 SECTIONS = (
-    "about", "budget", "data", "design", "driver_cpus", "environment", "factors", "family", "fidelity", "knobs", "name",
-    "objective", "plugins", "priors", "purpose", "recipe", "resources", "results", "sampler", "scheduler", "seeds",
-    "vary",
+    "about", "budget", "data", "design", "driver_cpus", "environment", "evaluate", "factors", "family", "fidelity",
+    "knobs", "name", "objective", "plugins", "priors", "purpose", "recipe", "resources", "results", "sampler",
+    "scheduler", "seeds", "vary",
 )  # fmt: skip
 """Words before the dot of an override that mean no owner of knobs."""
 
@@ -116,7 +116,7 @@ SOURCES: Mapping[Kind, Source] = {
     ),
     "evaluations": Source(
         "evaluation",
-        ("suite",),
+        ("evaluate",),
         "automixsearch.evaluation:EVALUATIONS",
         "automixsearch.evaluation.suite:Evaluation",
         knobs="",

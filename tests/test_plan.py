@@ -182,6 +182,18 @@ def test_a_probe_tells_what_training_takes():
     assert once.low <= once.device_s <= once.high
     assert longer.device_s > 3 * once.device_s
     assert 0.1 < once.checkpoint_mb < 5
+    assert plan.probe("mixup", config, digits, 1, passes=1000).device_s > 10 * once.device_s
+
+
+def test_a_plan_counts_what_networks_are_asked(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        plan, "probe", lambda name, *given: asked.append(given[-1]) or plan.Cost(name, 36.0, 30.0, 48.0, 1.0, "given")
+    )
+    space = ["plan", "quickstart", "trials=60", "knobs.method=[vanilla]"]
+    assert main(space) == main([*space, "evaluate=[calibration, {corruption: {severity: 3}}]"]) == 0
+    assert asked == [0, 2 + 16]
+    capsys.readouterr()
 
 
 def test_a_ledger_gives_times_and_the_noise_of_seeds(tmp_path):

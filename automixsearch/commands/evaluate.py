@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from automixsearch.commands.terminal import (
@@ -19,14 +21,17 @@ from automixsearch.commands.terminal import (
 )
 from automixsearch.errors import SpecError, StudyError
 
+TELL_S = 15.0
+"""Seconds between two words on how far an evaluation is."""
+
 
 def evaluate_command(args: argparse.Namespace) -> int:
     import torch
 
     from automixsearch.config.files import load_config, read_override
     from automixsearch.data import load
-    from automixsearch.evaluation.run import evaluated, evaluations_of, subject_of
-    from automixsearch.results.evaluations import EvaluationDocument, place_of
+    from automixsearch.evaluation.run import answered, evaluated, evaluations_of, keep, subject_of
+    from automixsearch.results.evaluations import EvaluationDocument
     from automixsearch.training.run import pick_device
 
     example = "calibration.bins=10"
@@ -44,8 +49,8 @@ def evaluate_command(args: argparse.Namespace) -> int:
         config = load_config(args.study)
         subject = subject_of(config, load(config.data, config.plugins), args.weights, device)
         for evaluation, code in asked:
-            say(f"{evaluation.name} of {args.weights}", file=sys.stderr)
-            found.append(evaluated(evaluation, code, subject, config.config_id, config.seed))
+            heard = _begun(f"{evaluation.name} of {args.weights}", evaluation, len(subject.test))
+            found.append(evaluated(evaluation, code, subject, config.config_id, config.seed, heard))
         return _shown(args, found)
     args.study, _, trial = args.study.partition(":") if "://" not in args.study else (args.study, "", "")
     study = open_named(args)
@@ -55,21 +60,39 @@ def evaluate_command(args: argparse.Namespace) -> int:
     for trial_id in [study.show(trial)["row"]["trial_id"]] if trial else _best(study, args.best or 1, args.per):
         config, subject = study.config(trial_id), None
         for evaluation, code in asked:
-            place = place_of(trial_id, evaluation.name, evaluation.settings())
-            document = study.store.document(place, EvaluationDocument)
-            if document is None or document.code != code:
-                say(f"{evaluation.name} of {trial_id}", file=sys.stderr)
+            document = answered(study.store, trial_id, evaluation, code)
+            if document is None:
                 if subject is None:
                     key = config.data.model_dump_json()
                     if key not in images:
                         images = {key: load(config.data, config.plugins)}
                     subject = subject_of(config, images[key], study.weights(trial_id), device)
-                document = evaluated(evaluation, code, subject, trial_id, config.seed)
-                study.store.put_document(place, document)
+                heard = _begun(f"{evaluation.name} of {trial_id}", evaluation, len(subject.test))
+                document = evaluated(evaluation, code, subject, trial_id, config.seed, heard)
+                keep(study.store, document)
             else:
                 say(f"{evaluation.name} of {trial_id}: is in the ledger", file=sys.stderr)
             found.append(document)
     return _shown(args, found)
+
+
+def _begun(what: str, evaluation: Any, images: int) -> Callable[[float], None]:
+    """Say what an evaluation will take; what is returned says from time to time how far it is."""
+    from automixsearch.show import duration
+
+    passes = evaluation.passes(images)
+    say(f"{what}: about {passes:.0f} pass{'es' * (round(passes) != 1)} over {images:,} images", file=sys.stderr)
+    began = told = time.monotonic()
+
+    def heard(share: float) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= TELL_S and share:
+            told = now
+            left = duration((now - began) * (1 - share) / share)
+            say(f"{what}: {100 * share:.0f} %, about {left} to go", file=sys.stderr)
+
+    return heard
 
 
 def _best(study: Any, count: int, per: str | None) -> list[str]:
@@ -99,7 +122,7 @@ def _shown(args: argparse.Namespace, found: list[Any]) -> int:
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    sub = declare(commands, evaluate_command, "Ask more of trained networks: calibration, attacks, occlusion.")
+    sub = declare(commands, evaluate_command, "Ask more of trained networks: calibration, corruption, attacks.")
     sub.add_argument(
         "study",
         metavar="STUDY[:TRIAL]",
@@ -112,7 +135,7 @@ def add(commands: Any) -> None:
         "--suite",
         default="calibration",
         metavar="NAMES",
-        help="calibration, attack, occlusion, or your own, as my.py:Name; several joined by commas (calibration)",
+        help="calibration, corruption, attack, occlusion, mixed, localisation, my.py:Name; by commas (calibration)",
     )
     sub.add_argument("--best", type=positive, metavar="N", help="of the N best configs")
     sub.add_argument("--per", metavar="COLUMN", help="of the best of each value of a column, e.g. method")

@@ -54,6 +54,8 @@ def best_command(args: argparse.Namespace) -> int:
     from automixsearch.show import score
 
     study = open_named(args)
+    if args.pareto is not None:
+        return _print_front(args, study)
     answer = best(study, args.n, args.per, args.metric)
     first = answer.winner
     if first is None and (args.export or args.weights):
@@ -86,6 +88,30 @@ def best_command(args: argparse.Namespace) -> int:
             say(f"{first.trial_id} written to {args.export}; train it: {train}")
         if first and args.weights:
             say(f"weights of {first.trial_id} written to {args.weights}")
+    return 0
+
+
+def _print_front(args: argparse.Namespace, study: Any) -> int:
+    """The trials that no other beats in all of several metrics."""
+    from automixsearch.show import make_table, policy_of, score
+
+    if args.per or args.metric or args.export or args.weights:
+        raise StudyError("--pareto lists trials; --per, --metric, --export and --weights are of the best by one metric")
+    names = args.pareto.split(",") if args.pareto else study.objective
+    for name in names:
+        study.sign(name)  # refuses what there is not
+        if name not in study.catalogue.metrics:
+            raise StudyError(f"--pareto {name}: test scores choose nothing; use {name.replace('test_', 'val_', 1)}")
+    if len(set(names)) < 2:
+        raise StudyError(f"--pareto takes several metrics, e.g. --pareto val_top1,val_ece; got {', '.join(names)}")
+    rows = study.pareto_rows(names)
+    if args.json:
+        print(dump_json({"study": study.name, "place": study.store.uri, "pareto": names, "front": rows}))
+        return 0
+    table = make_table(f"Pareto front of {study.name}", ("trial", "policy", *names))
+    for row in rows:
+        table.add_row(row["trial_id"], policy_of(row), *(score(name, row[name]) for name in names))
+    console().print(table, highlight=False)
     return 0
 
 
@@ -211,6 +237,13 @@ def add(commands: Any) -> None:
     sub.add_argument("-n", type=positive, default=5, help="how many (5)")
     sub.add_argument("--per", metavar="COLUMN", help="the best for each value of a column, e.g. method")
     sub.add_argument("--metric", metavar="M", help="column to rank by (the study's objective)")
+    sub.add_argument(
+        "--pareto",
+        nargs="?",
+        const="",
+        metavar="METRICS",
+        help="instead the trials that no other beats in all of several, e.g. val_top1,val_ece (the study's objectives)",
+    )
     add_json(sub, "what was asked, the rows and the verdict against the search-free baseline")
     sub.add_argument("--export", metavar="FILE", help="write the best config as YAML, ready to train")
     sub.add_argument("--weights", metavar="FILE", help="write its trained weights (a state_dict), if they were kept")

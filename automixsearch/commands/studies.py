@@ -72,12 +72,19 @@ def _plan(args: argparse.Namespace) -> Plan:
         args.study_opened = ledger
         ledger.check_comparable()
         costs, said = plan.costs_of(ledger, settings, what.budget.epochs, what.data)
+        if what.evaluate:
+            said = [*said, f"the times do not hold what networks are asked ({', '.join(what.evaluate)})"]
         noise = plan.noise_of(ledger, metric)
         images = plan.train_images(what.data, None) or plan.images_of(ledger, what.data)
     else:
         data = _load_data(what, said)
+        passes = 0.0
+        if data is not None and what.evaluate:
+            from automixsearch.evaluation.run import asked_of
+
+            passes = sum(one.passes(len(data.test)) for one, _ in asked_of(what.evaluate, what.plugins))
         costs = [] if data is None else [
-            plan.probe(name, plan.config_of(what, values), data, what.resources.cpus)
+            plan.probe(name, plan.config_of(what, values), data, what.resources.cpus, passes)
             for name, values in settings.items()
         ]  # fmt: skip
         images = plan.train_images(what.data, data)

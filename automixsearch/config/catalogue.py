@@ -93,6 +93,7 @@ class Catalogue(Mapping[str, Entry]):
     """
 
     def __init__(self, plugins: tuple[Plugin, ...] = ()) -> None:
+        plugins = tuple(plugin for plugin in plugins if plugin.kind != "evaluations")  # whose settings are no knobs
         self.plugins = plugins
         self.methods = {
             name: Method(**{fact: getattr(mixer, fact) for fact in Method.__dataclass_fields__})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ELSEWHERE = ("path", "download", "pipeline")
 """What of `data` may differ from machine to machine: where they lie and how they are read, not what they are."""
-PASSING = ("about", "name", "plugins", "recipe", "resources")
+PASSING = ("about", "evaluate", "name", "plugins", "recipe", "resources")
 """What of a space may change while its study goes on, beside the number of trials."""
 LAYOUT = ("on_bad_image", "image_column", "label_column")
 """What of `data` tells how a copy of a published set is stored."""

@@ -55,7 +55,7 @@ class Knob:
             named = (str(choice).lower() for choice in self.choices)
             return number + ", ".join([*named, *(f"{package}/NAME" for package in self.packages)])
         if self.kind is str:
-            return "any text" if self.word is None else f"a path, {self.word} or nothing"
+            return "any text" if self.word is None else f"a path{', ' * bool(self.word)}{self.word} or nothing"
         if self.low is not None and self.high is not None:
             return f"{'> ' if self.open_low else ''}{self.low:g} to {self.high:g}"
         if self.low is not None:

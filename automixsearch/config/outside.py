@@ -69,6 +69,8 @@ def by_name(content: Mapping[str, Any], beside: Path | None = None) -> dict[str,
             return "+".join(name_of(kind, part) for part in value.split("+"))
         if isinstance(value, list | tuple):
             return [name_of(kind, one) for one in value]
+        if isinstance(value, dict) and kind == "evaluations":  # names with settings
+            return {name_of(kind, key): one for key, one in value.items()}
         if isinstance(value, dict):
             return {
                 key: name_of(kind, one) if key in ("value", "choices") else named(one) for key, one in value.items()

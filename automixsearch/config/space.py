@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from automixsearch.config.catalogue import Catalogue, catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.dimensions import Dimension, dimensions
+from automixsearch.config.evaluate import questions
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.identity import hash_json, space_identity
 from automixsearch.config.knobs import normal
@@ -101,6 +102,8 @@ class SearchSpace(Frozen):
     sampler: Sampler = Sampler()
     scheduler: Scheduler = Scheduler()
     fidelity: Fidelity | None = None
+    evaluate: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What every complete trial is asked beside: evaluations by name, each with its settings; see `evaluation`."""
     priors: Literal["none", "published"] | list[dict[str, Any]] = "none"
     """Configs to try first: none, each method's published setting, or a list of {knob: value}."""
     family: Literal["cifar", "tiny", "imagenet", "fine_grained"] = "cifar"
@@ -131,6 +134,11 @@ class SearchSpace(Frozen):
             {name: normal(inner, kinds.get(name.rpartition(".")[2], object)) for name, inner in point.items()}
             for point in value
         ]
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def _asked(cls, value: object, info: ValidationInfo) -> object:
+        return questions(value, info.data.get("plugins", ()))
 
     @field_validator("sampler", "scheduler", mode="before")
     @classmethod

@@ -35,6 +35,9 @@ class Attack(Evaluation):
     step_size: float = knob(2.0, "change of a pixel in one of them, of 255", low=0, open_low=True, high=255)
     random_start: bool = knob(False, "PGD begins at a random change")
 
+    def passes(self, images: int) -> float:
+        return 1 + 2 * (3 + 1) + (3 * self.steps + 1 if self.steps else 0)
+
     def scores(self, subject: Subject, generator: Generator) -> Iterator[Score]:
         names = ["clean", f"epsilon={self.epsilon / 2:g}/255", f"epsilon={self.epsilon:g}/255"]
         hits = {name: torch.zeros((), dtype=torch.int64) for name in (*names, "pgd")}

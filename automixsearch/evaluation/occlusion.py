@@ -33,6 +33,9 @@ class Occlusion(Evaluation):
     patch: int = knob(0, "side of a patch in pixels; 0: a fourteenth of the image, 4 at least", low=0, high=1024)
     steps: int = knob(10, "shares that are tried: 0, 1/steps, ..., 1 - 1/steps", low=1, high=100)
 
+    def passes(self, images: int) -> float:
+        return self.steps
+
     def scores(self, subject: Subject, generator: Generator) -> Iterator[Score]:
         hits = [0] * self.steps
         for x, y in subject.test.batches():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from automixsearch.config.knobs import Knobbed
+from automixsearch.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -53,6 +56,14 @@ class Pictures:
         mean, std = self.part.mean[:, None, None], self.part.std[:, None, None]
         for x, y in self.part.in_order(self.batch, side=self.side):
             yield x * std + mean, y
+
+    def shuffled(self, generator: Generator, count: int = 0) -> Pictures:
+        """The same images in random order; the first `count` of that, 0: all."""
+        part = copy.copy(self.part)
+        order = torch.randperm(len(part), generator=generator)[: count or None]
+        part.indices = part.indices[order.to(part.indices.device)]
+        part.labels = part.labels[order.to(part.labels.device)]
+        return dataclasses.replace(self, part=part)
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,10 @@ class Evaluation(Knobbed, ABC):
         Args:
             generator: on the CPU; nothing else may be drawn from.
         """
+
+    def passes(self, images: int) -> float:
+        """About how many passes over a test set of so many images it takes, a gradient counted as three; for plans."""
+        return 1.0
 
     def settings(self) -> dict[str, Any]:
         """The values of its fields."""

@@ -388,8 +388,11 @@ def heat(
     values: Sequence[Sequence[float]],
     unit: str,
     tips: Sequence[Sequence[str]] = (),
+    span: tuple[float, float] | None = None,
 ) -> str:
     """A panel of coloured cells, the first row at the bottom; numbers stand in them where there is room.
+
+    span: the values of the faintest and the strongest colour; None: of the least and the greatest here.
 
     One hue from the page's ground to full strength: readable without telling colours apart, light and dark.
     """
@@ -399,7 +402,7 @@ def heat(
     cell_h = min(34.0, max(18.0, 170 / rows))
     panel = Panel(title, height=TOP + cell_h * rows + BOTTOM)
     found = finite(value for line in values for value in line)
-    low, high = (min(found), max(found)) if found else (0.0, 1.0)
+    low, high = span or ((min(found), max(found)) if found else (0.0, 1.0))
     spread = (high - low) or 1.0
     digits = 1 if spread > 1 else 2
     room = cell_w >= 6.6 * max((len(f"{value:.{digits}f}") for value in found), default=1)

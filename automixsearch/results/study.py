@@ -10,7 +10,7 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -291,11 +291,19 @@ class Study:
 
         return self.ask(ask) if n > 0 else []
 
-    def pareto_rows(self) -> list[Row]:
-        """The complete trials that no other beats in every objective, by the first objective, best first."""
-        signs = [-self.sign(name) for name in self.objective]
-        wanted = ", ".join(f'"{name}"' for name in self.objective)
-        where = " AND ".join(f'"{name}" IS NOT NULL' for name in self.objective)
+    def pareto_rows(self, metrics: Sequence[str] = ()) -> list[Row]:
+        """The complete trials that no other beats in every one of some metrics, by the first of them, best first.
+
+        Args:
+            metrics: the study's objectives by default.
+
+        Raises:
+            StudyError: there is no such metric.
+        """
+        names = metrics or self.objective
+        signs = [-self.sign(name) for name in names]
+        wanted = ", ".join(f'"{name}"' for name in names)
+        where = " AND ".join(f'"{name}" IS NOT NULL' for name in names)
         sql = f"SELECT trial_id, number, {wanted} FROM trials WHERE state = '{TrialState.COMPLETE}' AND {where}"
 
         def ask(con: DuckDBPyConnection) -> list[Row]:

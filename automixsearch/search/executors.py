@@ -75,7 +75,7 @@ def _start_inline(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from automixsearch.training.world import World
 
     limit_threads(config["cpus"])
-    return iter(run_trial(store, task, pick_device(), World(), Retention(**config["retention"])))
+    return iter(run_trial(store, task, pick_device(), World(), Retention(**config["retention"]), config["evaluate"]))
 
 
 def _open(config: dict[str, Any]) -> tuple[Store, Task]:
@@ -155,5 +155,6 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
 
     world = World(context.get_world_rank(), context.get_world_size())
-    for metrics in run_trial(store, task, torch.device(device), world, Retention(**config["retention"])):
+    retention, evaluate = Retention(**config["retention"]), config["evaluate"]
+    for metrics in run_trial(store, task, torch.device(device), world, retention, evaluate):
         ray.train.report(metrics)

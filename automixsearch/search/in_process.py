@@ -40,7 +40,7 @@ def run_in_process(
             task = renewed(task, space.plugins)
             watcher.heard("start", task, {})
             try:
-                for metrics in run_trial(store, task, pick_device(), World(), Retention.of(space)):
+                for metrics in run_trial(store, task, pick_device(), World(), Retention.of(space), space.evaluate):
                     if "note" in metrics:
                         watcher.note(metrics["note"])
                     proposer.report(task.number, metrics["epoch"], metrics.get(space.objective[0]))

@@ -21,6 +21,7 @@ import torch
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
 from automixsearch.errors import OtherConfig, SpecError, StudyError, TrainingError
+from automixsearch.evaluation.run import answered, asked_of, evaluated, keep, subject_of_run
 from automixsearch.native import give_memory_back
 from automixsearch.results.store import Store, weights_of
 from automixsearch.search.checkpoints import Retention, checkpoints
@@ -35,13 +36,22 @@ CHECKPOINT_SHARE = 20
 VERDICT_S = 300.0
 """A trial of several workers goes on by itself when it has waited so long for a word on its cool-down."""
 
+Questions = Mapping[str, Mapping[str, Any]]
 DEFAULT = Retention()
+NONE: Questions = {}
 
 
 def run_trial(
-    store: Store, task: Task, device: torch.device, world: World, retention: Retention = DEFAULT
+    store: Store,
+    task: Task,
+    device: torch.device,
+    world: World,
+    retention: Retention = DEFAULT,
+    evaluate: Questions = NONE,
 ) -> Iterator[dict[str, Any]]:
     """Run `task` from its checkpoint, if it has one, and yield the metrics of each epoch as plain numbers.
+
+    evaluate: what its network is asked at the end, see `SearchSpace.evaluate`.
 
     An error that the config itself is to blame for ends the trial with a row of state `failed`; it is not raised, since
     trying again would give the same error. With several workers it is raised too, so that the others are stopped. All
@@ -51,7 +61,7 @@ def run_trial(
         return
     place = Place.here()
     try:
-        for metrics in _train(store, task, device, world, retention):
+        for metrics in _train(store, task, device, world, retention, evaluate):
             yield metrics | {"node": place.node, "devices": place.devices}
     except (SpecError, TrainingError) as error:
         store.write_trial(failed_row(store, after(store, task, error, place)))
@@ -81,7 +91,7 @@ def limit_threads(cpus: float) -> None:
 
 
 def _train(
-    store: Store, task: Task, device: torch.device, world: World, retention: Retention
+    store: Store, task: Task, device: torch.device, world: World, retention: Retention, evaluate: Questions
 ) -> Iterator[dict[str, Any]]:
     image_set = load(task.config.data, task.config.plugins)
     run, note = _resumed(store, task, image_set, device, world)
@@ -108,6 +118,8 @@ def _train(
             store.put(weights_of(task.trial_id), run.weights())
         if run.answers is not None:
             store.write_outcome(_outcome_row(task, run, run.answers.right))
+        if test and evaluate:
+            note = _evaluate(store, task, run, image_set, evaluate) or note
         store.write_trial(
             task.row(
                 "complete" if task.stop_reason is None else "pruned",
@@ -124,6 +136,21 @@ def _train(
             )
         )
     yield last | place | note
+
+
+def _evaluate(store: Store, task: Task, run: TrainingRun, images: ImageSet, evaluate: Questions) -> dict[str, str]:
+    """Ask what the ledger does not know yet of the network that is reported; a note on what could not be asked.
+
+    A trial that ends in the middle of this goes on from its last checkpoint: its row comes after the answers.
+    """
+    subject, faults = subject_of_run(run, run.algorithm.reported(), images.classes), []
+    for evaluation, code in asked_of(evaluate, store.plugins):
+        if answered(store, task.trial_id, evaluation, code) is None:
+            try:
+                keep(store, evaluated(evaluation, code, subject, task.trial_id, task.config.seed))
+            except (SpecError, TrainingError) as error:
+                faults.append(f"{evaluation.name}: {error}")
+    return {"note": f"{task.trial_id} was not asked {'; '.join(faults)}"} if faults else {}
 
 
 def _await_verdict(store: Store, task: Task, epoch: int) -> None:

@@ -54,6 +54,7 @@ def fit(proposer: Proposer, room: Room, watcher: Watcher, folder: Path) -> None:
             "plugins": handed_out(space),
             "workers": space.resources.workers,
             "retention": asdict(Retention.of(space)),
+            "evaluate": space.evaluate,
             "scratch": str(store.local_path("ray") or f"{store.uri}/ray"),
         },
         tune_config=tune.TuneConfig(

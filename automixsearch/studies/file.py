@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from automixsearch.config.catalogue import SUPERVISED, Catalogue, catalogue
 from automixsearch.config.data import Data
+from automixsearch.config.evaluate import questions
 from automixsearch.config.files import build, read_content
 from automixsearch.config.frozen import Frozen
 from automixsearch.config.outside import Plugins, by_name
@@ -136,6 +137,8 @@ class StudyFile(Frozen):
     confirm: Confirm | None = None
     budget: Length = Length()
     metric: str = "val_top1"
+    evaluate: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """As in a search space."""
     margin: float = Field(default=0.3, gt=0, le=100)
     """Differences within it are of no practical interest, in points: the margin of equivalence tests."""
     delta: float | None = Field(default=None, gt=0, le=100)
@@ -166,6 +169,11 @@ class StudyFile(Frozen):
             hint = " (test scores choose nothing; reports show them beside)" if value.startswith("test") else ""
             raise ValueError(unknown("metric", value, known) + hint)
         return value
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def _asked(cls, value: object, info: ValidationInfo) -> object:
+        return questions(value, info.data.get("plugins", ()))
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -258,6 +266,7 @@ class StudyFile(Frozen):
             family=self.family,
             budget=Budget(trials=1, epochs=self.budget.epochs),
             objective=(self.metric,),
+            evaluate=self.evaluate,
             sampler=Sampler(name="random"),
             seeds=Seeds(study=self.seeds.study, split=self.seeds.split),
             resources=self.resources,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from torch import nn
 
 from automixsearch.cli import main
+from automixsearch.config.files import load_space
 from automixsearch.errors import SpecError
 from automixsearch.evaluation import EVALUATIONS, calibration
 from automixsearch.evaluation.attack import fgsm, pgd
 from automixsearch.evaluation.occlusion import occluded, patch_of
 from automixsearch.evaluation.run import evaluations_of
 from automixsearch.results.study import open_study
+from automixsearch.studies.file import load_study_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -133,12 +136,13 @@ def asked(study: Path, *words: str) -> list[dict]:
 
 
 def test_what_is_asked_of_a_trial_is_in_the_ledger_and_is_not_asked_again(study, capsys, monkeypatch):
-    words = ["tiny:0", "--suite", f"calibration,attack,occlusion,{study / 'mine.py'}:Darkness", "attack.steps=2",
-             "darkness.factor=1", "occlusion.steps=2"]  # fmt: skip
+    suites = f"calibration,attack,occlusion,corruption,{study / 'mine.py'}:Darkness"
+    words = ["tiny:0", "--suite", suites, "attack.steps=2", "darkness.factor=1", "occlusion.steps=2",
+             "corruption.severity=1"]  # fmt: skip
     asked(study, *words)
     said = capsys.readouterr()
     rows = json.loads(said.out)["evaluations"]
-    assert "calibration of t00000\n" in said.err
+    assert "calibration of t00000: about 2 passes over 359 images\n" in said.err
     trial = open_study(study / "results" / "tiny").show(0)["row"]
     by_name = {(row["suite"], row["name"], row["setting"]): row for row in rows}
     assert by_name["calibration", "ece", ""]["value"] == pytest.approx(trial["test_ece"], abs=1e-6)
@@ -147,7 +151,11 @@ def test_what_is_asked_of_a_trial_is_in_the_ledger_and_is_not_asked_again(study,
     assert by_name["occlusion", "top1", "ratio=0"]["value"] == pytest.approx(trial["test_top1"])
     assert by_name["darkness", "top1", "factor=1"]["value"] == pytest.approx(trial["test_top1"])
     assert by_name["attack", "fgsm_top1", "epsilon=8/255"]["value"] <= trial["test_top1"]
-    assert {row["images"] for row in rows if not row["name"].startswith(("bin", "temp"))} == {trial["test_images"]}
+    assert by_name["corruption", "clean_top1", ""]["value"] == pytest.approx(trial["test_top1"])
+    assert by_name["corruption", "mean_top1", "corruptions=15"]["images"] == 15 * trial["test_images"]
+    assert {row["images"] for row in rows if not row["name"].startswith(("bin", "temp", "mean"))} == {
+        trial["test_images"]
+    }
     monkeypatch.setattr("automixsearch.evaluation.run.TrainingRun", None)  # nothing is built again
     asked(study, *words)
     again = capsys.readouterr()
@@ -155,8 +163,66 @@ def test_what_is_asked_of_a_trial_is_in_the_ledger_and_is_not_asked_again(study,
     assert "calibration of t00000: is in the ledger" in again.err
     frame = open_study(study / "results" / "tiny").evaluations()
     assert len(frame) == len(rows)
-    assert set(frame.suite) == {"calibration", "attack", "occlusion", "darkness"}
+    assert set(frame.suite) == {"calibration", "attack", "occlusion", "corruption", "darkness"}
     assert "darkness@file+" in frame[frame.suite == "darkness"].code.iloc[0]
+
+
+def test_a_search_asks_every_trial_at_its_end(study, capsys):
+    """Beside the command's answers, which are the same; what cannot be asked is told, and costs nothing else."""
+    space = (study / "tiny.yaml").read_text() + (
+        "name: asked\nevaluate:\n  - calibration\n  - {occlusion: {patch: 3}}\n  - {corruption: {severity: 3}}\n"
+        f"  - {{{study / 'mine.py'}:Darkness: {{factor: 1}}}}\n"
+    )
+    (study / "asked.yaml").write_text(space)
+    results = str(study / "results")
+    assert main(["search", str(study / "asked.yaml"), "--trials", "2", "--debug", "--lines", "--results", results]) == 0
+    said = capsys.readouterr()
+    assert "t00001 was not asked occlusion: occlusion.patch = 3 does not divide images" in said.out + said.err
+    ledger = open_study(study / "results" / "asked")
+    frame = ledger.evaluations()
+    assert {*zip(frame.trial_id, frame.suite, strict=True)} == {
+        (trial, suite) for trial in ("t00000", "t00001") for suite in ("calibration", "corruption", "darkness")
+    }
+    rows = ledger.trials().set_index("trial_id")
+    for suite, name in (("darkness", "top1"), ("corruption", "clean_top1")):
+        found = frame[(frame.suite == suite) & (frame.name == name)].set_index("trial_id").value
+        assert found.to_dict() == rows.test_top1.to_dict()
+    before = frame[(frame.suite == "corruption") & (frame.trial_id == "t00000")].to_dict("records")
+    words = ["evaluate", "asked:0", "--suite", "corruption", "corruption.severity=3", "--results", results, "--json"]
+    assert main(words) == 0
+    again = capsys.readouterr()
+    assert "is in the ledger" in again.err
+    assert json.loads(again.out)["evaluations"] == before
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("calibrate", "unknown evaluation 'calibrate'; did you mean 'calibration'?"),
+        ("[calibration, calibration]", "calibration is asked twice"),
+        ("[{corruption: {severity: 6}}]", "corruption.severity = 6 must be 0 to 5"),
+        ("{corruption: {severty: 3}}", "corruption: unknown setting 'severty'; did you mean 'severity'?"),
+        ("[{corruption: 3}]", "corruption: 3 must be a mapping of settings"),
+        ("[3]", "3 must be a name, or a name with settings"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["space", "study"])
+def test_what_cannot_be_asked_is_refused_before_anything_runs(tmp_path, written, message, kind):
+    file = tmp_path / "file.yaml"
+    design = "question: Why?\ndesign: curve\nvary: {lr: [0.1, 0.2]}\n" if kind == "study" else ""
+    file.write_text(f"data: {{source: digits}}\nknobs: {{method: vanilla}}\n{design}evaluate: {written}\n")
+    with pytest.raises(SpecError, match=re.escape(message)) as raised:
+        (load_study_file if kind == "study" else load_space)(file)
+    assert "evaluate" in str(raised.value)
+
+
+def test_questions_change_no_id(tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_text("data: {source: digits}\nknobs: {method: vanilla}\n")
+    plain, asked = load_space(file), load_space(file, ["evaluate=calibration"])
+    assert asked.evaluate == {"calibration": {"bins": 15}}
+    assert plain.space_id == asked.space_id
 
 
 def test_the_best_are_asked_and_a_table_is_printed(study, capsys):

@@ -21,6 +21,7 @@ from automixsearch.report import charts
 from automixsearch.report.page import alone, to_html, to_markdown, write_report
 from automixsearch.report.parts import Report, Section
 from automixsearch.report.sections import make_report
+from automixsearch.results.evaluations import EvaluationDocument, place_of
 from automixsearch.results.study import Study, open_study
 
 VOID = {"meta", "link", "input", "br", "line", "path", "circle", "rect"}
@@ -73,6 +74,45 @@ def sobol_report(sobol: Study) -> Report:
 @pytest.fixture(scope="module")
 def search_report(search: Study) -> Report:
     return make_report(search)
+
+
+def test_evaluations_are_means_of_what_was_asked(tmp_path):
+    rows = [{"knobs": {"method": method, "epochs": 4}, "score": 60.0} for method in ("mixup", "cutmix", "mixup")]
+    study = write_study(tmp_path, "asked", [*rows, {**rows[0], "state": "failed"}])
+    assert "evaluations" not in {found.key for found in make_report(study).sections}
+
+    def answer(trial: int, suite: str, scores: dict[tuple[str, str], float], **settings: int) -> None:
+        entries = [
+            {"name": name, "setting": setting, "value": value, "images": 10}
+            for (name, setting), value in scores.items()
+        ]
+        content = {"trial_id": f"t{trial:05d}", "suite": suite, "settings": settings, "seed": 0, "code": "1"}
+        document = EvaluationDocument.model_validate(content | {"scores": entries})
+        study.store.put_document(place_of(document.trial_id, suite, settings), document)
+
+    for trial, (error, images) in enumerate(((0.1, 1.0), (0.15, 4.0), (0.3, 3.0), (0.9, 9.0))):
+        bins = {("bin_images", "bin=2/2"): images, ("bin_confidence", "bin=2/2"): 0.6 + 0.1 * trial,
+                ("bin_accuracy", "bin=2/2"): 0.5 + 0.2 * trial}  # fmt: skip
+        answer(trial, "calibration", {("ece", ""): error, ("ece_scaled", ""): 0.05 - error / 10, **bins}, bins=2)
+    answer(0, "calibration", {("ece", ""): 0.99}, bins=3)
+    noise = {("top1", f"corruption=fog severity={severity}"): 10.0 * severity for severity in (1, 2)}
+    answer(1, "corruption", noise | {("mean_top1", "corruptions=15"): 15.0}, severity=0)
+    answer(2, "mine", {("anything", ""): 1.0})
+    found = section(make_report(Study(study.store)), "evaluations")
+    (said,) = found.says
+    assert said.startswith("Expected calibration error: cutmix 0.150, mixup 0.200.")
+    assert "changes the order of these means: mixup 0.030, cutmix 0.035" in said
+    assert "2 of mixup and 1 of cutmix (calibration)" in found.about
+    diagram = next(figure for figure in found.figures if figure.name == "reliability")
+    assert "mixup: 0.75 → 0.8" in diagram.svg  # of 1 image at 0.6 and 3 at 0.8, right in 0.5 and 0.9 of the cases
+    heat = next(figure for figure in found.figures if figure.name == "corruption-1")
+    assert "fog" in heat.svg
+    assert ">15.00</text>" in heat.svg
+    (table,) = found.tables
+    assert [row["method"] for row in table.rows] == ["mixup", "cutmix"]
+    assert table.columns[1].text(table.rows[0]) == "0.200 ± 0.141"
+    assert table.columns[1].text(table.rows[1]) == "0.150"
+    assert {row["trial_id"] for row in found.numbers[0].rows} == {"t00000", "t00001", "t00002"}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import write_study
 
 from automixsearch.cli import main
 from automixsearch.commands.report import EXAMPLE
@@ -229,6 +230,25 @@ def test_the_pareto_front_holds_what_nothing_beats(tmp_path: Path) -> None:
         store.write_trial(trial(number, val_top1=top, wall_s=wall))
     store.write_trial(trial(99, state="pruned", val_top1=100, wall_s=0))
     assert open_study(tmp_path / "s").pareto()["number"].tolist() == [1, 5, 0, 4]
+
+
+def test_best_prints_the_front_of_the_metrics_that_are_named(tmp_path, capsys) -> None:
+    scores = [(70, 0.3), (80, 0.4), (75, 0.2), (79, 0.5)]
+    rows = [{"knobs": {"method": "mixup", "mixup.alpha": 0.2}, "score": top, "val_ece": ece} for top, ece in scores]
+    ask = ["best", write_study(tmp_path, "s", rows).store.uri, "--pareto"]
+    assert main([*ask, "val_top1,val_ece", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["pareto"], [row["number"] for row in found["front"]]) == (["val_top1", "val_ece"], [1, 2])
+    assert main([*ask, "val_top1,val_ece"]) == 0
+    assert "mixup" in capsys.readouterr().out
+    for words, message in (
+        ([], "--pareto takes several metrics, e.g. --pareto val_top1,val_ece; got val_top1"),
+        (["test_top1,val_ece"], "test scores choose nothing; use val_top1"),
+        (["val_ec,val_top1"], "unknown metric 'val_ec'; did you mean 'val_ece'?"),
+        (["val_top1,val_ece", "--per", "method"], "--pareto lists trials"),
+    ):
+        assert main([*ask, *words]) != 0
+        assert message in capsys.readouterr().err
 
 
 def test_a_missing_study_is_refused_with_those_that_are_there(study: Study, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from automixsearch.report.sections import (
     best,
     compare,
     cost,
+    evaluations,
     fidelity,
     gate,
     guesses,
@@ -64,6 +65,7 @@ def make_report(study: Study) -> Report:
     space = study.info.get("space") or {}
     sections = [
         *_answers(study, rows),
+        *([asked] if (asked := evaluations.section(study, rows)) else []),
         learning.section(study, rows),
         *([beside] if (beside := guesses.section(study, rows)) is not None else []),
         trials.section(rows),

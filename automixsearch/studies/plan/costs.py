@@ -56,10 +56,13 @@ def rows_mb(config: TrialConfig, lengths: Sequence[Length]) -> float:
 # Times -----------------------------------------------------------------------------------------------------------
 
 
-def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float) -> Cost:
+def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float, passes: float = 0.0) -> Cost:
     """Train a config for a few steps on this machine, on part of the data, and take the times of a whole run from it.
 
     The first part warms up and does not count; the band is that of a mean of the others, at 95 %.
+
+    Args:
+        passes: over the test set beside the one that scores it, of what every network is asked.
     """
     import torch
     from scipy import stats
@@ -82,7 +85,7 @@ def probe(stratum: str, config: TrialConfig, images: ImageSet, cpus: float) -> C
         if metrics.epoch > PROBE_PARTS:
             break
     whole = split(images, config.data.val_fraction, config.split_seed)
-    looked_at = len(whole.val) * epochs + len(images.test.labels)
+    looked_at = len(whole.val) * epochs + (1 + passes) * len(images.test.labels)
     total = [
         epochs * config.recipe.steps(len(whole.train)) * step + looked_at * look
         for step, look in zip(train_s[1:], val_s[1:], strict=True)
