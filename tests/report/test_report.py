@@ -115,6 +115,24 @@ def test_evaluations_are_means_of_what_was_asked(tmp_path):
     assert {row["trial_id"] for row in found.numbers[0].rows} == {"t00000", "t00001", "t00002"}
 
 
+def test_calibration_is_compared_with_vanilla_as_it_is_and_scaled(tmp_path):
+    errors = {"vanilla": [(0.10, 0.020), (0.12, 0.024)], "mixup": [(0.30, 0.021), (0.32, 0.025)]}
+    rows = [{"knobs": {"method": method, "epochs": 4}, "score": 60.0} for method, each in errors.items() for _ in each]
+    study = write_study(tmp_path, "asked", rows)
+    for trial, (plain, scaled) in enumerate([*errors["vanilla"], *errors["mixup"]]):
+        scores = [{"name": name, "value": value, "images": 10} for name, value in
+                  (("ece", plain), ("ece_scaled", scaled))]  # fmt: skip
+        content = {"trial_id": f"t{trial:05d}", "suite": "calibration", "settings": {}, "seed": 0, "code": "1"}
+        document = EvaluationDocument.model_validate(content | {"scores": scores})
+        study.store.put_document(place_of(document.trial_id, "calibration", {}), document)
+    found = section(make_report(Study(study.store)), "evaluations")
+    assert found.says[1] == "Of 1 method 1 differs from vanilla in it (95 %), and 0 after scaling."
+    drawn = next(figure for figure in found.figures if figure.name == "calibration-vanilla")
+    # Student's 12.706 of one degree of freedom times the standard errors of both means, 0.01 (0.002), added in squares.
+    tips = re.findall(r'data-tip="(mixup[^"]*: [^"]*)"', drawn.svg)
+    assert tips == ["mixup: 0.20 [0.02, 0.38]", "mixup, scaled: 0.001 [-0.035, 0.037]"]
+
+
 @pytest.fixture(scope="module")
 def factorial_report(factorial: Study) -> Report:
     return make_report(factorial)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from automixsearch.analysis.estimate import Estimate
 from automixsearch.report import charts
 from automixsearch.report.parts import Column, Figure, Section, Table
 from automixsearch.report.wording import file_name, listed
@@ -94,9 +95,34 @@ def _says(calibration: Scores, methods: Sequence[str]) -> list[str]:
     orders = [", ".join(f"{method} {mean[method]:.3f}" for method in order) for order, mean in
               zip((before, after), means, strict=True)]  # fmt: skip
     kept = "keeps" if before == after else "changes"
-    return [
+    says = [
         f"Expected calibration error: {orders[0]}. Temperature scaling {kept} the order of these means: {orders[1]}."
     ]
+    found = _against_vanilla(calibration, methods)
+    if found:
+        before, after = (sum(one.low > 0 or one.high < 0 for one in end.values()) for end in found)
+        of = f"{len(found[0])} method{'s' * (len(found[0]) > 1)}"
+        verb = "differs" if before == 1 else "differ"
+        says.append(f"Of {of} {before} {verb} from vanilla in it (95 %), and {after} after scaling.")
+    return says
+
+
+def _against_vanilla(calibration: Scores, methods: Sequence[str]) -> list[dict[str, Estimate]]:
+    """How much larger the calibration error of each method is than vanilla's, as it is and scaled; empty where there
+    are not two networks of vanilla and of another."""
+    import numpy as np
+
+    from automixsearch.analysis.intervals import difference, t_interval
+
+    found = []
+    for name in ("ece", "ece_scaled"):
+        values = {method: np.array(each) for method, each in calibration.get((name, ""), {}).items() if len(each) > 1}
+        if "vanilla" not in values or len(values) < 2:
+            return []
+        means = {method: t_interval(values[method]) for method in methods if method in values}
+        base = means.pop("vanilla")
+        found.append({method: difference(mean, base) for method, mean in means.items()})
+    return found
 
 
 def _table(by_suite: Mapping[str, Scores], methods: Sequence[str]) -> Table:
@@ -167,6 +193,19 @@ def _reliability(scores: Scores, methods: Sequence[str], inks: Mapping[str, char
             svg = charts.lines(title, charts.Axis("confidence"), charts.Axis("accuracy", low=0, high=1), drawn)
             caption = "Accuracy in each bin of confidence; faint: as often right as sure, and below it too sure."
             yield Figure(f"reliability{end.replace('_', '-')}", title, svg, caption)
+
+
+def _calibration(scores: Scores, methods: Sequence[str], inks: Mapping[str, charts.Ink]) -> Iterable[Figure]:
+    yield from _reliability(scores, methods, inks)
+    bars = []
+    for pair in zip(*(each.items() for each in _against_vanilla(scores, methods)), strict=True):
+        for end, (method, one) in zip(("", ", scaled"), pair, strict=True):
+            tip, name = f"{method}{end}: {one}", method + end
+            bars.append(charts.Bar(name, one.value, one.low, one.high, ink=inks[method], faint=bool(end), tip=tip))
+    if bars:
+        svg = charts.intervals("Calibration error against vanilla", charts.Axis("difference of ECE"), bars)
+        caption = "Differences of means with 95 % intervals, as they are and (hollow) after temperature scaling."
+        yield Figure("calibration-vanilla", "Against vanilla", svg, caption)
 
 
 def _corruptions(scores: Scores, methods: Sequence[str], inks: Mapping[str, charts.Ink]) -> Iterable[Figure]:
@@ -254,7 +293,7 @@ def _mixed(scores: Scores, methods: Sequence[str], inks: Mapping[str, charts.Ink
 
 
 DRAWN: dict[str, Callable[..., Iterable[Figure]]] = {
-    "calibration": _reliability,
+    "calibration": _calibration,
     "corruption": _corruptions,
     "attack": _attacks,
     "occlusion": _occlusion,
