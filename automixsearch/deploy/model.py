@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from automixsearch.config.frozen import Frozen
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 
 KEY = "automixsearch"
 """Of the metadata of the file: JSON of a `Card`."""
+DIGEST = "sha256"
+"""Of the metadata too: that of the card and of all tensors. Who changes the card by hand removes it."""
 ENDING = ".safetensors"
+MOST_PIXELS = 89_478_485
+"""Of an image that a network is built for: what Pillow takes to be no bomb."""
 
 
 class Card(Frozen):
@@ -37,11 +43,30 @@ class Card(Frozen):
     config: TrialConfig
     classes: Annotated[list[str], Field(min_length=1)]
     channels: int = Field(ge=1)
-    stored: Annotated[list[int], Field(min_length=2, max_length=2)]
-    side: int = Field(ge=1)
+    stored: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    side: int = Field(ge=1, le=10_000)
     mean: list[float]
-    std: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
     code: str
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Card:
+        if math.prod(self.stored) > MOST_PIXELS:
+            raise ValueError(f"stored = {self.stored} are more than {MOST_PIXELS:,} pixels")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"mean and std have {len(self.mean)} and {len(self.std)} values, and channels = {self.channels}"
+            )
+        return self
+
+
+def _digest(card: str, state: Mapping[str, Tensor]) -> str:
+    """Of the text of a card, and of names, types, forms and values of all tensors."""
+    made = hashlib.sha256(card.encode())
+    for name, value in sorted(state.items()):
+        made.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        made.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return made.hexdigest()
 
 
 class TrainedModel(nn.Module):
@@ -128,7 +153,8 @@ def save_model(file: str | Path, run: TrainingRun, classes: Sequence[str]) -> No
         code=code_version(),
     )
     state = {name: value.contiguous().cpu() for name, value in run.network.state_dict().items()}
-    save_file(state, str(file), {KEY: card.model_dump_json()})
+    text = card.model_dump_json()
+    save_file(state, str(file), {KEY: text, DIGEST: _digest(text, state)})
 
 
 def load_model(file: str | Path) -> TrainedModel:
@@ -148,7 +174,8 @@ def load_model(file: str | Path) -> TrainedModel:
         raise DataError(f"{file}: no such file; train --out FILE.safetensors writes one")
     try:
         with safe_open(str(file), "pt") as content:
-            card: Any = (content.metadata() or {}).get(KEY)
+            metadata = content.metadata() or {}
+            card: Any = metadata.get(KEY)
             state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise SpecError(
@@ -158,8 +185,13 @@ def load_model(file: str | Path) -> TrainedModel:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}; {remedy(error)}") from None
     if card is None:
         raise SpecError(f"{file}: does not say how its network is used; give what train --out FILE.safetensors wrote")
+    if DIGEST in metadata and metadata[DIGEST] != _digest(card, state):
+        raise DataError(f"{file}: was changed since it was written; restore it from a copy, or train its config again")
+    for name, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise DataError(f"{file}: {name} holds values that are no numbers; restore it from a copy, or train again")
     try:
         return TrainedModel(Card.model_validate_json(card), state)
-    except (ValidationError, ValueError, RuntimeError) as error:
+    except (ValidationError, ValueError, RuntimeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SpecError(f"{file}: what it says of its network does not fit it: {reason}; write it anew") from None

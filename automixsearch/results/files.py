@@ -145,6 +145,8 @@ class LocalFiles(Files):
         place = self.root / folder
         with _storage(place, "listed"), suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as all_:
             return list(all_)
+        if os.path.lexists(place) and not os.path.isdir(place):
+            raise DamagedError(f"{place}: cannot be listed: it is no folder; remove it, or put the folder in its place")
         return []
 
     def place(self, name: str) -> str:

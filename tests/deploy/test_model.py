@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from automixsearch.cli import main
 from automixsearch.config.data import Data
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
-from automixsearch.deploy.model import KEY, save_model
+from automixsearch.deploy.model import DIGEST, KEY, save_model
 from automixsearch.errors import AutoMixError
 from automixsearch.training.run import TrainingRun
 
@@ -88,19 +89,37 @@ def test_what_is_no_such_file_is_refused_by_name(trained, tmp_path, capsys):
     (tmp_path / "cut.safetensors").write_bytes(whole[:-100])
     (tmp_path / "word.safetensors").write_bytes(b"not a model")
     save_file(state, tmp_path / "bare.safetensors")
-    for name, change in (("other", ('"channels":1', '"channels":3')), ("form", ('"format":1', '"format":9'))):
+    changes = {
+        "other": ('"classes":["', '"classes":["x","'),
+        "form": ('"format":1', '"format":9'),
+        "grey": ('"channels":1', '"channels":3'),
+        "flat": ('"std":[', '"std":[0.0],"also":['),
+        "vast": ('"stored":[8,8]', '"stored":[1000000,1000000]'),
+    }
+    for name, change in changes.items():
         card = json.dumps(json.loads(_metadata(whole)), separators=(",", ":"))
         assert change[0] in card
         save_file(state, tmp_path / f"{name}.safetensors", {KEY: card.replace(*change)})
     torch.save(state, tmp_path / "torch.safetensors")
+    first = next(name for name, value in state.items() if value.ndim == 4)
+    empty = state | {first: torch.full_like(state[first], float("nan"))}
+    save_file(empty, tmp_path / "nan.safetensors", {KEY: _metadata(whole)})
+    digest = hashlib.sha256(_metadata(whole).encode()).hexdigest()
+    save_file(state, tmp_path / "changed.safetensors", {KEY: _metadata(whole), DIGEST: digest})
+    for place in (0.3, 0.6, 0.9, 1.0):
+        flipped = bytearray(whole)
+        flipped[int(place * (len(whole) - 1))] ^= 1
+        (tmp_path / f"bit{place}.safetensors").write_bytes(flipped)
     for name, rule in {
         "none": "no such file",
         "cut": "no whole safetensors file",
         "word": "no whole safetensors file",
         "torch": "no whole safetensors file",
         "bare": "does not say how its network is used",
-        "other": "does not fit it",
-        "form": "does not fit it",
+        **dict.fromkeys(changes, "does not fit it"),
+        "nan": rf"{first} holds values that are no numbers",
+        "changed": "was changed since it was written",
+        **{f"bit{place}": "(was changed since|no whole safetensors)" for place in (0.3, 0.6, 0.9, 1.0)},
     }.items():
         with pytest.raises(AutoMixError, match=rf"{name}\.safetensors: .*{rule}"):
             automixsearch.load_model(tmp_path / f"{name}.safetensors")

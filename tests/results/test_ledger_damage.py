@@ -343,6 +343,17 @@ def test_what_is_no_file_among_the_rows_is_named_and_the_others_are_read(study: 
     assert [text for text in found.corrupt if "t00009.parquet: cannot be read: " in text]
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe", "link to nothing"])
+def test_what_stands_for_the_folder_of_rows_is_named(study: Study, kind: str) -> None:
+    place = folder(study)
+    shutil.rmtree(place)
+    {"file": place.touch, "pipe": lambda: os.mkfifo(place), "link to nothing": lambda: place.symlink_to("/no")}[kind]()
+    with pytest.raises(StudyError, match="s/trials: cannot be listed: it is no folder; remove it, or put the folder"):
+        again(study).top(1)
+    (listed,) = list_studies(study.store.results)
+    assert "s/trials: cannot be listed" in listed["error"]
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_rows_that_another_study_has_written_are_named_and_count_in_no_answer(study: Study, merged: bool) -> None:
     about = {"schema_version": 1, "name": "s", "objective": ["val_top1"], "total_trials": 4}
