@@ -95,7 +95,7 @@ SOURCES: Mapping[Kind, Source] = {
         "automixsearch.algorithms:ALGORITHMS",
         "automixsearch.algorithms:Algorithm",
         knobs="knobs",
-        facts=("columns", "crosses"),
+        facts=("columns", "crosses", "pretrained"),
     ),
     "backbones": Source(
         "backbone",

@@ -5,11 +5,15 @@ from __future__ import annotations
 from automixsearch.algorithms.adautomix import AdAutoMixTraining
 from automixsearch.algorithms.automix import AutoMixTraining
 from automixsearch.algorithms.base import Algorithm, Batch, Clock, Images, Needs, Part, Setup, Term
+from automixsearch.algorithms.bss import BSS
+from automixsearch.algorithms.co_tuning import CoTuning
+from automixsearch.algorithms.fine_tuning import FineTuning
 from automixsearch.algorithms.fixmatch import FixMatch
 from automixsearch.algorithms.flexmatch import FlexMatch
 from automixsearch.algorithms.mixmatch import MixMatch
 from automixsearch.algorithms.pseudo_label import PseudoLabel
 from automixsearch.algorithms.remixmatch import ReMixMatch
+from automixsearch.algorithms.self_tuning import SelfTuning
 from automixsearch.algorithms.supervised import Supervised
 from automixsearch.algorithms.uda import UDA
 
@@ -25,6 +29,10 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         UDA,
         FixMatch,
         FlexMatch,
+        FineTuning,
+        BSS,
+        CoTuning,
+        SelfTuning,
     )
 }
 

@@ -15,6 +15,7 @@ from automixsearch.algorithms.supervised import Supervised
 from automixsearch.config.knobs import Knobbed, knob
 from automixsearch.errors import SpecError
 from automixsearch.lazy import torch
+from automixsearch.losses import Decoupled, decoupled, mce, weighted_mean
 from automixsearch.mixers.vanilla import Vanilla
 from automixsearch.results.columns import Column, amount, percent, share
 
@@ -92,6 +93,8 @@ class Across(Supervised):
         share("misled", "share of the unlabelled images that are trained on with a wrong guess, if the truth is known"),
         percent("guess_top1", "accuracy of all guesses, likewise"),
     )
+    released: bool = False
+    """Whether mixed images are as in the authors' code, of algorithms that have it so."""
     weak: ClassVar[int] = 0
     """Which of the unlabelled views is the one that is mixed."""
 
@@ -108,7 +111,7 @@ class Across(Supervised):
     @property
     def side(self) -> str:
         """How shares of labelled images are chosen, `auto` resolved."""
-        auto = "min" if self.loss.name.startswith("decoupled") else "free"
+        auto = "max" if self.released else "min" if self.loss.name.startswith("decoupled") else "free"
         return auto if self.settings.side == "auto" else self.settings.side
 
     def terms(self, batch: Batch, clock: Clock, generator: Generator) -> Iterator[Term]:
@@ -175,7 +178,16 @@ class Across(Supervised):
             logits: [b, K]. labels: int64 [b, 2], shares: [b, 2], the labelled image first. known: bool [b, 2], which
                 labels the decoupled term works on.
         """
+        if self.released and isinstance(self.loss, Decoupled):
+            return released_loss(self.loss, logits, labels, shares, counts)
         return self.loss(logits, labels, shares, self.recipe.label_smoothing, labelled=known, weights=counts)
+
+    def sided(self, draw: Any) -> Any:
+        """A draw of labelled pairs with the share that `side` says, where it has one share for all."""
+        lam = getattr(draw, "lam", None)
+        if self.side == "free" or not isinstance(lam, float):
+            return draw
+        return draw.with_lam(max(lam, 1 - lam) if self.side == "max" else min(lam, 1 - lam))
 
     def apart(self, network: Module) -> Any:
         """Where passes of mixed images leave running statistics alone."""
@@ -196,3 +208,21 @@ def half_cosine(progress: float) -> float:
         [0.0, 0.5, 1.0]
     """
     return (1 - math.cos(math.pi * progress)) / 2
+
+
+def released_loss(loss: Decoupled, logits: Tensor, labels: Tensor, shares: Tensor, counts: Tensor) -> Tensor:
+    """DM(CE) of pairs as the authors' code has it: the two weights go to the smaller and the larger class of the
+    batch's first pair instead of the labels that they are for, and there is no decoupled term at equal shares.
+
+    Args:
+        logits: [B, K]. labels: int64 [B, 2]. shares: [B, 2]. counts: [B], the weight of each image.
+
+    Source: OpenMixup at 37e1372, losses/soft_mix_cross_entropy.
+    """
+    less = shares < 0.5
+    sides = {"both": torch.ones_like(shares), "less": less.to(shares), "more": (~less).to(shares)}[loss.weighting]
+    weights = loss.eta * sides * shares**loss.xi
+    turned = labels[0, 0] > labels[0, 1]
+    weights = torch.where(turned, weights.flip(1), weights)
+    weights = torch.where(shares == 0.5, torch.zeros_like(weights), weights)
+    return weighted_mean(mce(logits, labels, shares) + decoupled(logits, labels, shares, weights), counts)

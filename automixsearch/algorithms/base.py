@@ -7,7 +7,7 @@ imported without torch: `lazy` brings torch at first use, and `build` makes the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -108,6 +108,23 @@ class Part:
     momentum: float | None = None
 
 
+def selected(module: Module, chosen: Container[int]) -> Module:
+    """What of the parameters of a module is `chosen` by id, by their names there, to be a `Part` of the optimiser's.
+
+    The parameters belong to the module, and to its `state_dict`, alone.
+    """
+    from torch import nn
+
+    class Selected(nn.Module):
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+            return ((name, one) for name, one in module.named_parameters() if id(one) in chosen)
+
+        def parameters(self, recurse: bool = True) -> Iterator[Any]:
+            return (one for _, one in self.named_parameters())
+
+    return Selected()
+
+
 @dataclass(frozen=True)
 class Setup:
     """What an algorithm is built from.
@@ -166,6 +183,8 @@ class Algorithm(ABC, Module):
     tell it, and `val_top1.<head>` where it has several heads."""
     crosses: ClassVar[bool] = False
     """It mixes images with those of another batch, so it goes with mixing methods that can: see `Mixer.crosses`."""
+    pretrained: ClassVar[bool] = False
+    """It needs weights to start from: see the knob `weights`."""
     heads: tuple[str, ...] = ("network",)
     """What `predict` can give, by name; the first one selects, and is the only one that is tested."""
 

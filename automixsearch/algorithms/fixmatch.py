@@ -12,7 +12,6 @@ from automixsearch.algorithms.consistency import Consistency
 from automixsearch.algorithms.semi import SemiKnobs
 from automixsearch.config.knobs import Knobbed, knob
 from automixsearch.lazy import functional, torch
-from automixsearch.losses import Decoupled, decoupled, mce, weighted_mean
 from automixsearch.mixers.vanilla import Vanilla
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class FixMatch(Consistency):
     `variant: released` is FixMatch with mixed images as in the authors' code: every group of images has a pass of its
     own, which moves the running statistics; guesses come from the averaged network, in training mode and with
     statistics of its own; mixed images have a head of their own; `side` holds for labelled pairs too (auto: max), and
-    the weight of the decoupled term goes by class number (see `released_loss`).
+    the weight of the decoupled term goes by class number (see `across.released_loss`).
 
     Source: Sohn et al., arXiv 2001.07685; TorchSSL at f26e1d4. Mixed images: Liu et al., arXiv 2203.10761; released:
     OpenMixup at 37e1372, semisup/dmixmatch.py.
@@ -80,10 +79,6 @@ class FixMatch(Consistency):
 
     # The released variant ---------------------------------------------------------------------------------------
 
-    @property
-    def side(self) -> str:
-        return "max" if self.released and self.settings.side == "auto" else super().side
-
     def terms(self, batch: Batch, clock: Clock, generator: Generator) -> Iterator[Term]:
         if not self.released:
             yield from super().terms(batch, clock, generator)
@@ -113,15 +108,7 @@ class FixMatch(Consistency):
     def draw(self, mixer: Mixer, shape: Shape, generator: Generator) -> Any:
         """Where it is released, `side` holds for labelled pairs too."""
         draw = super().draw(mixer, shape, generator)
-        lam = getattr(draw, "lam", None)
-        if not self.released or self.side == "free" or not isinstance(lam, float):
-            return draw
-        return draw.with_lam(max(lam, 1 - lam) if self.side == "max" else min(lam, 1 - lam))
-
-    def across_mean(self, logits: Tensor, labels: Tensor, shares: Tensor, known: Tensor, counts: Tensor) -> Tensor:
-        if self.released and isinstance(self.loss, Decoupled):
-            return released_loss(self.loss, logits, labels, shares, counts)
-        return super().across_mean(logits, labels, shares, known, counts)
+        return self.sided(draw) if self.released else draw
 
     def after_step(self, clock: Clock) -> None:
         if not self.released:
@@ -131,21 +118,3 @@ class FixMatch(Consistency):
         with torch.no_grad():
             for follower, leader in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 follower.lerp_(leader, 1 - decay)
-
-
-def released_loss(loss: Decoupled, logits: Tensor, labels: Tensor, shares: Tensor, counts: Tensor) -> Tensor:
-    """DM(CE) of pairs as the authors' code has it: the two weights go to the smaller and the larger class of the
-    batch's first pair instead of the labels that they are for, and there is no decoupled term at equal shares.
-
-    Args:
-        logits: [B, K]. labels: int64 [B, 2]. shares: [B, 2]. counts: [B], the weight of each image.
-
-    Source: OpenMixup at 37e1372, losses/soft_mix_cross_entropy.
-    """
-    less = shares < 0.5
-    sides = {"both": torch.ones_like(shares), "less": less.to(shares), "more": (~less).to(shares)}[loss.weighting]
-    weights = loss.eta * sides * shares**loss.xi
-    turned = labels[0, 0] > labels[0, 1]
-    weights = torch.where(turned, weights.flip(1), weights)
-    weights = torch.where(shares == 0.5, torch.zeros_like(weights), weights)
-    return weighted_mean(mce(logits, labels, shares) + decoupled(logits, labels, shares, weights), counts)

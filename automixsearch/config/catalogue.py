@@ -105,9 +105,11 @@ class Catalogue(Mapping[str, Entry]):
         }
         self.losses = self._by_name(LOSSES, "losses")
         self.algorithms = self._by_name({name: one.knobs for name, one in ALGORITHMS.items()}, "algorithms")
-        self.crossing = {name for name, one in ALGORITHMS.items() if one.crosses} | {
-            one.name for one in plugins if one.kind == "algorithms" and one.facts.get("crosses")
-        }
+        self.crossing, self.starting = (
+            {name for name, one in ALGORITHMS.items() if getattr(one, fact)}
+            | {one.name for one in plugins if one.kind == "algorithms" and one.facts.get(fact)}
+            for fact in ("crosses", "pretrained")
+        )
         self.metrics = METRICS | {one.value: one.facts["goal"] for one in plugins if one.kind == "metrics"}
         self.brought = {name: one.algorithm for name, one in self.methods.items() if one.algorithm != SUPERVISED}
         self._entries = {name: replace(entry, brought=self.brought) for name, entry in self._made().items()}
@@ -252,6 +254,10 @@ class Catalogue(Mapping[str, Entry]):
             if name not in chosen:
                 chosen[name] = knob.check(values[name], f"{where}: {name}") if name in values else knob.default
         self._check_shares(chosen, where)
+        if algorithm in self.starting and not chosen["weights"]:
+            raise SpecError(
+                f"{where}: algorithm {algorithm} starts from pretrained weights; give weights: FILE, or library"
+            )
         if algorithm in self.crossing:
             self._check_crossing(chosen, algorithm, where)
         self.check_backbone(chosen, where)

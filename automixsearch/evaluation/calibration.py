@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -154,6 +154,6 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """What logits are divided by so that the NLL is least, from e^-6 to e^6."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(lambda log: nll(logits / np.exp(log), labels), bounds=(-6, 6), method="bounded",
+    found: Any = minimize_scalar(lambda log: nll(logits / np.exp(log), labels), bounds=(-6, 6), method="bounded",
                             options={"xatol": 1e-8})  # fmt: skip
     return float(np.exp(found.x))

@@ -53,6 +53,22 @@ def load_weights(model: Backbone, source: str, backbone: str) -> bool:
     return there == here
 
 
+def read_head(model: Backbone, source: str, backbone: str) -> tuple[Tensor, Tensor]:
+    """Weight [S, D] and bias [S] of the head in a file or in the library's weights, whatever its number of classes.
+
+    Raises:
+        SpecError: there is none, or one for other features.
+    """
+    name, state = _library(model, backbone) if source == "library" else (source, _read(source))
+    renamed = {_ours(model, key): value for key, value in state.items()}
+    weight, bias = renamed.get("head.weight"), renamed.get("head.bias")
+    features = model.head.in_features
+    if weight is None or bias is None or weight.ndim != 2 or weight.shape[1] != features:
+        found = "none" if weight is None else f"one of {' x '.join(map(str, weight.shape))}"
+        raise SpecError(f"weights = {name}: needs a head for {features} features, with a bias, and has {found}")
+    return weight.float(), bias.float()
+
+
 def _ours(model: Backbone, key: str) -> str:
     for pattern, name in model.theirs:
         key = re.sub(pattern, name, key)

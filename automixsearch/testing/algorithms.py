@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +22,7 @@ from automixsearch.algorithms.base import Batch, Clock, Images, Setup
 from automixsearch.config.catalogue import catalogue
 from automixsearch.config.data import Data
 from automixsearch.config.knobs import Scalar
+from automixsearch.config.recipe import Recipe
 from automixsearch.config.trial import TrialConfig
 from automixsearch.data import load
 from automixsearch.data.base import ImageSet
@@ -86,8 +89,20 @@ def configured(kind: type[Algorithm], knobs: Knobs | None = None) -> TrialConfig
     chosen: dict[str, Scalar] = {"method": brings[0] if brings and kind.name != "supervised" else "cutmix"}
     if kind.name not in {mixer.algorithm for mixer in MIXERS.values()}:
         chosen["algorithm"] = kind.name
+    if kind.pretrained:
+        chosen["weights"] = pretrained()
     base: Knobs = {"loss": "decoupled", "epochs": 2, "width": 8, "batch_size": 32, "lr": 0.05, "crop_pad": 1}
     return TrialConfig(data=Data(val_fraction=0.2), knobs={**base, **chosen, **(knobs or {})})
+
+
+@cache
+def pretrained() -> str:
+    """A file with weights of the network of `configured`, of twelve classes, that nobody has trained."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    file = str(Path(folder.name, "weights.pt"))
+    torch.save(build_model(Recipe(width=8), 1, 12, 0, 8).state_dict(), file)
+    return file
 
 
 @cache
@@ -101,7 +116,7 @@ def begun(kind: type[Algorithm], knobs: Knobs | None = None, world: World | None
     return TrainingRun(configured(kind, knobs), digits(), "cpu", world, steps=3)
 
 
-STEADY: Knobs = MappingProxyType({"lr": 0.01})
+STEADY: Knobs = MappingProxyType({"lr": 0.002})
 """Of runs that are compared between numbers of workers: at higher rates some steps multiply differences of rounding."""
 
 
@@ -155,7 +170,7 @@ def on(device: torch.device, kind: type[Algorithm], knobs: Knobs | None = None) 
     def normalise(pixels: Tensor) -> Tensor:
         return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
 
-    network = build_model(config.recipe, 3, 10, 0, 16)
+    network = build_model(replace(config.recipe, weights=""), 3, 10, 0, 16)
     setup = Setup(config, network, device, World(), 10, 64, 64, 16, normalise, mean, std)
     algorithm = kind.build(setup).to(device, non_blocking=True).train()
 
@@ -302,7 +317,7 @@ class AlgorithmContract(Contract):
         require(losses == others, f"{self.of}: two workers have the losses {losses} and {others}; {remedy}")
         expected, got = torch.tensor(alone), torch.tensor(losses)
         require(
-            torch.allclose(got, expected, rtol=1e-4),
+            torch.allclose(got[:1], expected[:1], rtol=1e-5) and torch.allclose(got, expected, rtol=1e-3),
             f"{self.of}: two workers must take the steps of one, and have the losses {losses}, not {alone}; {remedy}",
         )
         for name, value in state.items():

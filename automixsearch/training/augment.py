@@ -240,9 +240,17 @@ def strong_view(images: Tensor, chosen: Tensor, recipe: Recipe, generator: Gener
     return cropped(pixels, torch.arange(len(chosen), device=images.device), recipe, generator)
 
 
+def tuned_view(images: Tensor, chosen: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
+    """As `cropped`, and then changed as `strong.draw_levels` says."""
+    pixels = cropped(images, chosen, recipe, generator).permute(0, 3, 1, 2).contiguous()
+    draws = strong.draw_levels(len(pixels), pixels.shape[2], pixels.shape[3], generator)
+    return strong.changed(pixels, draws, (127, 127, 127)).permute(0, 2, 3, 1).contiguous()
+
+
 VIEWS: dict[str, Callable[[Tensor, Tensor, Recipe, Generator], Tensor]] = {
     "recipe": augmented,
     "cropped": cropped,
     "strong": strong_view,
+    "tuned": tuned_view,
 }
 """How training images can be seen, by the names that `algorithms.base.Needs` lists."""

@@ -54,8 +54,43 @@ def draw(count: int, width: int, generator: Generator) -> Draws:
     return Draws(which, low[which] + (high - low)[which] * value, BOX * side, spread)
 
 
-def changed(images: Tensor, draws: Draws) -> Tensor:
-    """Images uint8 [B, C, H, W] after the operations and with the box."""
+def draw_levels(count: int, height: int, width: int, generator: Generator) -> Draws:
+    """Two operations, each done with probability 1/2 at one of nine levels, and a box of 16 pixels around any place.
+
+    Source: Self-Tuning at 1010a19.
+    """
+    names = list(OPERATIONS)
+    which = torch.randint(len(names), (2, count), generator=generator)
+    done = torch.rand(2, count, generator=generator) < 0.5
+    level = torch.randint(1, 10, (2, count), generator=generator)
+    sign = 1.0 - 2 * torch.randint(2, (2, count), generator=generator).double()
+    value = torch.zeros(2, count, dtype=torch.float64)
+    for number, name in enumerate(names):
+        value = torch.where(which == number, of_level(name, level, sign, height, width), value)
+    centre = torch.rand(count, 2, generator=generator, dtype=torch.float64) * torch.tensor([width, height])
+    side = torch.full((count,), min(16 / width, 1), dtype=torch.float64)
+    return Draws(torch.where(done, which, names.index("identity")), value, side, centre)
+
+
+def of_level(name: str, level: Tensor, sign: Tensor, height: int, width: int) -> Tensor:
+    """The magnitude of an operation at levels 1 to 9, float64; sign: 1 or -1, of what can go either way."""
+    level = level.double()
+    if name in ("brightness", "color", "contrast", "sharpness"):
+        return 0.05 + 0.09 * level
+    if name == "posterize":
+        return 4 + (0.4 * level).trunc()
+    if name == "solarize":
+        return 256 - (25.6 * level).trunc()
+    if name == "rotate":
+        return sign * (3 * level).trunc()
+    if name.startswith("translate"):
+        side = width if name == "translate_x" else height
+        return sign * (0.03 * level * side).trunc() / side
+    return sign * 0.03 * level
+
+
+def changed(images: Tensor, draws: Draws, fill: tuple[int, int, int] = FILL) -> Tensor:
+    """Images uint8 [B, C, H, W] after the operations and with the box, of that colour."""
     images = images.clone()
     for which, value in zip(draws.which, draws.value, strict=True):
         for number, (operation, *_) in enumerate(OPERATIONS.values()):
@@ -63,10 +98,10 @@ def changed(images: Tensor, draws: Draws) -> Tensor:
             if len(rows) and operation is not None:
                 place = rows.to(images.device, non_blocking=True)
                 images[place] = operation(images[place], value[rows])
-    return boxed(images, draws.side, draws.centre)
+    return boxed(images, draws.side, draws.centre, fill)
 
 
-def boxed(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
+def boxed(images: Tensor, side: Tensor, centre: Tensor, colour: tuple[int, int, int] = FILL) -> Tensor:
     """Images uint8 [B, C, H, W] with a gray box in each.
 
     Left of the image and above it a box is moved inside, right of it and below cut off; both ends of it are painted,
@@ -84,10 +119,10 @@ def boxed(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
         place = torch.arange(length)
         within = (place >= start[:, None]) & (place <= end[:, None])
         inside = inside & (within[:, None, :] if axis == 0 else within[:, :, None])
-    red, green, blue = FILL
-    fill = FILL if images.shape[1] == 3 else (round(0.299 * red + 0.587 * green + 0.114 * blue),)
-    colour = torch.tensor(fill, dtype=torch.uint8)[None, :, None, None].to(images.device, non_blocking=True)
-    return torch.where(inside[:, None].to(images.device, non_blocking=True), colour, images)
+    red, green, blue = colour
+    fill = colour if images.shape[1] == 3 else (round(0.299 * red + 0.587 * green + 0.114 * blue),)
+    painted = torch.tensor(fill, dtype=torch.uint8)[None, :, None, None].to(images.device, non_blocking=True)
+    return torch.where(inside[:, None].to(images.device, non_blocking=True), painted, images)
 
 
 # Operations: images uint8 [B, C, H, W] and a value float64 [B] for each -> the same ------------------------------

@@ -161,6 +161,8 @@ FORMS = [
     ("flexmatch", {"method": "saliencymix", "flexmatch.side": "max", "flexmatch.gate": "both"}),
     ("uda", {"method": "mixup+cutmix", "loss": "decoupled_bce", "uda.annealing": "exp"}),
     ("mixmatch", {"method": "fmix", "mixmatch.ratio": 2}),
+    ("self_tuning", {"self_tuning.variant": "released"}),
+    ("fine_tuning", {"fine_tuning.frozen": "stage2", "method": "vanilla", "loss": "mce"}),
     ("supervised", {"method": "transmix", "backbone": "deit_s", "width": 4}),
 ]
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from automixsearch.algorithms import ALGORITHMS
+from automixsearch.algorithms.across import released_loss
 from automixsearch.algorithms.base import Batch, Clock, Images, Setup
-from automixsearch.algorithms.fixmatch import released_loss
 from automixsearch.algorithms.mixmatch import interleaved
 from automixsearch.algorithms.semi import follow
 from automixsearch.algorithms.uda import annealed
