@@ -62,6 +62,17 @@ def test_plain_values_are_what_people_mean(text, value):
     assert type(found) is type(value)
 
 
+def test_one_number_in_any_spelling_is_that_whole_number_and_digits_of_other_scripts_are_none(tmp_path):
+    for text in ("10", "+10", "10.0", "1e1", ".1e2"):
+        (tmp_path / "a.yaml").write_text(f"knobs: {{}}\nbudget: {{trials: {text}}}\n")
+        trials = load_space(tmp_path / "a.yaml").budget.trials
+        assert (trials, type(trials)) == (10, int)
+    for text in ("\u0661\u0660", "\uff11\uff10", "\u00b2", "10.5", "'10'"):
+        (tmp_path / "a.yaml").write_text(f"knobs: {{}}\nbudget: {{trials: {text}}}\n")
+        with pytest.raises(SpecError, match=r"budget\.trials = .* must be a valid integer"):
+            load_space(tmp_path / "a.yaml")
+
+
 def test_a_merged_mapping_may_be_overridden_but_no_key_stands_twice():
     text = "base: &base {a: 1, b: 1}\nx: &x {<<: *base, b: 2}\ny: {in: {<<: *x, a: 3}}\n"
     assert read_yaml(text, "f")["y"]["in"] == {"a": 3, "b": 2}

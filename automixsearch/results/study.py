@@ -453,8 +453,8 @@ class Study:
         keys = ", ".join(KEYS[table])
         unlike = f"SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {table})"
         names = sorted(self.store.known_as)
-        own = "bool_and(list_contains(?, study))" if names else "true"
-        sound = con.execute(f"SELECT count(*) = ({unlike}) AND {own} FROM {table}", [names] if names else [])
+        own = f"bool_and(study IN ({', '.join('?' * len(names))}))" if names else "true"
+        sound = con.execute(f"SELECT count(*) = ({unlike}) AND {own} FROM {table}", names)
         if sound.fetchone() == (True,):
             self._single[table] = paths
             return True

@@ -22,6 +22,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 from conftest import descendants, finish, start, wait_for
 
 from automixsearch import open_study
+from automixsearch.cli import main
 from automixsearch.results.store import Store
 
 
@@ -55,7 +56,7 @@ def journal(space) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="tiny", storage=optuna.storages.JournalStorage(backend)).trials
 
 
-def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
+def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space, capsys):
     asha = "scheduler={name: asha, protect: 1}"
     words = ("priors=published", asha, "--json", "resources.concurrent=2")
     status, out, errors = finish(search(cluster, space, "--trials", "8", *words))
@@ -102,12 +103,10 @@ def test_a_search_ends_at_its_total_is_queried_and_goes_on(cluster, space):
     assert best.trial_id.tolist() == expected.trial_id.head(3).tolist()
 
     study, config = str(space.parent / "results" / "tiny"), str(space.parent / "best.yaml")
-    status, out, _ = finish(start("best", study, "-n", "1", "--export", config, "--json"))
-    assert status == 0
-    (first,) = json.loads(out)["best"]
-    status, out, errors = finish(start("train", config, "--json"))
-    assert status == 0, errors
-    again = json.loads(out)
+    assert main(["best", study, "-n", "1", "--export", config, "--json"]) == 0
+    (first,) = json.loads(capsys.readouterr().out)["best"]
+    assert main(["train", config, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
     assert again["test"]["top1"] == first["test_top1"]
     assert again["last"]["val_loss"] == pytest.approx(first["val_loss"], rel=1e-6)
 
@@ -174,9 +173,9 @@ def test_a_killed_driver_loses_nothing_and_the_same_command_goes_on(cluster, spa
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(cluster, space):
-    process = search(cluster, space, "--trials", "1", "epochs=60", "method=mixup")
+    process = search(cluster, space, "--trials", "1", "epochs=35", "method=mixup")
     folder = space.parent / "results" / "tiny" / "epochs"
-    for seen in (5, 30):
+    for seen in (5, 15):
         wait_for(lambda at=seen: len(list(folder.glob("*.parquet"))) > at)
         os.kill(wait_for(lambda: cluster.workers("ray::ResourceTrainable"))[0], signal.SIGKILL)
     status, _, errors = finish(process)
