@@ -41,14 +41,14 @@ def main() -> None:
             run = made(name, args, more)
             sizes = passes(run)
             step_s, pass_s, view_s = [], [], []
-            for number in range(args.rounds + 2):
+            for number in range(args.rounds + 4):
                 begun = time.perf_counter()
                 batch = next(run.batches(number))
                 seen = time.perf_counter()
                 run.step(batch, number, torch.Generator().manual_seed(number))
                 ended = time.perf_counter()
                 bare(run, sizes)
-                if number >= 2:  # the first ones warm up
+                if number >= 4:  # the first ones warm up
                     step_s.append(ended - begun)
                     view_s.append(seen - begun)
                     pass_s.append(time.perf_counter() - ended)
