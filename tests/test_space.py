@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from automixsearch.config.catalogue import catalogue
-from automixsearch.config.files import parse_space
+from automixsearch.config.files import load_space, parse_space
 from automixsearch.config.points import check_point, published_points, suggest
 from automixsearch.errors import SpecError
 from automixsearch.search.proposers.samplers import active_part, sobol_point
@@ -122,3 +124,14 @@ def test_sobol_points_lie_in_the_space_are_the_same_every_time_and_spread_evenly
         check_point(SPACE, active, "sobol")
         assert ("mixup.alpha" in active) == (point["method"] == "mixup")
         assert ("lr" in active) == (point["method"] == "mixup")
+
+
+def test_the_document_of_a_study_is_a_space_file(tmp_path):
+    knobs = {"method": ["mixup", "cutmix"], "alpha": "auto", "lr": 0.05}
+    space = parse_space({"knobs": knobs, "budget": {"trials": 9, "epochs": 3}, "priors": "published"}, "test")
+    document = {"name": "mine", "space_id": space.space_id, "space": space.model_dump(mode="json")}
+    (tmp_path / "study.json").write_text(json.dumps(document))
+    words = ["sampler=sobol", "scheduler=fifo", "priors=none", "trials=32"]
+    again = load_space(tmp_path / "study.json", words)
+    assert again.dimensions == space.dimensions
+    assert (again.sampler.name, again.priors, again.budget.trials, again.budget.epochs) == ("sobol", "none", 32, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nan
@@ -246,9 +247,21 @@ def _check_blind(study: Study) -> None:
     if reason:
         raise StudyError(
             f"study {study.name}: its trials are no sample of the search space: {reason}, so they over-represent "
-            "what is good; run a study with design: sobol over the same knobs, or a search with sampler: sobol, "
-            "scheduler: fifo and no priors"
+            f"what is good; {_sampled(study)}"
         )
+
+
+def _sampled(study: Study) -> str:
+    """How to get a sample of the same space: the command, where the study lies on this machine."""
+    file = study.store.local_path("study.json")
+    if file is None:
+        return "run a search of the same knobs with sampler: sobol, scheduler: fifo and priors: none"
+    trials = 1 << max(5, (int(study.info.get("total_trials") or 0) - 1).bit_length())
+    command = (
+        f"automixsearch search {shlex.quote(str(file))} --results {shlex.quote(str(file.parent.parent))} "
+        f"--name {study.name[:93]}-sample sampler=sobol scheduler=fifo priors=none trials={trials}"
+    )
+    return f"this takes a sample of the same space, and is answered then:\n  {command}"
 
 
 BY_HAND = ("one_out", "one_in", "path", "factorial", "cells")

@@ -75,6 +75,8 @@ def read_content(file: Path, where: str, overrides: Iterable[str], model: type[F
     content = read_yaml(read_text(file, kind), where)
     if not isinstance(content, dict):
         raise SpecError(f"{where}: must be a mapping of keys to values, with at least `knobs`")
+    if model is SearchSpace and isinstance(content.get("space"), dict) and "space_id" in content:
+        content = {key: value for key, value in content["space"].items() if key != "recipe"}  # of a study, all in it
     content.setdefault("name", file.stem)
     written = [(key, set(part)) for key in ("knobs", "vary") if isinstance(part := content.get(key), dict)]
     content, named = _overridden(content, overrides, model, where, file.parent)

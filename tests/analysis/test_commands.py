@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -11,7 +12,11 @@ from ledgers import write_study
 from scipy import stats
 from worlds import sobol_rows
 
+from automixsearch.analysis.robustness import scorecards
+from automixsearch.analysis.selection import blind
 from automixsearch.cli import main
+from automixsearch.config.files import load_space, parse_space
+from automixsearch.errors import StudyError
 from automixsearch.report.sections.fidelity import section
 from automixsearch.results.study import open_study
 
@@ -113,3 +118,16 @@ def test_pairs_of_one_split_are_compared_image_by_image(capsys, tmp_path) -> Non
     said = " ".join(run(capsys, tmp_path, "compare", "s", "--images").split())
     assert "paired on images:" in said
     assert "mixup minus cutmix is largest on classes y (" in said
+
+
+def test_what_a_search_cannot_answer_comes_with_the_command_that_samples_its_space(tmp_path):
+    space = parse_space({"name": "found", "knobs": {"method": ["mixup", "cutmix"], "alpha": "auto"}}, "test")
+    rows = [{"knobs": {"method": "mixup", "mixup.alpha": 0.5}, "score": 60.0, "purpose": "search"}]
+    study = write_study(tmp_path, "found", rows, space=space.model_dump(mode="json"))
+    with pytest.raises(StudyError, match="a sample of the same space") as refused:
+        scorecards(study)
+    _, _, command = str(refused.value).partition("\n  automixsearch search ")
+    place, *words = shlex.split(command)
+    sampled = load_space(place, [word for word in words if "=" in word])
+    assert sampled.dimensions == space.dimensions
+    assert not blind({"space": sampled.model_dump(mode="json")})
