@@ -211,7 +211,6 @@ def test_options_that_do_not_go_together_are_refused(words, message, capsys, tmp
         (["digits", "--out", "/nowhere/at/all/a.png"], "there is no directory"),
         (["no_such_dir", "--out", "a.png"], "no_such_dir"),
         (["digits", "--config", "x.yaml", "--out", "a.png"], "go together"),
-        (["digits", "--seed", "-1", "--out", "a.png"], "--seed -1 must be 0 or more"),
         (["digits", "mixup.alpha=-1", "--out", "a.png"], "mixup.alpha = -1 must be > 0"),
     ],
     ids=str,

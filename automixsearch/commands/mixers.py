@@ -84,8 +84,6 @@ def gallery_command(args: argparse.Namespace) -> int:
             raise SpecError(f"{name} belongs to none of the methods drawn: {', '.join(methods)}; drop it")
     if bool(args.config) != bool(args.weights):
         raise SpecError("--config and --weights go together; give both, or neither")
-    if args.seed < 0:
-        raise SpecError(f"--seed {args.seed} must be 0 or more, e.g. 0")
     lams = _lams(("0.5" if epochs else "0.25,0.5,0.75") if args.lams is None else args.lams)
     if epochs and len(lams) > 1:
         raise SpecError(f"--lams {args.lams} names {len(lams)} own shares, and with --epochs the columns are epochs; "

@@ -128,6 +128,9 @@ def _dry_run(args: argparse.Namespace, cells: Sequence[Cell], changes: Changes) 
             say(f"# {column.name}: {arm}\n{config.to_yaml()}---")
     for row in left_out:
         out.print(f"left out: {row['cell']} ({row['missing']})", highlight=False)
+    made = {config.recipe.weights for column in columns for config in column.plans.values()} - {"", "library"}
+    if args.scale == "tiny" and made:
+        say(f"made by the first run: {', '.join(sorted(made))}")
     runs, epochs = (sum(row["runs"] - row["done"] for row in rows),
                     sum((row["runs"] - row["done"]) * row["epochs"] for row in rows))  # fmt: skip
     out.print(f"{runs} runs, {epochs} epochs, in {len(rows)} studies. Each config trains by itself too: automixsearch "

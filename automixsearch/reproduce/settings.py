@@ -24,6 +24,7 @@ from automixsearch.errors import SpecError, unknown
 from automixsearch.losses import LOSSES
 from automixsearch.mixers import MIXERS
 from automixsearch.models import registry
+from automixsearch.reproduce.pretrained import tiny_weights
 from automixsearch.reproduce.registry import Cell
 
 SCALES = {
@@ -74,20 +75,27 @@ SOURCES = {
 
 TEMPLATE: Mapping[str, Scalar] = {"eta": 0.1, "weighting": "both", "xi": 1.0}
 """The decoupled loss of OpenMixup's templates, for what has no released setting of its own."""
-FINE_TUNING_IMAGES = {
-    ("CUB-200", "15% labels"): 1000,
-    ("CUB-200", "30% labels"): 1800,
-    ("CUB-200", "50% labels"): 3000,
-    ("FGVC-Aircraft", "15% labels"): 1067,
-    ("FGVC-Aircraft", "30% labels"): 2067,
-    ("FGVC-Aircraft", "50% labels"): 3367,
-    ("Stanford-Cars", "15% labels"): 1310,
-    ("Stanford-Cars", "30% labels"): 2531,
-    ("Stanford-Cars", "50% labels"): 4123,
+FEW_LABELS = ("dm_semi_supervised", "dm_fine_tuning", "dm_ablation_self_tuning")
+"""The tables whose runs are counted in steps."""
+FINE_TUNING = {
+    "Fine-Tuning": ("fine_tuning", "vanilla", "mce", "free", 0.0),
+    "Fine-Tuning+DM": ("fine_tuning", "mixup", "decoupled", "free", 0.0),
+    "BSS": ("bss", "vanilla", "mce", "free", 0.0),
+    "Co-Tuning": ("co_tuning", "vanilla", "mce", "free", 0.0),
+    "Co-Tuning+DM": ("co_tuning", "mixup", "decoupled", "free", 0.0),
+    "Self-Tuning": ("self_tuning", "vanilla", "mce", "free", 0.0),
+    "Self-Tuning+Mixup": ("self_tuning", "mixup", "mce", "free", 0.0),
+    "Self-Tuning+DM": ("self_tuning", "mixup", "decoupled", "min", 1.0),
 }
-"""Training images of the published lists of few labels."""
-
-
+"""Algorithm, method, loss, and side and weight of labelled images mixed with unlabelled ones, of each row."""
+TUNING = {
+    "": FINE_TUNING["Self-Tuning"],
+    "MCE": FINE_TUNING["Self-Tuning+Mixup"],
+    "MCE+AS(lambda>=0.5)": ("self_tuning", "mixup", "mce", "max", 1.0),
+    "MCE+AS(lambda<=0.5)": ("self_tuning", "mixup", "mce", "min", 1.0),
+    "DM(CE)+AS(lambda<=0.5)": FINE_TUNING["Self-Tuning+DM"],
+}
+"""The same of the ablation of Self-Tuning, by what is added to it."""
 SEMI_SUPERVISED = {
     "Pseudo-Labeling": ("pseudo_label", "vanilla", "mce"),
     "MixMatch": ("mixmatch", "vanilla", "mce"),
@@ -131,24 +139,16 @@ def missing(cell: Cell) -> str:
     by_table = {
         "automix_wsol": "weakly supervised object localisation",
         "automix_transfer_detection": "transfer to object detection",
-        "dm_ablation_self_tuning": f"fine-tuning with pseudo labels: {cell.method}",
     }
     by_metric = {
         "corruption_top1": "evaluation on corrupted images",
         "adversarial_error": "evaluation under attack",
         "time": "a machine like the authors', which is not named",
     }
-    by_method = {
-        "Fine-Tuning+DM": "fine-tuning with clean and mixed batches together: Fine-Tuning+DM",
-        "BSS": "fine-tuning with spectral shrinkage: BSS",
-    }
     if cell.table in by_table:
         return by_table[cell.table]
     if cell.metric in by_metric:
         return by_metric[cell.metric]
-    if cell.table == "dm_fine_tuning" and cell.method != "Fine-Tuning":
-        kinds = {"Co": "with the head of the source", "Self": "with pseudo labels"}
-        return by_method.get(cell.method) or f"fine-tuning {kinds[cell.method.split('-')[0]]}: {cell.method}"
     if cell.table == "automix_ablation_ema_ce" and cell.setting in ("row 2", "row 3"):
         return "the label of the row, which is lost: the teacher or the clean loss"
     if cell.metric == "top1" and _on_the_stem(cell):
@@ -176,12 +176,10 @@ def setting(cell: Cell) -> Setting:
         SpecError: it cannot be measured yet.
     """
     lacking = missing(cell)
-    if lacking or cell.derived or (cell.epochs is None and cell.table not in ("dm_fine_tuning", "dm_semi_supervised")):
+    if lacking or cell.derived or (cell.epochs is None and cell.table not in FEW_LABELS):
         raise SpecError(f"{cell.table} #{cell.number} ({cell.name}) cannot be trained: {lacking or 'it is a gain'}")
-    if cell.table == "dm_fine_tuning":
-        return _fine_tuning(cell)
-    if cell.table == "dm_semi_supervised":
-        return _semi_supervised(cell)
+    if cell.table in FEW_LABELS:
+        return _semi_supervised(cell) if cell.table == "dm_semi_supervised" else _fine_tuning(cell)
     recipe, family, knobs, differs = _training(cell)
     method, own, notes = _method(cell, family)
     knobs |= {"method": method, **own}
@@ -304,33 +302,37 @@ def _automix(cell: Cell, family: str) -> dict[str, Scalar]:
 
 
 def _fine_tuning(cell: Cell) -> Setting:
-    """Plain fine-tuning with few labels: 9000 steps of 48 images from ImageNet's weights."""
-    images = FINE_TUNING_IMAGES[cell.dataset, cell.setting]
-    source, size = SOURCES[cell.dataset]
-    return Setting(
-        recipe="fine_grained",
-        data={
-            "source": source,
-            "size": size,
-            "resize": "squash",
-            "labels": float(cell.setting.partition("%")[0]) / 100,
-            "val_fraction": HELD_OUT,
-        },
-        epochs=round(9000 * 48 / images),
-        knobs={
-            "method": "vanilla",
-            "backbone": BACKBONES[cell.backbone],
-            "batch_size": 48,
-            "crop_scale": 0.08,
-        },
-        measured="test_top1",
-        differs=(
-            "the head learns as fast as the rest (published: ten times as fast)",
-            "the learning rate falls on a cosine (published: to a tenth after two thirds)",
-            "the middle of each test image is tested (published: ten crops)",
-            "one image of each class at least is held out",
-        ),
+    """Few labels, from ImageNet's weights: 9,000 steps of 48 images, or 27,000 of 24 with and 24 without a label."""
+    algorithm, method, loss, side, across = (
+        TUNING[cell.method.partition("+")[2]] if (cell.table == "dm_ablation_self_tuning") else FINE_TUNING[cell.method]
     )
+    both, share = algorithm == "self_tuning", int(cell.setting.partition("%")[0])
+    source, size = SOURCES[cell.dataset]
+    knobs: dict[str, Scalar] = {
+        "algorithm": algorithm,
+        "method": method,
+        "backbone": BACKBONES[cell.backbone],
+        "batch_size": 24 if both else 48,
+        "steps_per_epoch": 540 if both else 180,
+        "crop_scale": 0.08,
+        "nesterov": algorithm in ("co_tuning", "self_tuning"),
+        "weight_decay": 1e-4 if both else 5e-4,
+    }
+    differs = [
+        "the learning rate falls on a cosine (published: by drops to a tenth)",
+        "the middle of each test image is tested (published: ten crops)",
+        f"{HELD_OUT:.0%} of the images are held out, of those without a label where there are such",
+    ]
+    if method != "vanilla":
+        knobs |= {"mixup.alpha": 1.0, "loss": loss}
+        differs.append("alpha and eta are ours: none are published")
+    if both:
+        knobs |= {"self_tuning.side": side, "self_tuning.across_weight": across}
+    data: dict[str, Any] = {"source": source, "size": size, "resize": "squash", "val_fraction": HELD_OUT}
+    data |= {"unlabelled": "all"} if share == 100 else {
+        "labels": share / 100, "unlabelled": "rest", "val_from": "unlabelled",
+    }  # fmt: skip
+    return Setting("fine_grained", data, 50, knobs, "test_top1", tuple(differs))
 
 
 def _semi_supervised(cell: Cell) -> Setting:
@@ -496,12 +498,15 @@ def _tiny(published: Setting) -> tuple[dict[str, Any], dict[str, Scalar]]:
     }
     backbone = str(published.knobs["backbone"])
     data: dict[str, Any] = {"source": "digits", "val_fraction": 0.2}
-    data |= {key: published.data[key] for key in ("labels", "unlabelled") if key in published.data}
-    if "algorithm" in knobs:  # the steps of an epoch show each label once, and there are few labels
+    data |= {key: published.data[key] for key in ("labels", "unlabelled", "val_from") if key in published.data}
+    if published.recipe == "semi_wrn":  # the steps of an epoch show each label once, and there are few labels
         data |= {"labels": max(4, min(int(data["labels"]), TINY_LABELS)), "val_from": "unlabelled"}
         knobs |= {"steps_per_epoch": TINY_STEPS, f"{knobs['algorithm']}.decay": 0.98, "batch_size": 32}
         knobs |= {"schedule": "cosine_7_16", "nesterov": True, "lr": 0.03, "median_epochs": TINY_EPOCHS}
         backbone = "resnet18"  # the statistics of the published network lag behind in runs of hundreds of steps
+    elif "algorithm" in knobs:
+        knobs |= {"weights": str(tiny_weights(backbone)), "steps_per_epoch": 20, "batch_size": 32, "lr": 0.01}
+        knobs |= {"self_tuning.projection": 64} if knobs["algorithm"] == "self_tuning" else {}
     if backbone in ("deit_s", "swin_t"):
         data["size"] = {"deit_s": 16, "swin_t": 32}[backbone]
         knobs |= {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05}

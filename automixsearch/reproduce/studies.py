@@ -17,6 +17,7 @@ from automixsearch.config.space import SearchSpace
 from automixsearch.config.trial import TrialConfig
 from automixsearch.errors import SpecError
 from automixsearch.reproduce.outcome import outcomes
+from automixsearch.reproduce.pretrained import make_tiny
 from automixsearch.reproduce.registry import Cell, find_table, select
 from automixsearch.reproduce.settings import MARGIN, SHARE, Changes, Plan, plan, read_changes, study_name, trained
 from automixsearch.results.store import Store
@@ -117,6 +118,9 @@ def run(
         return
     for column in found:
         if column.done < column.wanted or retry_failed:
+            if scale == "tiny":
+                for weights in sorted({str(run.values.get("weights") or "") for run in column.design.runs} - {""}):
+                    make_tiny(weights)
             hears = watcher() if watcher is not None else None
             try:
                 yield run_search(

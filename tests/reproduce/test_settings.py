@@ -27,7 +27,7 @@ def test_every_cell_is_trained_counted_derived_or_says_what_is_missing():
     for cell in cells():
         kind = "trained" if trained(cell) else "missing" if missing(cell) else "derived" if cell.derived else "counted"
         kinds[kind] += 1
-    assert kinds == {"trained": 427, "counted": 10, "derived": 41, "missing": 157}
+    assert kinds == {"trained": 502, "counted": 10, "derived": 50, "missing": 73}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -49,8 +49,6 @@ def test_every_trained_cell_is_a_complete_config_at_every_scale(scale):
         ("automix_robustness:corruption_top1/AugMix", "evaluation on corrupted images"),
         ("automix_robustness:adversarial_error/AugMix", "evaluation under attack"),
         ("automix_transfer_detection:#1", "transfer to object detection"),
-        ("dm_fine_tuning:CUB-200/15% labels/Co-Tuning", "fine-tuning with the head of the source: Co-Tuning"),
-        ("dm_fine_tuning:CUB-200/15% labels/Self-Tuning", "fine-tuning with pseudo labels: Self-Tuning"),
         ("automix_ablation_ema_ce:row 3/MixUp", "the label of the row, which is lost"),
         ("automix_ablation_layer:RX-50/AutoMix(l1)/top1", "a Mix Block on the features of the stem"),
     ],
@@ -97,8 +95,20 @@ def test_imagenet_settings_follow_network_and_epochs():
 
 
 def test_shares_of_labels_reach_the_data():
-    config = plan(one("dm_fine_tuning:CUB-200/30% labels/Fine-Tuning"), "paper", ANYWHERE).config()
-    assert (config.data.labels, config.recipe.backbone, config.recipe.epochs) == (0.3, "resnet50", 240)
+    cells = {name: plan(one(f"dm_fine_tuning:CUB-200/30% labels/{name} "), "paper", ANYWHERE).config()
+             for name in ("Fine-Tuning", "Co-Tuning+DM", "Self-Tuning+DM", "Self-Tuning+Mixup")}  # fmt: skip
+    for name, config in cells.items():
+        assert (config.data.labels, config.data.unlabelled, config.recipe.backbone) == (0.3, "rest", "resnet50")
+        assert config.recipe.epochs * config.recipe.steps(0) == (27_000 if name.startswith("Self") else 9_000)
+    plain, together, decoupled, mixed = cells.values()
+    assert (plain.algorithm, plain.method, plain.knobs["fine_tuning.head_lr"]) == ("fine_tuning", "vanilla", 10.0)
+    assert (together.algorithm, together.loss.name, together.recipe.weights) == ("co_tuning", "decoupled", "library")
+    assert (decoupled.knobs["self_tuning.side"], decoupled.knobs["self_tuning.across_weight"]) == ("min", 1.0)
+    assert (mixed.loss.name, mixed.knobs["self_tuning.across_weight"]) == ("mce", 0.0)
+    larger = plan(one("dm_ablation_self_tuning:15% labels/Self-Tuning+MCE+AS(lambda>=0.5)"), "paper", ANYWHERE)
+    assert (larger.knobs["self_tuning.side"], larger.knobs["loss"]) == ("max", "mce")
+    whole = plan(one("dm_ablation_self_tuning:100% labels/Self-Tuning "), "paper", ANYWHERE).config()
+    assert (whole.data.labels, whole.data.unlabelled) == (None, "all")
 
 
 def test_the_semi_supervised_table_is_that_of_torchssl():

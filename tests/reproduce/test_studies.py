@@ -188,7 +188,7 @@ def test_every_column_of_every_table_is_a_valid_study_at_every_scale(tmp_path):
     from automixsearch.reproduce.registry import cells
 
     everything = studies(cells(), "tiny", 1, tmp_path, Changes())
-    assert sum(column.wanted for column in everything) == 427
+    assert sum(column.wanted for column in everything) == 502
     assert len({column.name for column in everything}) == len(everything)
     some = [cell for cell in cells() if cell.method in ("AutoMix", "DeiT")]
     assert all(column.space.space_id for column in studies(some, "paper", 1, tmp_path, ANYWHERE))
@@ -233,13 +233,14 @@ def test_a_dry_run_prints_configs_and_writes_nothing(tmp_path, capsys):
     ]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "2 runs, 24 epochs, in 1 studies" in out
+    assert "14 runs, 168 epochs, in 1 studies" in out
     assert "labels: 0.15" in out
-    assert "left out: CUB-200/ResNet-50/15% labels/Co-Tuning (fine-tuning with the head of the source" in out
+    assert "made by the first run" in out
+    assert "left out: CUB-200/ResNet-50/15% labels/BSS (the figure is lost)" in out
     assert not (tmp_path / "r").exists()
     assert main([*words, "--json"]) == 0
     (study,) = json.loads(capsys.readouterr().out)["studies"]
-    assert (study["runs"], study["done"], list(study["configs"])) == (2, 0, ["Fine-Tuning"])
+    assert (study["runs"], study["done"], list(study["configs"])[:2]) == (14, 0, ["Fine-Tuning", "Fine-Tuning+DM"])
 
 
 def test_the_command_needs_a_table_and_a_known_scale(tmp_path, capsys):
